@@ -10,9 +10,9 @@ import argparse, sys
 from pathlib import Path
 from .config import PRESETS, AshError, Stopped, parse_field, preset, settings
 
-# %% ../nbs/46_cli.ipynb #265f49ac
+# %% ../nbs/46_cli.ipynb #a8a2d694
 def _parser(subparsers, name, summary, example):
-    return subparsers.add_parser(name, help=summary, description=summary, epilog=f'example: {example}', formatter_class=argparse.RawDescriptionHelpFormatter)
+    return subparsers.add_parser(name, help=summary, description=summary.replace('%%', '%'), epilog=f'example: {example}', formatter_class=argparse.RawDescriptionHelpFormatter)
 
 def _run_options(p):
     p.add_argument('--preset', default=settings()['preset'], help=f'{", ".join(PRESETS)} (default %(default)s)')
@@ -77,7 +77,7 @@ def _add_evaluate(subparsers):
     p.add_argument('--device', default=settings()['device'], help='auto, cpu, cuda (default %(default)s)')
     p.set_defaults(do=_evaluate)
 
-# %% ../nbs/46_cli.ipynb #e3fe35a8
+# %% ../nbs/46_cli.ipynb #b68699f3
 def _compare(args):
     from ash_nb.compare import compare, comparison_table, target_names
     from ash_nb.figures import comparison_figures
@@ -88,7 +88,7 @@ def _compare(args):
     for f in comparison_figures(args.out, runs, roots): print(f'written: {f}')
 
 def _add_compare(subparsers):
-    p = _parser(subparsers, 'compare', 'Train methods over seeds, evaluate, and print means, 95 % intervals and paired differences to the first method.',
+    p = _parser(subparsers, 'compare', 'Train methods over seeds, evaluate, and print means, 95%% intervals and paired differences to the first method.',
                 'ash-nb compare --methods source_only,ash --seeds 3 --target unseen --out runs/c')
     p.add_argument('--methods', required=True, help='names with commas; the first is the baseline')
     p.add_argument('--seeds', type=int, default=3, help='seeds 0 .. N-1 (default %(default)s)')

@@ -7,39 +7,48 @@ __all__ = ['IMAGES', 'READERS', 'read_picture', 'read_ids', 'SegmentationData', 
            'Kitti', 'Mapillary', 'Paintings', 'StreetWorld', 'ProceduralPaintings', 'open_dataset', 'RandomScaledCrop',
            'train_transform', 'style_transform', 'eval_transform', 'Stream', 'collate', 'loader']
 
-# %% ../nbs/11_datasets.ipynb #521b1c5b
-import functools
+# %% ../nbs/11_datasets.ipynb #f1ca0cb6
+import functools, warnings
 from pathlib import Path
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
-from torchvision.io import ImageReadMode, read_image
 from torchvision.transforms import v2
 from .config import AshError, generator, one_of, settings, stream_seed
 from .labels import IGNORE, to_train_ids
 
-# %% ../nbs/11_datasets.ipynb #8e223300
-def _read(path, mode):
-    try: return read_image(str(path), mode)
+# %% ../nbs/11_datasets.ipynb #08ac2d70
+def _open(path, what):
+    "Open an image file with Pillow and decode it. Raises AshError naming a missing or unreadable file."
+    from PIL import Image
+    try:
+        f = Image.open(path)
+        f.load()
+        return f
     except FileNotFoundError: raise AshError(f'{path} is missing') from None
-    except RuntimeError as e:
-        if not Path(path).is_file(): raise AshError(f'{path} is missing') from None
-        raise AshError(f'{path} cannot be read as an image ({str(e).splitlines()[0][:80]}): is the file truncated? Fetch it again') from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+        raise AshError(f'{path} cannot be read as {what} ({str(e)[:80]}): is the file truncated? Fetch it again') from None
 
 def read_picture(path) -> torch.Tensor: # (3, H, W) uint8
     "Read an image file as RGB. Raises AshError naming a missing or unreadable file."
-    return _read(path, ImageReadMode.RGB)
+    return torch.from_numpy(np.array(_open(path, 'an image').convert('RGB'))).permute(2, 0, 1).contiguous()
+
+# %% ../nbs/11_datasets.ipynb #b55daae3
+def _is_16_bit(path): # a PNG says its bit depth in byte 24
+    with open(path, 'rb') as f: head = f.read(26)
+    return head[:4] == b'\x89PNG' and head[24] == 16
 
 def read_ids(path) -> np.ndarray: # (H, W)
     "Read the ids of a label file: palette indices, grey values, or the first channel. Raises AshError naming the file."
-    from PIL import Image
-    try:
-        with Image.open(path) as f:
-            if f.mode in ('P', 'L'): return np.array(f)
-    except FileNotFoundError: raise AshError(f'{path} is missing') from None
-    except (OSError, SyntaxError, ValueError) as e: raise AshError(f'{path} cannot be read as a label map ({e}): is the file truncated? Fetch it again') from None
-    return _read(path, ImageReadMode.UNCHANGED)[0].numpy()
+    picture = _open(path, 'a label map')
+    if _is_16_bit(path):
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            from torchvision.io import ImageReadMode, read_image
+            return read_image(str(path), ImageReadMode.UNCHANGED)[0].numpy()
+    ids = np.array(picture)
+    return ids if ids.ndim == 2 else ids[..., 0]
 
 # %% ../nbs/11_datasets.ipynb #19872866
 class SegmentationData(Dataset):

@@ -60,7 +60,7 @@ def stylize_file(image, painting, out, run=None, alpha:float=1.0, seed:int=0) ->
     except ValueError: raise AshError(f'{out}: expected the name of an image file, for example out.png') from None
     return Path(out)
 
-# %% ../nbs/44_figures.ipynb #c736fdc4
+# %% ../nbs/44_figures.ipynb #e111ebcc
 def pick_images(gains, n:int=3) -> list: # indices
     "Pick by rule: the largest gain, the largest loss, and evenly spaced ranks between them."
     order = np.argsort(-np.asarray(gains))
@@ -80,8 +80,8 @@ def qualitative_figure(
         learner, t = run.learner(device=device), eval_transform(run.config.test_width, run.config.test_height)
         with learner.autocast(): guesses[m] = [predict(learner.segmenter, t(s)['image'][None].to(device), y.shape)[0].cpu() for s, y in zip(samples, truths)]
         scores[m] = [iou(confusion_matrix(g, torch.from_numpy(y)), data.protocol)[1] for g, y in zip(guesses[m], truths)]
-    first, *_, last = scores.values()
-    chosen = pick_images(np.subtract(last, first), n)
+    first, last = list(scores.values())[0], list(scores.values())[-1]
+    chosen = pick_images(np.subtract(last, first) if len(runs) > 1 else first, n)
     take = lambda table: {m: [v[k] for k in chosen] for m, v in table.items()}
     return plots.qualitative([samples[k]['image'] for k in chosen], [truths[k] for k in chosen], {m: [g.numpy() for g in v] for m, v in take(guesses).items()}, take(scores))
 

@@ -1,0 +1,131 @@
+"What a user can get wrong, at every entry point: one sentence, exit code 2, nothing half done."
+import os, signal, subprocess, sys, time
+from pathlib import Path
+import numpy as np
+import pytest
+from PIL import Image
+from ash_nb.cli import main
+from ash_nb.config import AshError, preset
+from ash_nb.files import load_tensors
+from ash_nb.training import load_run, train
+
+tiny = preset('streetworld', method='ash', body='plain', scenes=6, width=96, height=64, test_width=96, test_height=64, batch_size=2, steps=4, log_every=1, checkpoint_every=2, classwise_every=2)
+words = [f'{k}={getattr(tiny, k)}' for k in ('body', 'scenes', 'width', 'height', 'test_width', 'test_height', 'batch_size', 'log_every', 'checkpoint_every', 'classwise_every')]
+options = ['--steps', '4', '--device', 'cpu', *(x for w in words for x in ('--set', w))]
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory): return train(tiny, tmp_path_factory.mktemp('runs')/'a', device='cpu', progress=False)
+
+def fails(capsys, *args, says):
+    assert main([str(a) for a in args]) == 2
+    error = capsys.readouterr().err
+    assert says in error and 'Traceback' not in error and error.splitlines()[-1].startswith('ash-nb')
+    return error
+
+def camvid(root, image=(48, 36), label=(48, 36), ids=3):
+    for folder in ('val', 'valannot'): (root/folder).mkdir(parents=True)
+    Image.fromarray(np.zeros((*image[::-1], 3), np.uint8)).save(root/'val'/'a.png')
+    Image.fromarray(np.full(label[::-1], ids, np.uint8)).save(root/'valannot'/'a.png')
+    return root
+
+def test_train_again_resumes_or_says_that_it_is_finished(tmp_path, capsys):
+    args = ['train', '--method', 'ash', '--out', str(tmp_path/'a'), *options]
+    assert main(args) == 0 and 'finished after 4 steps' in capsys.readouterr().out
+    stamp = (tmp_path/'a'/'metrics.csv').stat().st_mtime_ns
+    assert main(args) == 0 and (tmp_path/'a'/'metrics.csv').stat().st_mtime_ns == stamp
+
+def test_evaluate_writes_the_promised_json(run, tmp_path, capsys):
+    import json
+    root = camvid(tmp_path/'camvid')
+    assert main(['evaluate', str(run.path), '--target', 'camvid', '--root', str(root), '--json', str(tmp_path/'out.json'), '--device', 'cpu']) == 0
+    record = json.loads((tmp_path/'out.json').read_text())
+    assert set(record) == {'target', 'split', 'images', 'protocol', 'miou', 'iou'} and record['protocol'] == 'camvid11' and record['images'] == 1
+    assert len(record['iou']) == 11 and 0 <= record['miou'] <= 1
+
+@pytest.mark.parametrize('change, says', [
+    (dict(image=(50, 36)), 'is 50 x 36 but its label'),
+    (dict(ids=77), 'unknown label id 77'),
+])
+def test_bad_pairs_are_named(run, tmp_path, capsys, change, says):
+    error = fails(capsys, 'evaluate', run.path, '--target', 'camvid', '--root', camvid(tmp_path/'c', **change), says=says)
+    assert 'a.png' in error
+
+def test_missing_label_unreadable_image_missing_folder(run, tmp_path, capsys):
+    evaluate = ('evaluate', run.path, '--target', 'camvid', '--root')
+    fails(capsys, *evaluate, tmp_path/'nothing', says='is not a folder')
+    root = camvid(tmp_path/'c')
+    (root/'valannot'/'a.png').rename(root/'valannot'/'b.png')
+    fails(capsys, *evaluate, root, says='no label for')
+    (root/'valannot'/'b.png').rename(root/'valannot'/'a.png')
+    (root/'val'/'a.png').write_bytes((root/'val'/'a.png').read_bytes()[:50])
+    fails(capsys, *evaluate, root, says='cannot be read as an image')
+    fails(capsys, 'evaluate', run.path, '--target', 'cityscapes', says='where is cityscapes? Say --root DIR')
+
+@pytest.mark.parametrize('args, says', [
+    (['--method', 'asch'], "unknown method 'asch'"),
+    (['--preset', 'streetwrold'], "unknown preset 'streetwrold'"),
+    (['--set', 'lambda=1'], "unknown configuration field 'lambda'"),
+    (['--set', 'lambda_adv'], 'expected FIELD=VALUE'),
+    (['--steps', '0'], 'steps = 0'),
+    (['--seed', '-1'], 'seed = -1'),
+    (['--device', 'gpu'], "unknown device 'gpu'"),
+    (['--set', 'styles=no-such-folder'], 'no-such-folder is not a folder'),
+])
+def test_wrong_words(tmp_path, capsys, args, says):
+    given = dict(zip(args[::2], args[1::2]))
+    base = [x for k, v in (('--preset', 'streetworld'), ('--device', 'cpu'), ('--steps', '4')) if k not in given for x in (k, v)]
+    fails(capsys, 'train', '--out', tmp_path/'a', *base, *[x for w in words for x in ('--set', w)], *args, says=says)
+
+def test_another_configuration_is_refused_with_the_difference(run, capsys):
+    before = {p: p.read_bytes() for p in run.path.rglob('*') if p.is_file()}
+    fails(capsys, 'train', '--method', 'ash', '--seed', '3', '--out', run.path, *options, says='seed is 0 there and 3 here')
+    assert {p: p.read_bytes() for p in run.path.rglob('*') if p.is_file()} == before
+
+def test_folders_that_are_no_runs(tmp_path, capsys):
+    fails(capsys, 'figures', tmp_path/'nothing', says='is not a run folder')
+    (tmp_path/'config.json').write_text('{"config": {"method": "ash"}}')
+    fails(capsys, 'evaluate', tmp_path, '--target', 'unseen', says='another version of ash_nb')
+    (tmp_path/'config.json').write_text('{')
+    fails(capsys, 'evaluate', tmp_path, '--target', 'unseen', says='cannot be read as JSON')
+
+def test_stylize(run, tmp_path, capsys):
+    Image.fromarray(np.zeros((64, 80, 3), np.uint8)).save(tmp_path/'a.png')
+    assert main(['stylize', str(tmp_path/'a.png'), str(tmp_path/'a.png'), '--run', str(run.path), '--out', str(tmp_path/'o.png')]) == 0
+    assert Image.open(tmp_path/'o.png').size == (80, 64)
+    fails(capsys, 'stylize', tmp_path/'b.png', tmp_path/'a.png', '--out', tmp_path/'o.png', says='b.png is missing')
+    fails(capsys, 'stylize', tmp_path/'a.png', tmp_path/'a.png', '--out', tmp_path/'o.png', '--alpha', '-1', says='alpha = -1')
+
+def test_unwritable_run_folder(tmp_path, capsys):
+    (tmp_path/'file').write_text('')
+    fails(capsys, 'train', '--out', tmp_path/'file'/'a', *options, says='cannot write')
+
+def test_full_disk_keeps_the_last_good_checkpoint(tmp_path):
+    "A limit on file size is the kernel's own refusal to write, as a full disk's is."
+    code = ("import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+            "from ash_nb.cli import main\nfrom ash_nb.training import Run\nold = Run.save_checkpoint\n"
+            "def save(self, learner, step):\n"
+            "    if step > 2: resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+            "    old(self, learner, step)\n"
+            "Run.save_checkpoint = save\nsys.exit(main(sys.argv[1:]))")
+    args = ['train', '--method', 'ash', '--out', str(tmp_path/'a'), *options]
+    done = subprocess.run([sys.executable, '-c', code, *args], capture_output=True, text=True)
+    assert done.returncode == 2 and 'cannot write' in done.stderr and 'File too large' in done.stderr and 'Traceback' not in done.stderr, done.stderr
+    last = load_run(tmp_path/'a').checkpoints[-1]
+    assert last.name == 'step-0000002' and load_tensors(last/'segmenter.safetensors')
+    assert main(args) == 0 and load_run(tmp_path/'a').finished
+
+def test_a_stopped_run_ends_with_the_same_bits(run, tmp_path):
+    args = ['train', '--method', 'ash', '--out', str(tmp_path/'a'), *options]
+    code = ("import os, signal, sys\nfrom ash_nb.cli import main\nfrom ash_nb.methods import Learner\nold = Learner.step\n"
+            "def step(self, batch, styles, number):\n"
+            "    if number == 2: os.kill(os.getpid(), signal.SIGTERM)\n"
+            "    return old(self, batch, styles, number)\n"
+            "Learner.step = step\nsys.exit(main(sys.argv[1:]))")
+    done = subprocess.run([sys.executable, '-c', code, *args], capture_output=True, text=True)
+    assert done.returncode == 130 and 'run the same command again' in done.stderr, done.stderr
+    assert load_run(tmp_path/'a').checkpoints[-1].name == 'step-0000003'
+    assert main(args) == 0
+    for name in ('segmenter', 'ash', 'discriminator'):
+        a, b = (load_tensors(r/f'checkpoints/step-0000004/{name}.safetensors') for r in (run.path, tmp_path/'a'))
+        assert all((a[k] == b[k]).all() for k in a)
+    assert (tmp_path/'a'/'metrics.csv').read_text() == (run.path/'metrics.csv').read_text()
