@@ -108,7 +108,7 @@ class Cityscapes(SegmentationData):
         images = sorted(_folder(root/'leftImg8bit'/split, f"Cityscapes' {split} images").rglob('*_leftImg8bit.png'))
         super().__init__(_pair(images, lambda i: root/'gtFine'/split/i.parent.name/i.name.replace('leftImg8bit', 'gtFine_labelIds')), root)
 
-# %% ../nbs/11_datasets.ipynb #cc54f1a3
+# %% ../nbs/11_datasets.ipynb #adda5ee5
 class Gta5(SegmentationData):
     "GTA5: images/*.png and palette labels/*.png of the same names; no official split is needed: split is train."
     ids = 'gta5'
@@ -121,7 +121,7 @@ class Synthia(SegmentationData):
     protocol, ids = '16', 'synthia'
     def __init__(self, root, split='train'):
         root = _folder(root, 'RAND_CITYSCAPES (RGB/, GT/LABELS/)')
-        super().__init__(_pair(sorted(_folder(root/'RGB', "SYNTHIA's images").glob('*.png')), lambda i: root/'GT'/'LABELS'/i.name), root)
+        super().__init__(_pair(sorted(_folder(root/'RGB', "SYNTHIA's images").rglob('*.png')), lambda i: root/'GT'/'LABELS'/i.relative_to(root/'RGB')), root)
 
 class Kitti(SegmentationData):
     "KITTI semantics: training/image_2/*.png and training/semantic/*.png; sizes differ between frames."
@@ -130,13 +130,13 @@ class Kitti(SegmentationData):
         root = _folder(root, 'KITTI semantics (training/image_2/, training/semantic/)')
         super().__init__(_pair(sorted(_folder(root/'training'/'image_2', "KITTI's images").glob('*.png')), lambda i: root/'training'/'semantic'/i.name), root)
 
-# %% ../nbs/11_datasets.ipynb #35a549f8
+# %% ../nbs/11_datasets.ipynb #16648758
 class Mapillary(SegmentationData):
     "Mapillary Vistas: training|validation/images/*.jpg; labels of v1.2 in labels/ or v1.2/labels/, of v2.0 in v2.0/labels/."
     def __init__(self, root, split='val', version='v1.2'):
         root = _folder(root, 'Mapillary Vistas (training/, validation/)')
-        name = {'train': 'training', 'val': 'validation'}[one_of(split, ('train', 'val'), 'split of mapillary')]
-        folder = _folder(root/name, f"Mapillary's {name} files")
+        names = {'train': ('training', 'train'), 'val': ('validation', 'val')}[one_of(split, ('train', 'val'), 'split of mapillary')]
+        folder = _folder(next((root/n for n in names if (root/n).is_dir()), root/names[0]), f"Mapillary's {split} files")
         self.ids = 'mapillary_' + one_of(version, ('v1.2', 'v2.0'), 'version of mapillary')
         labels = folder/version/'labels' if (folder/version/'labels').is_dir() else folder/'labels'
         super().__init__(_pair(sorted((folder/'images').glob('*.jpg')), lambda i: labels/f'{i.stem}.png'), root)

@@ -16,52 +16,54 @@ from .adain import adain, channel_stats
 from .config import AshError
 from .files import load_tensors
 
-# %% ../nbs/21_stylizer.ipynb #34ab3e64
+# %% ../nbs/21_stylizer.ipynb #b2ca7e52
 def _conv(inputs, outputs): return [nn.ReflectionPad2d(1), nn.Conv2d(inputs, outputs, 3), nn.ReLU()]
 
 class Encoder(nn.Module):
-    "Map images to features at stride 8: VGG-19 to relu4_1, reflection-padded, at any width."
+    "Map images to features: VGG-19 to relu4_1 (or relu3_1), reflection-padded, at any width."
     def __init__(self,
-        width:int=64, # channels of the first block; features have 8 times as many
+        width:int=64, # channels of the first block; each further block has twice as many
+        depth:int=4, # 4: to relu4_1, stride 8, as in the paper; 3: to relu3_1, stride 4
     ):
         super().__init__()
         w, pool = width, nn.MaxPool2d(2, ceil_mode=True)
-        self.layers = nn.Sequential(nn.Conv2d(3, 3, 1), *_conv(3, w), *_conv(w, w), pool, *_conv(w, 2*w), *_conv(2*w, 2*w), pool,
-            *_conv(2*w, 4*w), *_conv(4*w, 4*w), *_conv(4*w, 4*w), *_conv(4*w, 4*w), pool, *_conv(4*w, 8*w))
-        self.channels = 8*w
+        layers = [nn.Conv2d(3, 3, 1), *_conv(3, w), *_conv(w, w), pool, *_conv(w, 2*w), *_conv(2*w, 2*w), pool, *_conv(2*w, 4*w)]
+        if depth == 4: layers += [*_conv(4*w, 4*w), *_conv(4*w, 4*w), *_conv(4*w, 4*w), pool, *_conv(4*w, 8*w)]
+        self.layers, self.depth, self.channels, self.stride = nn.Sequential(*layers), depth, w*2**(depth - 1), 2**(depth - 1)
 
     def forward(self,
         images:Tensor, # (B, 3, H, W) RGB in [0, 1]
-    ) -> Tensor: # (B, 8*width, H/8, W/8), rounded up
-        "Return relu4_1."
+    ) -> Tensor: # (B, channels, H/stride, W/stride), rounded up
+        "Return the last activation."
         return self.layers(images)
 
-# %% ../nbs/21_stylizer.ipynb #d9216afd
+# %% ../nbs/21_stylizer.ipynb #e3633934
 _ends = (4, 11, 18, 31) # layers up to and with relu1_1, relu2_1, relu3_1, relu4_1
 
 def encoder_levels(
     encoder:Encoder,
     images:Tensor, # (B, 3, H, W) RGB in [0, 1]
-) -> list: # relu1_1 (B, width, H, W), relu2_1 at stride 2, relu3_1 at stride 4, relu4_1 at stride 8
-    "Return the features of all four blocks."
-    levels, x = [], images
-    for begin, end in zip((0, *_ends), _ends): levels.append(x := encoder.layers[begin:end](x))
+) -> list: # relu1_1 (B, width, H, W), relu2_1 at stride 2, relu3_1 at stride 4, and relu4_1 at stride 8
+    "Return the features of all blocks."
+    levels, x, ends = [], images, _ends[:encoder.depth]
+    for begin, end in zip((0, *ends), ends): levels.append(x := encoder.layers[begin:end](x))
     return levels
 
-# %% ../nbs/21_stylizer.ipynb #bc8f2795
+# %% ../nbs/21_stylizer.ipynb #b16bae1b
 class Decoder(nn.Module):
-    "Map features at stride 8 back to images: the encoder's mirror."
+    "Map features back to images: the encoder's mirror."
     def __init__(self,
         width:int=64, # that of the encoder
+        depth:int=4, # that of the encoder
     ):
         super().__init__()
         w, up = width, nn.Upsample(scale_factor=2, mode='nearest')
-        self.layers = nn.Sequential(*_conv(8*w, 4*w), up, *_conv(4*w, 4*w), *_conv(4*w, 4*w), *_conv(4*w, 4*w), *_conv(4*w, 2*w), up,
-            *_conv(2*w, 2*w), *_conv(2*w, w), up, *_conv(w, w), *_conv(w, 3)[:-1])
+        deep = [*_conv(8*w, 4*w), up, *_conv(4*w, 4*w), *_conv(4*w, 4*w), *_conv(4*w, 4*w)] if depth == 4 else []
+        self.layers = nn.Sequential(*deep, *_conv(4*w, 2*w), up, *_conv(2*w, 2*w), *_conv(2*w, w), up, *_conv(w, w), *_conv(w, 3)[:-1])
 
     def forward(self,
-        features:Tensor, # (B, 8*width, h, w)
-    ) -> Tensor: # (B, 3, 8*h, 8*w), about [0, 1] but not clamped
+        features:Tensor, # (B, channels, h, w)
+    ) -> Tensor: # (B, 3, stride*h, stride*w), about [0, 1] but not clamped
         "Return images."
         return self.layers(features)
 
@@ -70,7 +72,7 @@ def clamp_through(x:Tensor) -> Tensor:
     "Clamp to [0, 1] and pass the gradient on as if nothing had been clamped."
     return x.detach().clamp(0, 1) + (x - x.detach()) if x.requires_grad else x.clamp(0, 1)
 
-# %% ../nbs/21_stylizer.ipynb #7eaf3e0d
+# %% ../nbs/21_stylizer.ipynb #4d58b7a7
 class Stylizer(nn.Module):
     "Restyle images with frozen networks: encode, AdaIN, decode."
     def __init__(self,
@@ -83,7 +85,7 @@ class Stylizer(nn.Module):
 
     def encode(self,
         images:Tensor, # (B, 3, H, W) RGB in [0, 1], each side at least 9 pixels
-    ) -> Tensor: # (B, channels, H/8, W/8), rounded up
+    ) -> Tensor: # (B, channels, H/stride, W/stride), rounded up
         "Return the features of images. Raises AshError for anything but a float batch of RGB images that is large enough."
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() or min(images.shape[-2:]) < 9:
             raise AshError(f'cannot encode {images.dtype} of shape {tuple(images.shape)}: expected float RGB images in [0, 1], (B, 3, H, W), at least 9 x 9')
@@ -91,7 +93,7 @@ class Stylizer(nn.Module):
 
     def decode(self,
         features:Tensor, # (B, channels, h, w)
-        size=None, # (H, W) of the image that was encoded; None: 8*h, 8*w
+        size=None, # (H, W) of the image that was encoded; None: stride*h, stride*w
         clamp:bool=True, # to [0, 1], with the gradient going straight through
     ) -> Tensor: # (B, 3, H, W), float32 (float64 for float64 features)
         "Return images of features; gradients flow to the features, none to the weights."
@@ -117,7 +119,7 @@ def stylize(self:Stylizer,
     restyled = adain(content, self.encode(styles))
     return self.decode(alpha*restyled + (1 - alpha)*content, images.shape[-2:])
 
-# %% ../nbs/21_stylizer.ipynb #7c1abd84
+# %% ../nbs/21_stylizer.ipynb #eb6f963d
 SMALL_WEIGHTS = 'small_stylizer.safetensors'
 REMAKE = 'reinstall the package, or remake the file with: python -m ash_nb.train_stylizer'
 
@@ -127,7 +129,8 @@ def small_stylizer(
     "Load the small encoder and decoder that ship with the kit. Raises AshError when the file is missing or damaged."
     state = load_tensors(path or files('ash_nb')/'weights'/SMALL_WEIGHTS, REMAKE)
     width = state['encoder.layers.2.bias'].numel()
-    stylizer = Stylizer(Encoder(width), Decoder(width))
+    depth = 4 if any(k.startswith('encoder.layers.29') for k in state) else 3
+    stylizer = Stylizer(Encoder(width, depth), Decoder(width, depth))
     stylizer.load_state_dict({k: v.float() for k, v in state.items()})
     return stylizer
 

@@ -16,7 +16,7 @@ def notebooks() -> int:
 
 def tests() -> int:
     "Run pytest and return how many tests passed; exit if one fails."
-    process = subprocess.Popen([sys.executable, '-m', 'pytest', '-q', '-rs'], cwd=root, env=env, text=True, stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, '-m', 'pytest', '-rs'], cwd=root, env=env, text=True, stdout=subprocess.PIPE)
     lines = []
     for line in process.stdout: print(line, end='', flush=True); lines.append(line)
     if process.wait(): sys.exit('pytest failed')

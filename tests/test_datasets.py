@@ -1,0 +1,92 @@
+"Readers against files of the real formats; loaders that repeat; label maps under any input."
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+from ash_nb.config import AshError
+from ash_nb.datasets import CamVid, Mapillary, StreetWorld, Synthia, collate, eval_transform, loader, open_dataset, read_ids, train_transform
+from ash_nb.labels import CLASSES, ID_MAPS, IGNORE, to_train_ids
+
+def classes(data): return {CLASSES[c] for s in data for c in np.unique(s['label']) if c != IGNORE}
+
+def test_camvid(real):
+    data = CamVid(real/'camvid', 'val')
+    assert len(data) == 101 and data.protocol == 'camvid11'
+    shares = np.mean([[(np.asarray(s['label']) == c).mean() for c in (0, 2, 10, 8)] for s in (data[k] for k in range(0, 101, 10))], 0)
+    assert all(0.05 < x < 0.5 for x in shares)      # road, building, sky, vegetation
+    assert data[0]['image'].shape == (3, 360, 480) and data[0]['label'].shape == (360, 480)
+
+@pytest.mark.parametrize('name, n, size', [('gta5', 3, None), ('cityscapes', None, (1024, 2048)), ('kitti', 2, None)])
+def test_real_samples(real, name, n, size):
+    split = 'val' if name != 'cityscapes' else next(p.name for p in (real/'cityscapes'/'leftImg8bit').iterdir())
+    data = open_dataset(name, real/name, split)
+    assert n is None or len(data) == n
+    assert {'road', 'building', 'vegetation', 'car'} <= classes(data)
+    assert size is None or data[0]['label'].shape == size
+
+def test_synthia_16_bit_ids_survive(real):
+    root = next(p.parent for p in (real/'format_mocks').rglob('RGB') if (p.parent/'GT'/'LABELS').is_dir())
+    ids = {int(i) for p in (root/'GT'/'LABELS').rglob('*.png') for i in np.unique(read_ids(p))}
+    assert ids - {0}, 'every class reads as 0: the 16 bits were squeezed into 8'
+    assert len(Synthia(root)) and classes(Synthia(root))
+
+@pytest.mark.parametrize('version', ['v1.2', 'v2.0'])
+def test_mapillary_mocks(real, version):
+    root = next((real/'format_mocks').glob('mapillary*'))
+    for split, n in (('train', 1), ('val', 2)):
+        data = Mapillary(root, split, version)
+        assert len(data) == n and all(s['image'].shape[1:] == s['label'].shape for s in data)
+
+def test_16_bit_labels_written_here(tmp_path):
+    "A 16-bit RGB PNG as SYNTHIA has them, written byte by byte: class in red, instance in green."
+    import struct, zlib
+    ids = np.array([[3, 4, 2], [22, 1, 10]], np.uint16)
+    rows = b''.join(b'\0' + np.stack([r, r*7, 0*r], 1).astype('>u2').tobytes() for r in ids)
+    chunk = lambda kind, data: struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+    png = b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', 3, 2, 16, 2, 0, 0, 0)) + chunk(b'IDAT', zlib.compress(rows)) + chunk(b'IEND', b'')
+    (tmp_path/'a.png').write_bytes(png)
+    assert (read_ids(tmp_path/'a.png') == ids).all()
+    assert to_train_ids(read_ids(tmp_path/'a.png'), 'synthia').tolist() == [[0, 1, 2], [255, 10, 11]]
+
+def test_palette_labels_keep_their_indices(tmp_path):
+    picture = Image.fromarray(np.array([[7, 26], [23, 34]], np.uint8), 'P')
+    picture.putpalette([i % 256 for i in range(768)])
+    picture.save(tmp_path/'a.png')
+    assert to_train_ids(read_ids(tmp_path/'a.png'), 'gta5').tolist() == [[0, 13], [10, 255]]
+
+@given(hnp.arrays(st.sampled_from([np.uint8, np.uint16, np.int32]), (3, 4), elements=st.integers(0, 255)), st.sampled_from(sorted(ID_MAPS)))
+@settings(max_examples=300, deadline=None)
+def test_any_label_map_is_translated_or_refused(raw, name):
+    try: out = to_train_ids(raw, name, 'x.png')
+    except AshError as e:
+        assert 'x.png' in str(e) and set(np.unique(raw)) - set(ID_MAPS[name])
+        return
+    assert out.dtype == np.uint8 and [ID_MAPS[name][int(i)] for i in raw.ravel()] == out.ravel().tolist()
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_loaders_repeat_whatever_the_workers(workers):
+    data, t = StreetWorld(5, width=120, height=90), train_transform(96, 64, (0.7, 1.4))
+    batches = list(loader(data, 2, 3, t, start_step=3, steps=3, workers=workers))
+    samples = list(loader(data, 1, 3, t, start_step=0, steps=12))
+    for k, b in enumerate(batches):
+        one = [samples[2*(3 + k) + i] for i in (0, 1)]
+        assert torch.equal(b['images'], torch.cat([s['images'] for s in one])) and torch.equal(b['labels'], torch.cat([s['labels'] for s in one]))
+        assert b['names'] == [s['names'][0] for s in one]
+
+@given(st.integers(0, 10**6), st.sampled_from([(64, 64), (97, 71), (200, 90)]), st.floats(0.3, 1.), st.floats(1., 2.))
+@settings(max_examples=25, deadline=None)
+def test_label_stays_on_its_image(seed, size, low, high):
+    "A picture whose red channel is its label, through any transform, keeps saying so."
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 2, (6, 8), np.uint8)
+    label = torch.from_numpy(np.kron(coarse, np.ones((15, 15), np.uint8)))
+    from torchvision import tv_tensors
+    sample = {'image': tv_tensors.Image(label[None].expand(3, -1, -1)*255), 'label': tv_tensors.Mask(label), 'name': 'x'}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        out = train_transform(*size, (low, high))(sample)
+    assert out['image'].shape == (3, *size[::-1]) and out['label'].shape == size[::-1]
+    counted = out['label'] != IGNORE
+    assert not counted.any() or ((out['image'][0] > 0.5) == (out['label'] == 1))[counted].float().mean() > 0.85
