@@ -6,8 +6,8 @@
 __all__ = ['source_data', 'style_data', 'batches', 'provenance', 'Run', 'load_run', 'append_row', 'truncate_log', 'probe_image',
            'classwise_rows', 'stop_requests', 'records', 'prepare_run', 'train', 'log_session']
 
-# %% ../nbs/32_training.ipynb #39270aac
-import csv, os, platform, resource, shutil, signal, subprocess, time
+# %% ../nbs/32_training.ipynb #548ad156
+import csv, functools, os, platform, resource, shutil, signal, subprocess, time
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -19,15 +19,17 @@ from .files import cannot_write, load_state, load_tensors, read_json, save_state
 from .hallucinator import classwise_l1, smooth
 from .methods import METHODS, Learner, pick_device
 
-# %% ../nbs/32_training.ipynb #deb4403f
+# %% ../nbs/32_training.ipynb #76a5988a
+_open_once = functools.lru_cache(maxsize=4)(open_dataset)  # runs of one process share what they have drawn
+
 def source_data(c:Config):
     "Open the source data set of a configuration. Raises AshError when it is not there."
-    size = dict(n=c.scenes, width=c.width, height=c.height, seed=0, cache=True) if c.source.startswith('streetworld') else {}
-    return open_dataset(c.source, c.root or None, c.split, **size)
+    if not c.source.startswith('streetworld'): return open_dataset(c.source, c.root or None, c.split)
+    return _open_once(c.source, None, c.split, n=c.scenes, width=c.width, height=c.height, cache=True)
 
 def style_data(c:Config):
     "Open the style images of a configuration: a folder, 'paintings' of settings.ini, or 'procedural' ones."
-    if c.styles == 'procedural': return open_dataset('procedural-paintings', n=200, width=c.width, height=c.height, seed=0, cache=True)
+    if c.styles == 'procedural': return _open_once('procedural-paintings', None, 'train', n=200, width=c.width, height=c.height, cache=True)
     return open_dataset('paintings', None if c.styles == 'paintings' else c.styles)
 
 def batches(c:Config, start:int, workers:int=0, styles:bool=True):
