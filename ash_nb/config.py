@@ -151,12 +151,12 @@ def _check(c):
     if c.scale_min > c.scale_max: raise AshError(f'scale_min = {c.scale_min} is above scale_max = {c.scale_max}')
     if min(c.width, c.height) < 64: raise AshError(f'width x height = {c.width} x {c.height}: the networks need at least 64 pixels each way')
 
-# %% ../nbs/00_config.ipynb #3febd3d7
+# %% ../nbs/00_config.ipynb #f00be026
 PRESETS = {
     'gta5': dict(),
     'synthia': dict(source='synthia', height=760),
-    'streetworld': dict(source='streetworld', scenes=600, styles='procedural', width=240, height=180, test_width=320, test_height=240, scale_min=0.75, scale_max=1.5, batch_size=4,
-        body='lite0', stylizer='small', discriminator_width=32, discriminator_layers=3, ash_width=32, steps=300, lr=0.005, lr_ash=0.005, head_lr_mult=4.0, alpha=1.0,
+    'streetworld': dict(source='streetworld', scenes=600, styles='procedural', width=240, height=180, test_width=240, test_height=180, scale_min=1.0, scale_max=1.5, batch_size=4,
+        body='lite0', stylizer='small', discriminator_width=32, discriminator_layers=3, ash_width=32, steps=300, lr=0.02, lr_ash=0.02, head_lr_mult=4.0, alpha=1.0,
         checkpoint_every=100, classwise_every=25),
 }
 

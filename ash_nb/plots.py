@@ -39,7 +39,7 @@ def figure(rows=1, columns=1, size=(7, 3), **kw): # figure and its axes (rows, c
     for ax in axes.flat: ax.tick_params(labelsize=8, length=3, color='#8a939b', labelcolor='#3c454d')
     return fig, axes
 
-# %% ../nbs/41_plots.ipynb #0a21b71b
+# %% ../nbs/41_plots.ipynb #f02bc972
 def encode(
     fig, # matplotlib Figure
     photo:bool=False, # JPEG instead of PNG
@@ -52,7 +52,7 @@ def encode(
     fig.savefig(raw, format='png', dpi=dpi, facecolor='white')
     picture = Image.open(raw).convert('RGB')
     if photo: picture.save(out, 'JPEG', quality=80, optimize=True)
-    else: picture.quantize(96, dither=Image.Dither.NONE).save(out, 'PNG', optimize=True)
+    else: picture.quantize(255, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(out, 'PNG', optimize=True)
     return out.getvalue()
 
 # %% ../nbs/41_plots.ipynb #ef704bb4
@@ -201,7 +201,7 @@ def stylization_grid(
     "Draw streets, paintings, and what hallucinators make of them."
     return grid(rows, titles, width=width)
 
-# %% ../nbs/41_plots.ipynb #3dbe4415
+# %% ../nbs/41_plots.ipynb #f3bc9c98
 @themed
 def curves(
     logs:dict, # method -> metrics of a run (DataFrame: step, and a column a loss), or a list of them
@@ -212,7 +212,7 @@ def curves(
     logs = {m: x if isinstance(x, list) else [x] for m, x in logs.items()}
     losses = list(dict.fromkeys(c for runs in logs.values() for log in runs for c in log.columns if c not in ('step', 'lr', 'seconds')))
     if not losses: raise AshError('the logs hold no losses: expected metrics.csv with the column step and one a loss')
-    columns, style = min(columns, len(losses)), looks(logs)
+    columns, style = -(-len(losses)//-(-len(losses)//columns)), looks(logs)
     fig, axes = figure(-(-len(losses)//columns), columns, (max(4, 2.5*columns), 2.1*-(-len(losses)//columns) + .35))
     for ax, loss in zip(axes.flat, losses):
         for m, runs in logs.items():
@@ -249,7 +249,7 @@ def spread(
     placed = np.repeat(*map(list, zip(*blocks))).clip(low, max(low, high - gap*(len(values) - 1))) + room
     return placed[np.argsort(order)]
 
-# %% ../nbs/41_plots.ipynb #e3e0b671
+# %% ../nbs/41_plots.ipynb #c26d35aa
 def ink(
     k:int, # train id
     limit:float=.62, # largest luminance
@@ -259,16 +259,16 @@ def ink(
     return tuple(c*min(1, limit/max(1e-6, c @ (.299, .587, .114))))
 
 def end_labels(ax, ends, size=7):
-    "Write class names beside the ends of their lines: `ends` is a list of (class, x, y)."
+    "Write class names beside the ends of their lines, a list of (class, x, y); lines that end early are led on by dots."
     if not ends: return
     height = ax.get_window_extent().height*72/ax.figure.dpi
-    to_axes = lambda y: ax.transAxes.inverted().transform(ax.transData.transform((0, y)))[1]
+    to_axes, final = (lambda y: ax.transAxes.inverted().transform(ax.transData.transform((0, y)))[1]), max(x for _, x, _ in ends)
     places = spread([to_axes(y) for *_, y in ends], 1.22*size/height)
     for (k, x, y), place in zip(ends, places):
         ax.annotate(CLASSES[k], (x, y), xytext=(1.07, place), textcoords='axes fraction', fontsize=size, va='center', color=ink(k, .4),
-                    arrowprops=dict(arrowstyle='-', lw=.7, color=ink(k), shrinkA=1, shrinkB=0, relpos=(0, .5)), annotation_clip=False)
+                    arrowprops=dict(arrowstyle='-', lw=.7, ls='-' if x == final else ':', color=ink(k), shrinkA=1, shrinkB=0, relpos=(0, .5)), annotation_clip=False)
 
-# %% ../nbs/41_plots.ipynb #98806e4c
+# %% ../nbs/41_plots.ipynb #597cfc70
 _panels = (('beta', 'a) beta'), ('beta_each', 'b) beta per position'), ('gamma', 'c) gamma'), ('gamma_each', 'd) gamma per position'))
 
 def _decades(ax, sizes, down, up):
@@ -285,12 +285,12 @@ def _panel(ax, table, column, title, effect):
     ends, values = [], table[column].abs()
     for k, rows in table.groupby('class'):
         if rows[column].isna().all(): continue
-        ax.plot(rows.step, rows[column], color=ink(int(k)), lw=1.3, marker='o' if len(rows) < 3 else None, ms=3)
+        ax.plot(rows.step, rows[column], color=ink(int(k)), lw=1.3, marker='o' if rows[column].notna().sum() < 3 else None, ms=3)
         last = rows.dropna(subset=[column]).iloc[-1]
         ends.append((int(k), last.step, last[column]))
     _decades(ax, values[values > 0], table[column].min() < 0, table[column].max() > 0)
     ax.axhline(0, color='#8a939b', lw=.8, zorder=1); ax.set_title(title, loc='left'); ax.set_xlabel('step')
-    if effect == effect: ax.set_title(f'rank corr. with class size {effect:+.2f}', loc='right', fontsize=7, color='#6b757d')
+    if effect == effect: ax.set_title(f'size corr. {effect:+.2f}', loc='right', fontsize=7, color='#6b757d')
     return ends
 
 def _inset(ax, label):
@@ -301,7 +301,7 @@ def _inset(ax, label):
     inset = ax.inset_axes([.015, .985 - h, w, h]); inset.imshow(colorize(label), aspect='auto'); inset.set_xticks([]); inset.set_yticks([])
     for side in inset.spines.values(): side.set(visible=True, color='white', linewidth=1.5)
 
-# %% ../nbs/41_plots.ipynb #e0ead7b9
+# %% ../nbs/41_plots.ipynb #8ec1eed4
 def _make_room(ax, share):
     "Raise the upper limit so that lines stay out of the top `share` of the panel."
     t = ax.yaxis.get_transform()
@@ -314,7 +314,7 @@ def figure4(
     label=None, # (H, W) label map of the probe image, drawn as an inset
     columns:int=2, # panels a row: 2 for a page, 1 for a narrow column
 ):
-    "Draw the paper's Figure 4: class-wise L1 contributions to beta and gamma, raw and per predicted position."
+    "Draw the paper's Figure 4: class-wise L1 contributions to beta and gamma, raw and per predicted position; `size corr.` is `size_effect`."
     table, effects = contributions(table), size_effect(table)
     fig, axes = figure(4//columns, columns, (9, 6.6) if columns == 2 else (4, 11), sharex=True)
     fig.get_layout_engine().set(wspace=.03, hspace=.03)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['pool', 'crops', 'lossless_start', 'edges', 'reconstruction', 'relative_style', 'swap_loss', 'train_pair', 'pair_step',
-           'main']
+           'normalise_pair', 'main']
 
 # %% ../nbs/50_train_small_pair.ipynb #d6c3f625
 import argparse
@@ -107,7 +107,17 @@ def pair_step(encoder, decoder, adam, data, both:bool, swap:bool, g) -> dict:
     adam.step()
     return dict(reconstruction=float(rec.detach()), swap=float(swapped.detach()))
 
-# %% ../nbs/50_train_small_pair.ipynb #cb2d3414
+# %% ../nbs/50_train_small_pair.ipynb #97b8db0b
+@torch.no_grad()
+def normalise_pair(encoder, decoder, images):
+    "Rescale the features to a mean activation of 1 per channel over `images` (B, 3, H, W); the pair's pictures stay the same."
+    mean = encoder(images).float().mean((0, 2, 3))
+    mean = mean.clamp(min=0.1*float(mean.mean()))              # a channel that is nearly silent stays quiet
+    last, first = encoder.layers[-2], decoder.layers[1]
+    last.weight /= mean.view(-1, 1, 1, 1); last.bias /= mean
+    first.weight *= mean.view(1, -1, 1, 1)
+
+# %% ../nbs/50_train_small_pair.ipynb #558e52db
 def main(words=None):
     "Train the pair and write it."
     from tqdm.auto import tqdm
@@ -118,6 +128,7 @@ def main(words=None):
     bar = tqdm(train_pair(args.steps), total=args.steps, desc='small stylizer')
     for encoder, decoder, r in bar:
         if r['step'] % 50 == 0: bar.set_postfix(reconstruction=f'{r["reconstruction"]:.3f}')
+    normalise_pair(encoder, decoder, crops(torch.cat(pool(32)), 64, generator(0, 'normalise')))
     state = {f'{n}.{k}': v for n, net in (('encoder', encoder), ('decoder', decoder)) for k, v in net.state_dict().items()}
     save_tensors(args.out, state, remade_by=f'python -m ash_nb.train_stylizer --steps {args.steps}')
 

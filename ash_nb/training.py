@@ -95,11 +95,14 @@ def save_checkpoint(self:Run, learner, step:int):
     except OSError as e: raise cannot_write(final, e) from None
     for old in self.checkpoints[:-self.config.keep_checkpoints]: shutil.rmtree(old)
 
-# %% ../nbs/32_training.ipynb #11c8f9b0
+# %% ../nbs/32_training.ipynb #593e1ebd
 @patch
 def load_networks(self:Run, learner, folder):
-    "Load the networks of a checkpoint folder into `learner`. Raises AshError for damaged files."
-    for name, network in learner.networks.items(): network.load_state_dict(load_tensors(folder/f'{name}.safetensors'))
+    "Load the networks of a checkpoint folder into `learner`. Raises AshError for damaged files and for networks of other shapes."
+    for name, network in learner.networks.items():
+        file = folder/f'{name}.safetensors'
+        try: network.load_state_dict(load_tensors(file))
+        except RuntimeError as e: raise AshError(f'{file} does not fit this configuration: {str(e).splitlines()[1].strip()}') from None
 
 @patch
 def load_checkpoint(self:Run, learner) -> int: # steps done, 0 without a checkpoint
