@@ -39,8 +39,8 @@ def picture(
     "Embed a figure."
     return embed(plots.encode(fig, photo, 150), caption)
 
-# %% ../nbs/42_report.ipynb #fa3dabf0
-def _text(v): return ('–' if v != v else f'{v:.1f}') if isinstance(v, (float, np.floating)) else str(v)
+# %% ../nbs/42_report.ipynb #a8cbf279
+def _text(v): return re.sub(r'^-(?=[.\d])', '−', ('–' if v != v else f'{v:.1f}') if isinstance(v, (float, np.floating)) else str(v))
 def _numeric(column): return all(t[:1] in '+-−–.0123456789' for t in column)
 
 def table(
@@ -61,7 +61,7 @@ def table(
 
 def _bold(text): return f'<b>{html.escape(text)}</b>' if text.endswith(' *') else html.escape(text)
 
-# %% ../nbs/42_report.ipynb #276c3fcc
+# %% ../nbs/42_report.ipynb #5e00b9cd
 def facts(
     numbers:dict, # what it is -> value as text
 ) -> str: # HTML
@@ -74,12 +74,12 @@ def bars(
 ) -> str: # HTML
     "Write values in percent as a table with a bar in each cell."
     def cell(v): return '<td class="n">–</td>' if v != v else f'<td class="n bar" style="--v:{min(100, max(0, v)):.1f}%">{v:.1f}</td>'
-    def square(name): return '<i style="background:rgb({},{},{})"></i>'.format(*(round(255*c) for c in plots.class_colour(name)))
+    def square(name): return '' if name == 'mean' else '<i style="background:rgb({},{},{})"></i>'.format(*(round(255*c) for c in plots.class_colour(name)))
     head = '<th scope="col"></th>' + ''.join(f'<th scope="col" class="n">{html.escape(str(c))}</th>' for c in frame.columns)
     body = '\n'.join(f'<tr><th scope="row">{square(name)}{html.escape(str(name))}</th>{"".join(map(cell, row))}</tr>' for name, row in zip(frame.index, frame.to_numpy(float)))
     return (f'<p class="note">{html.escape(caption)}</p>' if caption else '') + f'<div class="scroll"><table class="bars"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
 
-# %% ../nbs/42_report.ipynb #d3137857
+# %% ../nbs/42_report.ipynb #9c11514b
 _style = '''
 :root { --ink: #1d2327; --soft: #5a656e; --line: #dfe4e8; --wash: #f5f7f8; --link: #0a5c8c }
 * { box-sizing: border-box } html { scroll-behavior: smooth; -webkit-text-size-adjust: 100% }
@@ -98,7 +98,7 @@ th, td { padding: .34rem 1.1rem .34rem 0; text-align: left; white-space: nowrap;
 tr.new td { border-top: 1px solid var(--line) } tbody tr:first-child td { border-top: 0 } td b { font-weight: 650 }
 td.wrap { white-space: normal; min-width: 14rem; color: var(--soft) } code, pre { font: .85rem/1.5 ui-monospace, "SF Mono", Consolas, "DejaVu Sans Mono", monospace }
 .bars td, .bars th { padding: .2rem .6rem .2rem 0 } .bars td.bar { min-width: 6.5rem; padding-left: .6rem; background: linear-gradient(90deg, #cfe3f1 var(--v), var(--wash) 0) no-repeat 0 50% / calc(100% - .3rem) 82% ; -webkit-print-color-adjust: exact; print-color-adjust: exact }
-.bars i { display: inline-block; width: .75em; height: .75em; margin-right: .55em; border-radius: 2px; -webkit-print-color-adjust: exact; print-color-adjust: exact }
+.bars tbody tr:first-child > * { font-weight: 650; padding-bottom: .5rem } .bars i { display: inline-block; width: .75em; height: .75em; margin-right: .55em; border-radius: 2px; -webkit-print-color-adjust: exact; print-color-adjust: exact }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .8rem; margin: .6rem 0 1.4rem } .facts div { background: var(--wash); border-radius: 10px; padding: .85rem 1rem } .facts b { display: block; font-size: 1.45rem; line-height: 1.25; font-weight: 650; font-variant-numeric: tabular-nums } .facts span { color: var(--soft); font-size: .83rem; line-height: 1.35; display: block }
 details { margin: .8rem 0 } summary { cursor: pointer; color: var(--link) } pre { overflow-x: auto; background: var(--wash); padding: .9rem; border-radius: 8px } footer { color: var(--soft); font-size: .83rem; padding-top: 2.5rem; padding-bottom: 3rem }
 @media (max-width: 640px) { header, main, footer { padding-left: 1rem; padding-right: 1rem } h1 { font-size: 1.5rem } figure img { min-width: 36rem; max-width: none } .facts { grid-template-columns: 1fr 1fr } }
@@ -243,7 +243,7 @@ def _version(record) -> str:
     p = record.get('provenance', {})
     return f'Written by ash_nb {p.get("ash_nb", "")}' + (f', commit {p["commit"][:10]}' if p.get('commit') else '') + '.'
 
-# %% ../nbs/42_report.ipynb #ef8b7cb0
+# %% ../nbs/42_report.ipynb #905b57e8
 def run_page(folder) -> dict: # what `report` takes
     "Compose the report of a run from its folder."
     folder, record = Path(folder), read_json(Path(folder)/'config.json')
@@ -260,18 +260,18 @@ def run_page(folder) -> dict: # what `report` takes
     return dict(title=f'{plots.name_of(method)}, seed {c["seed"]}', lead=lead, sections=[*sections, ('Configuration', configuration(record))], footer=_version(record))
 
 def _scores(found) -> list:
-    "Write the evaluations of a run: key numbers, table, and IoU per class for each protocol."
+    "Write the evaluations of a run: key numbers, and a table of IoU per class for each protocol."
     import pandas as pd
-    percent = lambda v: float('nan') if v is None else 100*v
-    name = lambda r: r['target'].removeprefix('streetworld-')
-    frame = pd.DataFrame([{'target': name(r), 'split': r['split'], 'images': r['images'], 'classes': len(r['iou']), 'mIoU, %': percent(r['miou'])} for r in found])
-    blocks = [facts({f'mIoU on {name(r)}': _text(percent(r['miou'])) + ' %' for r in found}), table(frame)]
+    percent, name = (lambda v: float('nan') if v is None else 100*v), (lambda r: r['target'].removeprefix('streetworld-'))
+    blocks = [facts({f'mean IoU on {name(r)}, {len(r["iou"])} classes': _text(percent(r['miou'])) + ' %' for r in found})]
     for protocol in dict.fromkeys(r['protocol'] for r in found):
-        these = {name(r): {k: percent(v) for k, v in r['iou'].items()} for r in found if r['protocol'] == protocol}
-        blocks.append(bars(pd.DataFrame(these), f'IoU per class in percent, protocol {protocol}.'))
+        these = [r for r in found if r['protocol'] == protocol]
+        values = pd.DataFrame({name(r): {'mean': percent(r['miou'])} | {k: percent(v) for k, v in r['iou'].items()} for r in these})
+        counts = ', '.join(f'{name(r)} {r["images"]} images ({r["split"]})' for r in these)
+        blocks.append(bars(values, f'IoU in percent, protocol {protocol}: {counts}.'))
     return blocks
 
-# %% ../nbs/42_report.ipynb #54c896d1
+# %% ../nbs/42_report.ipynb #d381e40e
 TABLE = 'Mean IoU in percent. ±: half width of the t-based 95 % interval over seeds (a single seed has none). Differences are paired by seed; * marks an interval that leaves out zero.'
 
 def comparison_page(folder) -> dict: # what `report` takes
@@ -293,13 +293,16 @@ def comparison_page(folder) -> dict: # what `report` takes
     return dict(title='From synthetic streets to unseen ones', lead=lead, sections=sections, footer=_version(record))
 
 def _class_bars(runs) -> list:
-    "Draw IoU per class for each target."
-    out = []
-    for t in runs.target.unique():
-        these = runs[runs.target == t]
-        protocol = PROTOCOLS[str(these.protocol.iloc[0])]
-        out.append(picture(plots.iou_bars(these, protocol.classes), caption=f'{t.removeprefix("streetworld-")}: IoU per class, protocol {protocol.name}, with 95 % intervals over seeds.'))
-    return out
+    "Draw IoU per class: one chart for StreetWorld's targets together, one for each other target, the rest folded."
+    def chart(these, title):
+        p = PROTOCOLS[str(these.protocol.iloc[0])]
+        return picture(plots.iou_bars(these, p.classes), caption=f'{title}: IoU per class, protocol {p.name}' + (', with 95 % intervals over seeds.' if runs.seed.nunique() > 1 else '.'))
+    world = runs[runs.target.str.startswith('streetworld')]
+    each = {t: chart(runs[runs.target == t], t.removeprefix('streetworld-')) for t in runs.target.unique()}
+    if world.target.nunique() < 2: return list(each.values())
+    mean = world.groupby(['method', 'seed'], sort=False, as_index=False)[list(PROTOCOLS['19'].classes)].mean().assign(protocol='19')
+    folded = ''.join(v for t, v in each.items() if t in set(world.target))
+    return [chart(mean, f'Mean over {world.target.nunique()} appearances of StreetWorld'), *(v for t, v in each.items() if t not in set(world.target)), f'<details><summary>Each appearance</summary>{folded}</details>']
 
 # %% ../nbs/42_report.ipynb #ca143169
 def folder_report(
