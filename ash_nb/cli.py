@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['configuration', 'parser', 'main']
 
-# %% ../nbs/46_cli.ipynb #85b5fac9
+# %% ../nbs/46_cli.ipynb #bfe1ccb3
 import argparse, sys
-from pathlib import Path
 from .config import PRESETS, AshError, Stopped, parse_field, preset, settings
 
 # %% ../nbs/46_cli.ipynb #a8a2d694

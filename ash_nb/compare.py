@@ -6,8 +6,8 @@
 __all__ = ['UNSEEN_TARGETS', 'UNSEEN_IMAGES', 'target_names', 'open_target', 'evaluation_file', 'evaluate_run', 'last_step',
            'cell_rows', 'compare', 'comparison_table', 'to_markdown']
 
-# %% ../nbs/43_compare.ipynb #ae1b5bb2
-from dataclasses import asdict, dataclass, replace
+# %% ../nbs/43_compare.ipynb #ead5c462
+from dataclasses import replace
 from pathlib import Path
 from .config import AshError, Config, one_of, preset
 from .datasets import open_dataset
@@ -16,7 +16,7 @@ from .evaluation import Evaluation, evaluate
 from .files import read_json, write_atomic, write_json
 from .methods import METHODS, pick_device
 from .streetworld import UNSEEN
-from .training import Run, load_run, train
+from .training import Run, train
 
 # %% ../nbs/43_compare.ipynb #61a477b2
 UNSEEN_TARGETS = tuple(f'streetworld-{a}' for a in UNSEEN)

@@ -6,10 +6,9 @@
 __all__ = ['DATA_ROOTS', 'PRESETS', 'AshError', 'Stopped', 'one_of', 'settings', 'stream_seed', 'generator', 'Config', 'preset',
            'parse_field', 'differences']
 
-# %% ../nbs/00_config.ipynb #a7c3559f
+# %% ../nbs/00_config.ipynb #0367db5c
 import os, zlib
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, fields
 from fastcore.xtras import Config as IniFile
 
 # %% ../nbs/00_config.ipynb #274f995d

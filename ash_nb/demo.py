@@ -12,7 +12,7 @@ from .compare import UNSEEN_TARGETS, compare, comparison_table
 from .config import preset
 from .figures import comparison_figures
 
-# %% ../nbs/45_demo.ipynb #d4b4d5e9
+# %% ../nbs/45_demo.ipynb #cde4020a
 DEMO_METHODS = ('source_only', 'ash', 'ash_segmentation_loss')
 
 def demo(
@@ -28,7 +28,7 @@ def demo(
     roots = {'camvid': camvid} if camvid else {}
     config = preset('streetworld', **dict(steps=steps or DEMO_STEPS) | changes)
     runs = compare(DEMO_METHODS, 1, targets, out, config, roots, device=device, images=images)
-    files = comparison_figures(out, runs, roots)
+    comparison_figures(out, runs, roots)
     print(comparison_table(runs).to_string(index=False))
     print(f'\n{(time.perf_counter() - start)/60:.1f} minutes. Look at: {Path(out)/"report.html"}')
     return runs

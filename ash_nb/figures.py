@@ -6,7 +6,7 @@
 __all__ = ['FIGURE4', 'TABLE', 'restyle_image', 'stylize_file', 'pick_images', 'qualitative_figure', 'stylization_figure',
            'probe_prediction', 'save_figure', 'run_figures', 'record', 'comparison_figures']
 
-# %% ../nbs/44_figures.ipynb #e0644d36
+# %% ../nbs/44_figures.ipynb #3259d9a2
 import json
 from pathlib import Path
 import numpy as np
@@ -18,7 +18,7 @@ from .datasets import eval_transform, read_picture
 from .evaluation import confusion_matrix, iou, predict
 from .files import cannot_write, read_json, write_atomic
 from .labels import PROTOCOLS
-from .report import paragraph, picture, report, table
+from .report import picture, report, table
 from .stylizer import small_stylizer
 from .training import load_run, probe_image, style_data
 

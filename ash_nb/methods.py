@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['METHODS', 'Method', 'rate', 'pick_device', 'fast_bf16', 'make_stylizer', 'Learner', 'condition']
 
-# %% ../nbs/31_methods.ipynb #c5c745cf
+# %% ../nbs/31_methods.ipynb #f670b771
 from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
-from torch import nn
 from fastcore.basics import patch
 from .config import AshError, Config, generator, one_of, stream_seed
 from .discriminator import Discriminator

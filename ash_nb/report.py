@@ -61,25 +61,25 @@ def table(
 
 def _bold(text): return f'<b>{html.escape(text)}</b>' if text.endswith(' *') else html.escape(text)
 
-# %% ../nbs/42_report.ipynb #5e00b9cd
+# %% ../nbs/42_report.ipynb #fef65358
 def facts(
     numbers:dict, # what it is -> value as text
 ) -> str: # HTML
     "Write key numbers side by side."
-    return '<div class="facts">' + ''.join(f'<div><b>{html.escape(str(v))}</b><span>{html.escape(k)}</span></div>' for k, v in numbers.items()) + '</div>'
+    return f'<div class="facts" style="max-width:{15*len(numbers)}rem">' + ''.join(f'<div><b>{html.escape(str(v))}</b><span>{html.escape(k)}</span></div>' for k, v in numbers.items()) + '</div>'
 
 def bars(
-    frame, # DataFrame: a row a class (its name is the index), a column a target or method, values in percent
+    frame, # DataFrame: a row a class (its name is the index; `mean` is set apart), a column a target or method, values in percent
     caption:str='', # text above
 ) -> str: # HTML
     "Write values in percent as a table with a bar in each cell."
     def cell(v): return '<td class="n">–</td>' if v != v else f'<td class="n bar" style="--v:{min(100, max(0, v)):.1f}%">{v:.1f}</td>'
     def square(name): return '' if name == 'mean' else '<i style="background:rgb({},{},{})"></i>'.format(*(round(255*c) for c in plots.class_colour(name)))
     head = '<th scope="col"></th>' + ''.join(f'<th scope="col" class="n">{html.escape(str(c))}</th>' for c in frame.columns)
-    body = '\n'.join(f'<tr><th scope="row">{square(name)}{html.escape(str(name))}</th>{"".join(map(cell, row))}</tr>' for name, row in zip(frame.index, frame.to_numpy(float)))
+    body = '\n'.join(f'<tr{" class=mean" if name == "mean" else ""}><th scope="row">{square(name)}{html.escape(str(name))}</th>{"".join(map(cell, row))}</tr>' for name, row in zip(frame.index, frame.to_numpy(float)))
     return (f'<p class="note">{html.escape(caption)}</p>' if caption else '') + f'<div class="scroll"><table class="bars"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
 
-# %% ../nbs/42_report.ipynb #9c11514b
+# %% ../nbs/42_report.ipynb #252ad015
 _style = '''
 :root { --ink: #1d2327; --soft: #5a656e; --line: #dfe4e8; --wash: #f5f7f8; --link: #0a5c8c }
 * { box-sizing: border-box } html { scroll-behavior: smooth; -webkit-text-size-adjust: 100% }
@@ -98,11 +98,11 @@ th, td { padding: .34rem 1.1rem .34rem 0; text-align: left; white-space: nowrap;
 tr.new td { border-top: 1px solid var(--line) } tbody tr:first-child td { border-top: 0 } td b { font-weight: 650 }
 td.wrap { white-space: normal; min-width: 14rem; color: var(--soft) } code, pre { font: .85rem/1.5 ui-monospace, "SF Mono", Consolas, "DejaVu Sans Mono", monospace }
 .bars td, .bars th { padding: .2rem .6rem .2rem 0 } .bars td.bar { min-width: 6.5rem; padding-left: .6rem; background: linear-gradient(90deg, #cfe3f1 var(--v), var(--wash) 0) no-repeat 0 50% / calc(100% - .3rem) 82% ; -webkit-print-color-adjust: exact; print-color-adjust: exact }
-.bars tbody tr:first-child > * { font-weight: 650; padding-bottom: .5rem } .bars i { display: inline-block; width: .75em; height: .75em; margin-right: .55em; border-radius: 2px; -webkit-print-color-adjust: exact; print-color-adjust: exact }
+.bars tr.mean > * { font-weight: 650; background: none; padding-bottom: .45rem } .bars i { display: inline-block; width: .75em; height: .75em; margin-right: .55em; border-radius: 2px; -webkit-print-color-adjust: exact; print-color-adjust: exact }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .8rem; margin: .6rem 0 1.4rem } .facts div { background: var(--wash); border-radius: 10px; padding: .85rem 1rem } .facts b { display: block; font-size: 1.45rem; line-height: 1.25; font-weight: 650; font-variant-numeric: tabular-nums } .facts span { color: var(--soft); font-size: .83rem; line-height: 1.35; display: block }
 details { margin: .8rem 0 } summary { cursor: pointer; color: var(--link) } pre { overflow-x: auto; background: var(--wash); padding: .9rem; border-radius: 8px } footer { color: var(--soft); font-size: .83rem; padding-top: 2.5rem; padding-bottom: 3rem }
-@media (max-width: 640px) { header, main, footer { padding-left: 1rem; padding-right: 1rem } h1 { font-size: 1.5rem } figure img { min-width: 36rem; max-width: none } .facts { grid-template-columns: 1fr 1fr } }
-@media print { body { font-size: 10.5pt } header, main, footer { max-width: none; padding: 0 } nav { display: none } figure, tr, .facts { break-inside: avoid } h2, h3 { break-after: avoid } img { max-height: 22cm } .scroll { overflow: visible } .facts div { border: 1px solid var(--line) } }
+@media (max-width: 640px) { header, main, footer { padding-left: 1rem; padding-right: 1rem } h1 { font-size: 1.5rem } th, td { padding-right: .75rem } figure img { width: 40rem; max-width: none } .facts { grid-template-columns: 1fr 1fr } }
+@media print { body { font-size: 10.5pt } header, main, footer { max-width: none; padding: 0 } header { padding-top: .8rem } nav { display: none } figure, tr, .facts { break-inside: avoid } h2, h3 { break-after: avoid } img { max-height: 22cm } .scroll { overflow: visible } .facts div { border: 1px solid var(--line) } }
 '''
 
 # %% ../nbs/42_report.ipynb #02cb9008
@@ -189,9 +189,9 @@ def configuration(
     return [paragraph(f'Preset {c.get("preset")}; these fields name the run or differ from the preset:'), rows(own),
             f'<details><summary>All {len(c)} fields, and versions</summary>{rows(c)}<pre>{html.escape(json.dumps(record.get("provenance", {}), indent=1))}</pre></details>']
 
-# %% ../nbs/42_report.ipynb #0654c5af
+# %% ../nbs/42_report.ipynb #732808ba
 CAPTIONS = {
-    'examples': 'Images, predictions with their mean IoU on the image, and truth. Chosen by rule: from the largest gain of the last method over the first (top) to the largest loss (bottom).',
+    'examples': 'images, predictions with their mean IoU on the image, and truth. Chosen by rule: from the largest gain of the last method over the first (top) to the largest loss (bottom).',
     'stylization': 'Streets, paintings, plain AdaIN, and what the trained hallucinator makes of them.',
     'figure4': 'Change of the L1 norm of beta and gamma when a class is removed from the condition, raw and per predicted position, over the training steps; size corr.: rank correlation of the size of the change with the number of positions. Inset: the predicted labels of the probe image.',
     'curves': 'Losses over the training steps: logged values thin, running mean thick.',
@@ -200,12 +200,14 @@ CAPTIONS = {
 def figure_blocks(
     folder, # of a run or comparison
     stems, # beginnings of file names, in order
+    captions:dict={}, # beginning of file name -> text in place of the usual
 ) -> list: # HTML blocks
     "Embed the pictures of `figures/` whose names begin so, with captions."
     files = [p for s in ([stems] if isinstance(stems, str) else stems) for p in sorted((Path(folder)/'figures').glob(f'{s}*')) if p.suffix in ('.png', '.jpg', '.jpeg')]
     def caption(p):
         kind, _, what = p.stem.partition('-')
-        return (f'{what}: ' if what else '') + CAPTIONS.get(kind, kind)
+        text = (f'{what.removeprefix("streetworld-")}: ' if what else '') + (CAPTIONS | captions).get(kind, kind)
+        return text[:1].upper() + text[1:]
     return [embed(p.read_bytes(), caption(p)) for p in files]
 
 # %% ../nbs/42_report.ipynb #2b6bc0ec
@@ -243,7 +245,7 @@ def _version(record) -> str:
     p = record.get('provenance', {})
     return f'Written by ash_nb {p.get("ash_nb", "")}' + (f', commit {p["commit"][:10]}' if p.get('commit') else '') + '.'
 
-# %% ../nbs/42_report.ipynb #905b57e8
+# %% ../nbs/42_report.ipynb #0dea3dc7
 def run_page(folder) -> dict: # what `report` takes
     "Compose the report of a run from its folder."
     folder, record = Path(folder), read_json(Path(folder)/'config.json')
@@ -251,7 +253,7 @@ def run_page(folder) -> dict: # what `report` takes
     except (KeyError, TypeError): raise AshError(f'{folder}/config.json is not the record of a run: it has no "config"') from None
     found = [read_json(p) for p in sorted((folder/'evaluations').glob('*.json'))]
     sections = [('Scores', _scores(found))] if found else []
-    seen, done = figure_blocks(folder, 'examples'), hallucinator_blocks(folder, folder)
+    seen, done = figure_blocks(folder, 'examples', {'examples': 'images, prediction with its mean IoU on the image, and truth, from the best image (top) to the worst (bottom).'}), hallucinator_blocks(folder, folder)
     if seen: sections.append(('What it sees', seen))
     if done: sections.append(('What the hallucinator does', done))
     metrics = _csv(folder/'metrics.csv') if (folder/'metrics.csv').is_file() else None
@@ -263,15 +265,16 @@ def _scores(found) -> list:
     "Write the evaluations of a run: key numbers, and a table of IoU per class for each protocol."
     import pandas as pd
     percent, name = (lambda v: float('nan') if v is None else 100*v), (lambda r: r['target'].removeprefix('streetworld-'))
-    blocks = [facts({f'mean IoU on {name(r)}, {len(r["iou"])} classes': _text(percent(r['miou'])) + ' %' for r in found})]
+    blocks = [facts({f'mean IoU on {name(r)}': _text(percent(r['miou'])) + ' %' for r in found})]
     for protocol in dict.fromkeys(r['protocol'] for r in found):
         these = [r for r in found if r['protocol'] == protocol]
         values = pd.DataFrame({name(r): {'mean': percent(r['miou'])} | {k: percent(v) for k, v in r['iou'].items()} for r in these})
-        counts = ', '.join(f'{name(r)} {r["images"]} images ({r["split"]})' for r in these)
-        blocks.append(bars(values, f'IoU in percent, protocol {protocol}: {counts}.'))
+        counts = {f'{r["images"]} images ({r["split"]})': [] for r in these}
+        for r in these: counts[f'{r["images"]} images ({r["split"]})'].append(name(r))
+        blocks.append(bars(values, f'IoU in percent over {len(values) - 1} classes (protocol {protocol}). ' + '; '.join(f'{", ".join(v)}: {k}' for k, v in counts.items()) + '.'))
     return blocks
 
-# %% ../nbs/42_report.ipynb #d381e40e
+# %% ../nbs/42_report.ipynb #a9437119
 TABLE = 'Mean IoU in percent. ±: half width of the t-based 95 % interval over seeds (a single seed has none). Differences are paired by seed; * marks an interval that leaves out zero.'
 
 def comparison_page(folder) -> dict: # what `report` takes
@@ -300,7 +303,8 @@ def _class_bars(runs) -> list:
     world = runs[runs.target.str.startswith('streetworld')]
     each = {t: chart(runs[runs.target == t], t.removeprefix('streetworld-')) for t in runs.target.unique()}
     if world.target.nunique() < 2: return list(each.values())
-    mean = world.groupby(['method', 'seed'], sort=False, as_index=False)[list(PROTOCOLS['19'].classes)].mean().assign(protocol='19')
+    name = str(world.protocol.iloc[0])
+    mean = world.groupby(['method', 'seed'], sort=False, as_index=False)[list(PROTOCOLS[name].classes)].mean().assign(protocol=name)
     folded = ''.join(v for t, v in each.items() if t in set(world.target))
     return [chart(mean, f'Mean over {world.target.nunique()} appearances of StreetWorld'), *(v for t, v in each.items() if t not in set(world.target)), f'<details><summary>Each appearance</summary>{folded}</details>']
 

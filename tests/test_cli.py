@@ -1,11 +1,10 @@
 "What a user can get wrong, at every entry point: one sentence, exit code 2, nothing half done."
-import os, signal, subprocess, sys, time
-from pathlib import Path
+import subprocess, sys
 import numpy as np
 import pytest
 from PIL import Image
 from ash_nb.cli import main
-from ash_nb.config import AshError, preset
+from ash_nb.config import preset
 from ash_nb.files import load_tensors
 from ash_nb.training import load_run, train
 

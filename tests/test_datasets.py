@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 from ash_nb.config import AshError
-from ash_nb.datasets import CamVid, Mapillary, StreetWorld, Synthia, collate, eval_transform, loader, open_dataset, read_ids, train_transform
+from ash_nb.datasets import CamVid, Mapillary, StreetWorld, Synthia, loader, open_dataset, read_ids, train_transform
 from ash_nb.labels import CLASSES, ID_MAPS, IGNORE, to_train_ids
 
 def classes(data): return {CLASSES[c] for s in data for c in np.unique(s['label']) if c != IGNORE}
