@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['confusion_matrix', 'protocol_matrix', 'iou', 'Evaluation', 'full_size', 'predict', 'Resized', 'eval_batches',
-           'evaluate', 'score_batch', 'evaluate_targets', 'score_table']
+           'score_batch', 'evaluate', 'evaluate_targets', 'score_table']
 
 # %% ../nbs/33_evaluation.ipynb #ce0ef6a0
 from dataclasses import dataclass, field
@@ -105,7 +105,18 @@ def eval_batches(data, width, height, batch_size=1, workers=0):
     return torch.utils.data.DataLoader(Resized(data, width, height), batch_size, num_workers=workers, collate_fn=list,
                                        multiprocessing_context='forkserver' if workers else None)
 
-# %% ../nbs/33_evaluation.ipynb #3cf70b96
+# %% ../nbs/33_evaluation.ipynb #90fe3d4b
+def score_batch(segmenter, samples, device): # yields (name, (19, 19) counts)
+    "Count the pixels of each image of a batch."
+    for s in samples:
+        if 'label' not in s: raise AshError(f'{s["name"]} has no label: it cannot be scored')
+    images = torch.stack([s['image'].as_subclass(torch.Tensor) for s in samples]).to(device)
+    logits = sum(x.float() for x in segmenter(images.contiguous(memory_format=torch.channels_last)))
+    for s, x in zip(samples, logits):
+        label = s['label'].as_subclass(torch.Tensor).to(device)
+        yield s['name'], confusion_matrix(full_size(x[None], label.shape)[0], label)
+
+# %% ../nbs/33_evaluation.ipynb #5cde7c53
 @torch.inference_mode()
 def evaluate(
     segmenter, # in eval mode
@@ -132,16 +143,6 @@ def evaluate(
                 per_image[name] = iou(counts, protocol)[1]
             bar.update(len(samples))
     return Evaluation(target, split, len(data), protocol, total, {k: v for k, v in per_image.items() if v == v})
-
-def score_batch(segmenter, samples, device): # yields (name, (19, 19) counts)
-    "Count the pixels of each image of a batch."
-    for s in samples:
-        if 'label' not in s: raise AshError(f'{s["name"]} has no label: it cannot be scored')
-    images = torch.stack([s['image'].as_subclass(torch.Tensor) for s in samples]).to(device)
-    logits = sum(x.float() for x in segmenter(images.contiguous(memory_format=torch.channels_last)))
-    for s, x in zip(samples, logits):
-        label = s['label'].as_subclass(torch.Tensor).to(device)
-        yield s['name'], confusion_matrix(full_size(x[None], label.shape)[0], label)
 
 # %% ../nbs/33_evaluation.ipynb #677956c3
 def evaluate_targets(

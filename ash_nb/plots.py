@@ -105,7 +105,7 @@ def grid(
     if legend: fig.legend(handles=patches(legend), loc='lower center', ncols=min(7, len(legend)), fontsize=8, handlelength=1.1, handleheight=1.1, columnspacing=1.4, borderaxespad=0)
     return fig
 
-# %% ../nbs/41_plots.ipynb #3444d328
+# %% ../nbs/41_plots.ipynb #b1ff2750
 def _bare(size):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -122,6 +122,7 @@ def _place(fig, picture, box, title, caption):
     if title: ax.set_title(title, fontsize=9, pad=4)
     if caption: ax.text(.5, -.13/box[3], caption.lstrip('*'), transform=ax.transAxes, ha='center', va='baseline', fontsize=8, weight='bold' if caption[0] == '*' else 'normal', color='#1d2327')
 
+# %% ../nbs/41_plots.ipynb #2661dc51
 def patches(what):
     "Return legend handles for train ids and (colour, text) pairs."
     from matplotlib.patches import Patch
@@ -159,7 +160,7 @@ def error_map(prediction, truth, image=None): # (H, W, 3) uint8
     "Colour the wrong pixels of one prediction (orange) over the faint image."
     return change_map(truth, prediction, truth, image)
 
-# %% ../nbs/41_plots.ipynb #9cfc7a58
+# %% ../nbs/41_plots.ipynb #d1cbc45d
 def qualitative(
     images, # list of images
     truths, # list of label maps
@@ -180,6 +181,7 @@ def qualitative(
     titles = ['image', *map(name_of, methods), 'truth', *(['change'] if change else [])]
     return grid(rows, titles, captions if any(map(any, captions)) else None, width, legend)
 
+# %% ../nbs/41_plots.ipynb #7fd260c1
 def _scored(scores, methods, k):
     "Write the mean IoU of each method on image k, the best in bold."
     if not scores: return [''] * len(methods)
@@ -201,7 +203,7 @@ def stylization_grid(
     "Draw streets, paintings, and what hallucinators make of them."
     return grid(rows, titles, width=width)
 
-# %% ../nbs/41_plots.ipynb #f3bc9c98
+# %% ../nbs/41_plots.ipynb #edac111b
 @themed
 def curves(
     logs:dict, # method -> metrics of a run (DataFrame: step, and a column a loss), or a list of them
@@ -222,6 +224,7 @@ def curves(
     if len(logs) > 1: fig.legend(handles=_line_handles(style), loc='outside upper center', ncols=len(logs))
     return fig
 
+# %% ../nbs/41_plots.ipynb #5fcfb5fc
 def _curve(ax, log, loss, smooth, colour):
     log = log[['step', loss]].dropna()
     ax.plot(log.step, log[loss], color=colour, lw=.6, alpha=.3)
@@ -268,7 +271,7 @@ def end_labels(ax, ends, size=7):
         ax.annotate(CLASSES[k], (x, y), xytext=(1.07, place), textcoords='axes fraction', fontsize=size, va='center', color=ink(k, .4),
                     arrowprops=dict(arrowstyle='-', lw=.7, ls='-' if x == final else ':', color=ink(k), shrinkA=1, shrinkB=0, relpos=(0, .5)), annotation_clip=False)
 
-# %% ../nbs/41_plots.ipynb #597cfc70
+# %% ../nbs/41_plots.ipynb #0752ab68
 _panels = (('beta', 'a) beta'), ('beta_each', 'b) beta per position'), ('gamma', 'c) gamma'), ('gamma_each', 'd) gamma per position'))
 
 def _decades(ax, sizes, down, up):
@@ -293,6 +296,7 @@ def _panel(ax, table, column, title, effect):
     if effect == effect: ax.set_title(f'size corr. {effect:+.2f}', loc='right', fontsize=7, color='#6b757d')
     return ends
 
+# %% ../nbs/41_plots.ipynb #0f5ef8d1
 def _inset(ax, label):
     "Put a label map into the upper left corner, above the lines."
     to_axes = lambda y: ax.transAxes.inverted().transform(ax.transData.transform((0, y)))[1]
@@ -400,7 +404,7 @@ def confusion_heatmap(
     ax.set(xlabel='predicted', ylabel='true'); ax.tick_params(length=0); ax.grid(False)
     return fig
 
-# %% ../nbs/41_plots.ipynb #254946b1
+# %% ../nbs/41_plots.ipynb #403e88c7
 @themed
 def table_picture(
     frame, # DataFrame; numbers are shown with one decimal
@@ -421,6 +425,7 @@ def table_picture(
         if i == 0 or (group and i + 1 < len(texts) and texts[i + 1][0]): ax.axhline(-h*(i + 1), color='#1d2327' if i == 0 else '#c4ccd2', lw=.9 if i == 0 else .6)
     return fig
 
+# %% ../nbs/41_plots.ipynb #18ab129f
 def _cell(v): return ('–' if v != v else f'{v:.1f}') if isinstance(v, float) else str(v)
 
 def _blocks(texts, j):

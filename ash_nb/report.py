@@ -105,7 +105,7 @@ details { margin: .8rem 0 } summary { cursor: pointer; color: var(--link) } pre 
 @media print { body { font-size: 10.5pt } header, main, footer { max-width: none; padding: 0 } header { padding-top: .8rem } nav { display: none } figure, tr, .facts { break-inside: avoid } h2, h3 { break-after: avoid } img { max-height: 22cm } .scroll { overflow: visible } .facts div { border: 1px solid var(--line) } }
 '''
 
-# %% ../nbs/42_report.ipynb #02cb9008
+# %% ../nbs/42_report.ipynb #5d84c1f5
 _share = dict(zip(range(19), (30, 5, 18, 2, 2, 2, 1, 1, 14, 2, 8, 2, 1, 6, 1, 1, 1, 1, 1)))
 
 def _strip():
@@ -121,6 +121,7 @@ $body
 </main><footer>$footer</footer></body></html>
 ''')
 
+# %% ../nbs/42_report.ipynb #ab3864a4
 def _anchor(title): return re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')
 
 def page(
@@ -136,7 +137,7 @@ def page(
     nav = '<nav>' + ''.join(f'<a href="#{_anchor(t)}">{html.escape(t)}</a>' for t, _ in sections) + '</nav>' if len(sections) > 2 else ''
     return _page.substitute(title=html.escape(title), lead=html.escape(lead), nav=nav, body=body, footer=html.escape(footer), style=Template(_style).substitute(palette=_strip()))
 
-# %% ../nbs/42_report.ipynb #4233caa5
+# %% ../nbs/42_report.ipynb #2b3be6fa
 LIMIT = 5_000_000 # bytes of a report
 
 def slim(
@@ -157,6 +158,7 @@ def slim(
     if len(text.encode()) < limit: return text
     raise AshError(f'the report would take {len(text)/1e6:.1f} MB, more than {limit/1e6:.0f} MB: leave out some of its figures or targets')
 
+# %% ../nbs/42_report.ipynb #24ef45c6
 def report(
     path, # file to write
     title:str, # of the page
@@ -210,7 +212,7 @@ def figure_blocks(
         return text[:1].upper() + text[1:]
     return [embed(p.read_bytes(), caption(p)) for p in files]
 
-# %% ../nbs/42_report.ipynb #2b6bc0ec
+# %% ../nbs/42_report.ipynb #0d5de12a
 def hallucinator_blocks(
     folder, # of the run or comparison that holds figures/
     run, # of the run that holds classwise.csv
@@ -232,6 +234,7 @@ def _csv(path):
     try: return pd.read_csv(path)
     except (OSError, ValueError) as e: raise AshError(f'{path} cannot be read as a table: {e}') from None
 
+# %% ../nbs/42_report.ipynb #d29e21a4
 def _cost(folders) -> dict:
     "Add up what training took, from sessions.csv."
     import pandas as pd
@@ -245,7 +248,7 @@ def _version(record) -> str:
     p = record.get('provenance', {})
     return f'Written by ash_nb {p.get("ash_nb", "")}' + (f', commit {p["commit"][:10]}' if p.get('commit') else '') + '.'
 
-# %% ../nbs/42_report.ipynb #0dea3dc7
+# %% ../nbs/42_report.ipynb #2b1f9fec
 def run_page(folder) -> dict: # what `report` takes
     "Compose the report of a run from its folder."
     folder, record = Path(folder), read_json(Path(folder)/'config.json')
@@ -261,6 +264,7 @@ def run_page(folder) -> dict: # what `report` takes
     lead = f'{c["steps"]} steps on {c["source"]}, {c["width"]} x {c["height"]}, batches of {c["batch_size"]}' + (f'; tested on {len(found)} target{"s"*(len(found) > 1)} that training has not seen.' if found else '.')
     return dict(title=f'{plots.name_of(method)}, seed {c["seed"]}', lead=lead, sections=[*sections, ('Configuration', configuration(record))], footer=_version(record))
 
+# %% ../nbs/42_report.ipynb #e14c18d4
 def _scores(found) -> list:
     "Write the evaluations of a run: key numbers, and a table of IoU per class for each protocol."
     import pandas as pd
@@ -274,7 +278,7 @@ def _scores(found) -> list:
         blocks.append(bars(values, f'IoU in percent over {len(values) - 1} classes (protocol {protocol}). ' + '; '.join(f'{", ".join(v)}: {k}' for k, v in counts.items()) + '.'))
     return blocks
 
-# %% ../nbs/42_report.ipynb #a9437119
+# %% ../nbs/42_report.ipynb #eb80a5e0
 TABLE = 'Mean IoU in percent. ±: half width of the t-based 95 % interval over seeds (a single seed has none). Differences are paired by seed; * marks an interval that leaves out zero.'
 
 def comparison_page(folder) -> dict: # what `report` takes
@@ -295,6 +299,7 @@ def comparison_page(folder) -> dict: # what `report` takes
     lead = ', '.join(map(plots.name_of, methods)) + (f': {record["config"]["steps"]} steps each on {record["config"]["source"]}' if own else '') + f', tested on {", ".join(t.removeprefix("streetworld-") for t in targets)}.'
     return dict(title='From synthetic streets to unseen ones', lead=lead, sections=sections, footer=_version(record))
 
+# %% ../nbs/42_report.ipynb #64a0f487
 def _class_bars(runs) -> list:
     "Draw IoU per class: one chart for StreetWorld's targets together, one for each other target, the rest folded."
     def chart(these, title):

@@ -17,10 +17,11 @@ from PIL import Image, ImageDraw
 from .config import one_of
 from .labels import CLASSES
 
-# %% ../nbs/10_streetworld.ipynb #397333db
+# %% ../nbs/10_streetworld.ipynb #7e708690
 ID = {name: k for k, name in enumerate(CLASSES)}
 ROUGH, SMOOTH, LEAFY, GLASS, PLASTER, METAL, CLOTH, LIGHT = range(8) # materials
 
+# %% ../nbs/10_streetworld.ipynb #2be428da
 class Scene:
     "An index map under construction, with a row of attributes per index."
     def __init__(self, rng, width, height):
@@ -154,7 +155,7 @@ def roof(s, x, back, z0, z1, height, side):
     s._polygon('building', colour, [(x, height, z0), (x, height, z1), (ridge, top, z1), (ridge, top, z0)], ROUGH)
     if s.rng.random() < 0.5: s._board('building', colour*0.7, ridge - 0.4, ridge + 0.4, top - 0.8, top + 1, z0 + 1, PLASTER)
 
-# %% ../nbs/10_streetworld.ipynb #75899ed7
+# %% ../nbs/10_streetworld.ipynb #4bdac53b
 def blobs(s, colours, xs, ys, z, sizes):
     "Draw ragged leaf clusters (polygons of uneven radius): colours (n, 3), places and sizes (n,)."
     r, n = s.rng, len(xs)
@@ -165,6 +166,7 @@ def blobs(s, colours, xs, ys, z, sizes):
     points = np.stack([u[:, None] + radius*np.cos(angle), v[:, None] + 0.85*radius*np.sin(angle)], 2).reshape(n, 14)
     for xy, colour in zip(points.tolist(), colours.tolist()): s.pen.polygon(xy, fill=s._index('vegetation', colour, z, LEAFY))
 
+# %% ../nbs/10_streetworld.ipynb #26f06836
 def tree(s, x, z, height=None):
     "Draw a tree with trunk, branches and a crown with gaps."
     r = s.rng
@@ -183,13 +185,14 @@ def tree(s, x, z, height=None):
     colours = green*(0.75 + 0.35*(dy/tall + 0.5))[:, None] + r.normal(0, 0.025, (n, 3))
     blobs(s, colours, x + dx, (height + stem)/2 + dy, z, height*r.uniform(0.05, 0.11, n)*(1.5 if n < 25 else 1))
 
+# %% ../nbs/10_streetworld.ipynb #03bad27e
 def bush(s, x, z, width=1.5, height=1.2):
     "Draw a bush or a piece of hedge."
     r, n = s.rng, int(min(14, max(5, 200/z)))
     green = (np.array([.22, .36, .14]) + r.normal(0, 0.05, 3))*r.uniform(0.75, 1.2, (n, 1))
     blobs(s, green, x + r.uniform(-.5, .5, n)*width, r.uniform(0.1, 0.85, n)*height, z, np.full(n, 0.3*height))
 
-# %% ../nbs/10_streetworld.ipynb #3dec4c8a
+# %% ../nbs/10_streetworld.ipynb #347806a6
 def pole(s, x, z, height=None, radius=0.07):
     "Draw a pole or a street lamp."
     r, grey = s.rng, np.full(3, s.rng.uniform(.25, .6))
@@ -203,6 +206,7 @@ def pole(s, x, z, height=None, radius=0.07):
 
 _sign_colours = ((.75, .1, .1), (.1, .2, .6), (.9, .9, .9), (.9, .75, .1), (.1, .4, .2))
 
+# %% ../nbs/10_streetworld.ipynb #50a2bd4a
 def sign(s, x, z):
     "Draw a traffic sign on its pole: round, triangular, square, or a board."
     r, y, size = s.rng, s.rng.uniform(2.1, 3), s.rng.uniform(0.3, 0.45)
@@ -223,6 +227,7 @@ def light(s, x, z):
     for k, c in enumerate(((.1, .9, .4), (1, .75, .1), (1, .15, .1))):
         s._disc('traffic light', np.array(c)*(1 if k == on else 0.3), x, y + 0.12 + 0.32*k, z, 0.13, 0.13, LIGHT if k == on else SMOOTH)
 
+# %% ../nbs/10_streetworld.ipynb #705e5243
 def barrier(s, x, z0, z1, kind, height):
     "Draw a wall, or a fence with posts and bars, along the street."
     r, colour = s.rng, s.rng.uniform(.3, .65) + s.rng.normal(0, .05, 3)
@@ -234,7 +239,7 @@ def barrier(s, x, z0, z1, kind, height):
     for y in (0.15*height, 0.55*height, height): s._polygon('fence', dark, [(x, y - 0.05, z0), (x, y - 0.05, z1), (x, y + 0.05, z1), (x, y + 0.05, z0)], METAL)
     for z in np.arange(z0, min(z1, z0 + 14), max(0.35, z0*0.03)): s._polygon('fence', dark, [(x, 0, z), (x, 0, z + 0.07), (x, height, z + 0.07), (x, height, z)], METAL)
 
-# %% ../nbs/10_streetworld.ipynb #4d27cf1e
+# %% ../nbs/10_streetworld.ipynb #600e5af1
 # length, width, height; profile of (along, up) as shares; windows as (from, to, low, high) shares of the side; wheel radius
 _vehicles = {
     'car': (4.2, 1.75, 1.5, ((0, .2), (0, .58), (.12, .63), (.27, 1), (.68, 1), (.82, .62), (1, .52), (1, .2)), ((.27, .47, .63, .92), (.50, .72, .63, .92)), .32),
@@ -244,6 +249,7 @@ _vehicles = {
     'train': (24., 2.65, 3.5, ((0, .08), (.01, .9), (.03, 1), (.97, 1), (.99, .9), (1, .08)), tuple((.03 + .095*k, .11 + .095*k, .45, .82) for k in range(10)), .3)}
 _paint = np.array([(.75, .75, .77), (.12, .12, .14), (.9, .9, .9), (.45, .47, .5), (.55, .08, .08), (.1, .18, .42), (.2, .3, .25), (.75, .65, .2), (.35, .2, .12), (.85, .4, .1)])
 
+# %% ../nbs/10_streetworld.ipynb #8da0d2c0
 def vehicle(s, kind, x, z, away=True):
     "Draw a vehicle along the street: x is its middle, z its near end; `away` shows its tail, else its nose."
     r, name = s.rng, 'car' if kind == 'van' else kind
@@ -264,6 +270,7 @@ def vehicle(s, kind, x, z, away=True):
     _trim(s, name, side, z, length, height*k, windows, wheel, away)
     _tail(s, name, x0, x1, z, height*k, away, colour)
 
+# %% ../nbs/10_streetworld.ipynb #651a4257
 def _trim(s, name, side, z, length, height, windows, wheel, away):
     "Windows and wheels on the side towards the street."
     for a, b, low, high in windows:
@@ -295,7 +302,7 @@ def crossing_vehicle(s, kind, x, z, flip):
     for a, b, low, high in windows: s._polygon(name, (.16, .19, .23), [(turn(a), low*height, z), (turn(b), low*height, z), (turn(b), high*height, z), (turn(a), high*height, z)], GLASS)
     for a in (0.19, 0.8): s._disc(name, (.07, .07, .08), turn(a), wheel, z, wheel, wheel)
 
-# %% ../nbs/10_streetworld.ipynb #1706a129
+# %% ../nbs/10_streetworld.ipynb #44a68578
 _skin = np.array([(.87, .68, .55), (.60, .42, .30), (.36, .24, .17), (.93, .76, .63)])
 
 def person(s, x, z, name='person', base=0., height=None, seated=False):
@@ -314,6 +321,7 @@ def person(s, x, z, name='person', base=0., height=None, seated=False):
     s._disc(name, hair, x, up(.955), z, .057*h, .042*h, CLOTH)
     if not base: s._cast([(x - .2, 0, z), (x + .2, 0, z), (x + s.sun*h, 0, z + .8), (x + s.sun*h - .25, 0, z + .8)], 110)
 
+# %% ../nbs/10_streetworld.ipynb #05826605
 def two_wheeler(s, x, z, kind, ridden, sideways):
     "Draw a bicycle or motorcycle, seen from the end or the side, with a rider or parked."
     r, heavy = s.rng, kind == 'motorcycle'
@@ -360,7 +368,7 @@ def things(s, c):
     for x in np.arange(-60, 60, 9.): add(119., *((house, x, 1, 119., 10., r.uniform(5, 20)) if r.random() < 0.6 else (tree, x, 118., r.uniform(8, 16))))
     return sorted(out, key=lambda t: -t[0])
 
-# %% ../nbs/10_streetworld.ipynb #5a51a44b
+# %% ../nbs/10_streetworld.ipynb #b68362cf
 def _side(s, c, d, add):
     "Put houses, park, wall or fence, and what stands before them, on side d (-1 or 1)."
     r, side = s.rng, c['sides'][d]
@@ -378,6 +386,7 @@ def _side(s, c, d, add):
     if side['parked'] and c['road'] > 3.5: _parked(s, c, d, kerb, add)
     _walkers(s, d, kerb, side['walk'], add)
 
+# %% ../nbs/10_streetworld.ipynb #793aba12
 def _lot(s, kind, d, line, z, length, add):
     "Fill one lot along a side."
     r = s.rng
@@ -390,7 +399,7 @@ def _lot(s, kind, d, line, z, length, add):
         for _ in range(2): x, t = line + d*r.uniform(.3, 5), z + r.uniform(0, length); add(t, bush, x, t, r.uniform(1, 3), r.uniform(.6, 1.6))
         if r.random() < 0.45: add(z, barrier, line, z, z + length, 'fence', r.uniform(.8, 1.5))
 
-# %% ../nbs/10_streetworld.ipynb #445e19c8
+# %% ../nbs/10_streetworld.ipynb #7eba1d13
 def _parked(s, c, d, kerb, add):
     "Park cars, vans, bicycles and motorcycles along the kerb."
     r, z = s.rng, s.rng.uniform(2, 9)
@@ -408,6 +417,7 @@ def _walkers(s, d, kerb, walk, add):
         z, x = r.uniform(4, 45), kerb + d*r.uniform(.4, max(.6, walk - .3))
         for _ in range(1 + r.poisson(0.7) + (r.poisson(6) if r.random() < 0.08 else 0)): t = z + r.uniform(-1, 1); add(t, person, x + r.normal(0, .6), t)
 
+# %% ../nbs/10_streetworld.ipynb #c2f587ab
 def _traffic(s, c, add):
     "Put vehicles, riders and people on the road."
     r, road = s.rng, c['road']
@@ -426,7 +436,7 @@ def _traffic(s, c, add):
     for j in c['crossings']:
         for x in r.uniform(-road, road, r.poisson(2.)): t = j + r.uniform(.3, 2.7); add(t, person, x, t)
 
-# %% ../nbs/10_streetworld.ipynb #1a4a3edf
+# %% ../nbs/10_streetworld.ipynb #28b2c2a0
 @functools.lru_cache(maxsize=1)
 def noise_tile(size=256):
     "Return tileable noise with several octaves, fine and coarse, (2, size, size) in about [-1, 1]."
@@ -438,6 +448,7 @@ def noise_tile(size=256):
         out.append(x/(2.2*x.std()))
     return np.stack(out).astype(np.float32)
 
+# %% ../nbs/10_streetworld.ipynb #a1e47c0c
 class Shot:
     "What the renderer knows of each pixel: label, colour, distance, material, place in the world."
     def __init__(self, s):
@@ -456,7 +467,7 @@ class Shot:
 
     def texture(self, octave): return noise_tile()[octave].ravel()[self.cell]*np.exp(-self.z/40)
 
-# %% ../nbs/10_streetworld.ipynb #94b0b53c
+# %% ../nbs/10_streetworld.ipynb #323925bc
 def clouds(shot, top, bottom, cover):
     "Return a sky (H, W, 3): a gradient with clouds."
     s = shot.scene
@@ -477,6 +488,7 @@ def finish(image, rng, blur=0., grain=0., vignette=0.):
     if grain: image = image + grain*(rng.standard_normal((h, w, 1), np.float32)*0.7 + 0.5*rng.standard_normal((h, w, 3), np.float32))
     return (np.clip(image, 0, 1)*255 + 0.5).astype(np.uint8)
 
+# %% ../nbs/10_streetworld.ipynb #ada0c1cf
 def soften(image, radius):
     "Blur colours (H, W, 3) by a Gaussian."
     from PIL import ImageFilter
@@ -604,7 +616,7 @@ def composition(r, palette, w, h):
         out = np.where(mass[..., None] < 1, colour, out)
     return out
 
-# %% ../nbs/10_streetworld.ipynb #583381ae
+# %% ../nbs/10_streetworld.ipynb #2e86e9a1
 def strokes(r, base, draw, w, h, palette):
     "Long strokes along a flow."
     size, k = r.uniform(.012, .035)*h, r.uniform(2, 7, 4)
@@ -625,6 +637,7 @@ def planes(r, base, draw, w, h, palette):
         corners = [(x + n*r.uniform(.5, 1.4)*math.cos(q + t), y + n*r.uniform(.5, 1.4)*math.sin(q + t)) for t in (0, 1.4, 2.9, 4.5)]
         draw.polygon(corners, fill=_mix(r, base, x, y, palette, .2), outline=(30, 25, 25) if r.random() < .35 else None)
 
+# %% ../nbs/10_streetworld.ipynb #85e288a8
 def hatching(r, base, draw, w, h, palette):
     "Crossed pen lines over a wash."
     for angle in r.uniform(0, 3.1, 3):
@@ -642,7 +655,7 @@ def blocks(r, base, draw, w, h, palette):
 
 def wash(r, base, draw, w, h, palette): "Nothing but the composition: it is blurred afterwards."
 
-# %% ../nbs/10_streetworld.ipynb #550d3e40
+# %% ../nbs/10_streetworld.ipynb #d57ee067
 def _mix(r, base, x, y, palette, pure=0.12):
     "Colour of a stroke at (x, y): the composition's, unsettled, now and then pure paint."
     h, w = base.shape[:2]
@@ -652,6 +665,7 @@ def _mix(r, base, x, y, palette, pure=0.12):
 
 MANNERS = (strokes, dabs, planes, hatching, blocks, wash)
 
+# %% ../nbs/10_streetworld.ipynb #8c1aa0bf
 def painting(
     seed:int, # which painting
     width:int=240, # pixels

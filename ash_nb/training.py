@@ -49,7 +49,7 @@ def provenance() -> dict:
     return dict(ash_nb=__version__, torch=torch.__version__, python=platform.python_version(), machine=platform.machine(),
                 commit=git.stdout.strip() if git and git.returncode == 0 else '')
 
-# %% ../nbs/32_training.ipynb #57638fc2
+# %% ../nbs/32_training.ipynb #b9bd1aca
 class Run:
     "A run folder: its configuration, log and checkpoints."
     def __init__(self, path): self.path = Path(path)
@@ -72,14 +72,18 @@ class Run:
     @property
     def finished(self): return bool(self.checkpoints) and self.checkpoints[-1].name == f'step-{self.config.steps:07d}'
 
-    @property
-    def metrics(self): return self.table('metrics.csv')
+# %% ../nbs/32_training.ipynb #4b06ebcf
+@patch
+def table(self:Run, name:str):
+    "Read one of the folder's CSV files as a data frame. Raises AshError when it is missing."
+    import pandas as pd
+    if not (self.path/name).is_file(): raise AshError(f'{self.path/name} is missing: has the run been trained?')
+    return pd.read_csv(self.path/name)
 
-    def table(self, name:str):
-        "Read one of the folder's CSV files as a data frame."
-        import pandas as pd
-        if not (self.path/name).is_file(): raise AshError(f'{self.path/name} is missing: has the run been trained?')
-        return pd.read_csv(self.path/name)
+@patch(as_prop=True)
+def metrics(self:Run):
+    "The log of losses: a row per logged step."
+    return self.table('metrics.csv')
 
 # %% ../nbs/32_training.ipynb #54fdfa28
 @patch
