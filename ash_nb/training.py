@@ -211,7 +211,7 @@ def prepare_run(config:Config, out) -> Run:
     else: write_json(run.path/'config.json', dict(config=asdict(config), provenance=provenance()))
     return run
 
-# %% ../nbs/32_training.ipynb #e133fe64
+# %% ../nbs/32_training.ipynb #bd57ac11
 def train(
     config:Config, # what to run
     out=None, # run folder; default: runs/METHOD-SEED under settings.ini's `runs`
@@ -223,7 +223,8 @@ def train(
     from tqdm.auto import tqdm
     own = settings()
     device = pick_device(device or own['device'])
-    one_of(config.method, METHODS, 'method')
+    source_data(config)                                # what is missing is told before anything is made
+    if METHODS[one_of(config.method, METHODS, 'method')].hallucinator: style_data(config)
     run = prepare_run(config, out or Path(own['runs'])/f'{config.preset}-{config.method}-{config.seed}')
     if run.finished: return run
     learner = Learner(config, device)

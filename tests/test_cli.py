@@ -75,6 +75,11 @@ def test_wrong_words(tmp_path, capsys, args, says):
     base = [x for k, v in (('--preset', 'streetworld'), ('--device', 'cpu'), ('--steps', '4')) if k not in given for x in (k, v)]
     fails(capsys, 'train', '--out', tmp_path/'a', *base, *[x for w in words for x in ('--set', w)], *args, says=says)
 
+def test_missing_training_data_is_told_first(tmp_path, capsys):
+    fails(capsys, 'train', '--preset', 'gta5', '--out', tmp_path/'a', '--device', 'cpu', says='where is gta5? Say --root DIR')
+    fails(capsys, 'train', '--preset', 'gta5', '--root', tmp_path/'gta5', '--out', tmp_path/'a', '--device', 'cpu', says='is not a folder: expected GTA5')
+    assert not (tmp_path/'a').exists()
+
 def test_another_configuration_is_refused_with_the_difference(run, capsys):
     before = {p: p.read_bytes() for p in run.path.rglob('*') if p.is_file()}
     fails(capsys, 'train', '--method', 'ash', '--seed', '3', '--out', run.path, *options, says='seed is 0 there and 3 here')
