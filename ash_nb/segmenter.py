@@ -218,7 +218,7 @@ def _body(name, pretrained, convention): # (body, its convention)
     if pretrained: load_imagenet(body)
     return body, convention
 
-# %% ../nbs/23_segmenter.ipynb #186bc56e
+# %% ../nbs/23_segmenter.ipynb #63e580fa
 class Segmenter(nn.Module):
     "Segment RGB images in [0, 1] by two heads on one body (the paper's G). Raises AshError for an unknown body or missing weights."
     def __init__(self,
@@ -243,16 +243,21 @@ class Segmenter(nn.Module):
         dtype = torch.promote_types(images.dtype, torch.float32)
         return self.head1(features).to(dtype), self.head2(features).to(dtype)
 
-    def train(self, mode:bool=True):
-        super().train(mode)
-        for m in self.modules():
-            if self.freeze_norm and isinstance(m, nn.BatchNorm2d): m.eval()
-        return self
-
 # %% ../nbs/23_segmenter.ipynb #fb943a60
 def _check_images(images):
     if images.is_floating_point() and images.ndim == 4 and images.shape[1] == 3: return
     raise AshError(f'the segmenter takes images of shape (B, 3, H, W), float in [0, 1], and got {tuple(images.shape)} of {images.dtype}')
+
+# %% ../nbs/23_segmenter.ipynb #4341b823
+@patch
+def train(self:Segmenter,
+    mode:bool=True, # training or evaluation
+):
+    "Set the mode; with `freeze_norm`, batch norm stays in evaluation."
+    nn.Module.train(self, mode)
+    for m in self.modules():
+        if self.freeze_norm and isinstance(m, nn.BatchNorm2d): m.eval()
+    return self
 
 # %% ../nbs/23_segmenter.ipynb #c2f1e28c
 @patch
