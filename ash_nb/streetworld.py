@@ -21,18 +21,18 @@ from .labels import CLASSES
 ID = {name: k for k, name in enumerate(CLASSES)}
 ROUGH, SMOOTH, LEAFY, GLASS, PLASTER, METAL, CLOTH, LIGHT = range(8) # materials
 
-# %% ../nbs/10_streetworld.ipynb #2be428da
+# %% ../nbs/10_streetworld.ipynb #35244059
 class Scene:
     "An index map under construction, with a row of attributes per index."
-    def __init__(self, rng, width, height):
+    def __init__(self, rng, width, height, zoom=1., lift=0.):
         self.rng, self.width, self.height = rng, width, height
         self.image = Image.new('I', (width, height), 0)
         self.pen = ImageDraw.Draw(self.image)
         self.shadow = Image.new('L', (width, height), 0)
         self.shade_pen = ImageDraw.Draw(self.shadow)
         self.rows = [(ID['sky'], 0.5, 0.7, 0.9, 200., SMOOTH)]
-        self.focal = rng.uniform(0.85, 1.35)*height
-        self.eye = rng.uniform(1.3, 2.1)                                # camera height
+        self.focal = rng.uniform(0.85, 1.35)*height*zoom
+        self.eye = rng.uniform(1.3, 2.1) + lift                         # camera height
         self.horizon = height*rng.uniform(0.40, 0.54)
         self.centre = width*rng.uniform(0.38, 0.62)                    # where the street vanishes: yaw
         self.bend = rng.normal()*6e-4*(rng.random() < 0.5)
@@ -570,8 +570,9 @@ def render_fog(shot):
     image[shot.sky] = .74
     return finish(haze(shot, image, np.array([.72, .74, .76])*r.uniform(.85, 1.1), r.uniform(14, 32)), r, .8, .02, .2)
 
-# %% ../nbs/10_streetworld.ipynb #d2c4e815
+# %% ../nbs/10_streetworld.ipynb #b2aa843e
 _renderers = dict(source=render_source, day=render_day, dusk=render_dusk, night=render_night, rain=render_rain, fog=render_fog)
+_cameras = dict(source=(1., 0.), day=(1.12, .1), dusk=(.9, .3), night=(1.05, .5), rain=(.95, .7), fog=(1.2, -.1)) # zoom, metres higher
 APPEARANCES = tuple(_renderers)
 UNSEEN = APPEARANCES[1:]
 
@@ -583,7 +584,7 @@ def street(
 ) -> tuple: # image uint8 (H, W, 3), label map uint8 (H, W) of train ids
     "Draw one street scene. Raises AshError for an unknown appearance."
     render = _renderers[one_of(appearance, APPEARANCES, 'appearance')]
-    s = Scene(np.random.default_rng([int(seed), APPEARANCES.index(appearance)]), width, height)
+    s = Scene(np.random.default_rng([int(seed), APPEARANCES.index(appearance)]), width, height, *_cameras[appearance])
     plan = layout(s)
     s.offset = plan['shift']
     ground(s, plan)
