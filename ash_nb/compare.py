@@ -6,7 +6,7 @@
 __all__ = ['UNSEEN_TARGETS', 'UNSEEN_IMAGES', 'target_names', 'open_target', 'evaluation_file', 'evaluate_run', 'last_step',
            'cell_rows', 'compare', 'comparison_table', 'to_markdown']
 
-# %% ../nbs/43_compare.ipynb #ead5c462
+# %% ../nbs/43_compare.ipynb #7ea6f391
 from dataclasses import replace
 from pathlib import Path
 from .config import AshError, Config, one_of, preset
@@ -16,9 +16,9 @@ from .evaluation import Evaluation, evaluate
 from .files import read_json, write_atomic, write_json
 from .methods import METHODS, pick_device
 from .streetworld import UNSEEN
-from .training import Run, train
+from .training import Run, _open_once, train
 
-# %% ../nbs/43_compare.ipynb #61a477b2
+# %% ../nbs/43_compare.ipynb #bdbc1336
 UNSEEN_TARGETS = tuple(f'streetworld-{a}' for a in UNSEEN)
 UNSEEN_IMAGES = 24 # scenes of a StreetWorld target unless told otherwise
 
@@ -31,9 +31,9 @@ def target_names(text:str) -> list:
 def open_target(name:str, root=None, split:str='val', images:int=None, seed:int=0):
     "Open a target by name; for StreetWorld `images` scenes at 320 x 240."
     if not name.startswith('streetworld'): return open_dataset(name, root, split)
-    return open_dataset(name, split=split, n=images or UNSEEN_IMAGES, width=320, height=240, seed=seed)
+    return _open_once(name, None, split, n=images or UNSEEN_IMAGES, width=320, height=240, seed=seed, cache=True)
 
-# %% ../nbs/43_compare.ipynb #7b9b38c8
+# %% ../nbs/43_compare.ipynb #fabc4914
 def evaluation_file(run:Run, target:str, split:str): return run.path/'evaluations'/f'{target}-{split}.json'
 
 def evaluate_run(
@@ -48,7 +48,7 @@ def evaluate_run(
     "Score a run's newest checkpoint on a target and keep the result in the run folder."
     c, data = run.config, open_target(target, root, split, images)
     learner = run.learner(device=device)
-    with learner.autocast(): result = evaluate(learner.segmenter, data, target, split, protocol, c.test_width, c.test_height, device)
+    with learner.autocast(): result = evaluate(learner.segmenter, data, target, split, protocol, c.test_width, c.test_height, device, batch_size=4)
     extra = dict(step=last_step(run), root=str(root or ''), per_image=result.per_image, confusion=result.confusion.tolist())
     write_json(evaluation_file(run, target, split), result.json() | extra)
     return result

@@ -19,8 +19,8 @@ from .files import cannot_write, load_state, load_tensors, read_json, save_state
 from .hallucinator import classwise_l1, smooth
 from .methods import METHODS, Learner, pick_device
 
-# %% ../nbs/32_training.ipynb #76a5988a
-_open_once = functools.lru_cache(maxsize=4)(open_dataset)  # runs of one process share what they have drawn
+# %% ../nbs/32_training.ipynb #81aa965e
+_open_once = functools.lru_cache(maxsize=8)(open_dataset)  # runs of one process share what they have drawn
 
 def source_data(c:Config):
     "Open the source data set of a configuration. Raises AshError when it is not there."
