@@ -58,7 +58,7 @@ def stylize_file(image, painting, out, run=None, alpha:float=1.0, seed:int=0) ->
     except ValueError: raise AshError(f'{out}: expected the name of an image file, for example out.png') from None
     return Path(out)
 
-# %% ../nbs/44_figures.ipynb #e1ba2086
+# %% ../nbs/44_figures.ipynb #6f221caf
 def pick_images(gains, n:int=3) -> list: # indices
     "Pick by rule: the largest gain, the largest loss, and evenly spaced ranks between them."
     order = np.argsort(-np.asarray(gains))
@@ -71,7 +71,7 @@ def qualitative_figure(
     n:int=4, # images
 ):
     "Draw Figure 3: images, predictions of each run with their mean IoU, truth."
-    samples = [data[k] for k in range(min(len(data), 24))]
+    samples = [data[round(k)] for k in np.linspace(0, len(data) - 1, min(len(data), 24))]     # spread over the whole set
     truths = [np.asarray(s['label']) for s in samples]
     guesses, scores = {}, {}
     for m, run in runs.items():

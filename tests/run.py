@@ -3,7 +3,7 @@ import os, re, subprocess, sys
 from pathlib import Path
 
 root = Path(__file__).parent.parent
-env = os.environ | {'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1', 'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'}
+env = os.environ | {'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1', 'VIRTUAL_ENV': sys.prefix, 'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'}
 bin = Path(sys.executable).parent
 
 def notebooks() -> int:
