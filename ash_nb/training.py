@@ -211,7 +211,7 @@ def prepare_run(config:Config, out) -> Run:
     else: write_json(run.path/'config.json', dict(config=asdict(config), provenance=provenance()))
     return run
 
-# %% ../nbs/32_training.ipynb #bd57ac11
+# %% ../nbs/32_training.ipynb #6ae5ab69
 def train(
     config:Config, # what to run
     out=None, # run folder; default: runs/METHOD-SEED under settings.ini's `runs`
@@ -234,7 +234,7 @@ def train(
     try:
         for record in records(run, learner, start, own['workers'] if workers is None else workers):
             bar.update()
-            if record['step'] % config.log_every == 0: bar.set_postfix({k[:8]: f'{float(v):.3g}' for k, v in record.items() if k != 'step'})
+            if record['step'] % config.log_every == 0: bar.set_postfix({k[:12]: f'{float(v):.3g}' for k, v in record.items() if k != 'step'})
     finally:
         bar.close()
         log_session(run, learner, start, record['step'], time.perf_counter() - clock)
