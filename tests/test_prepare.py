@@ -1,0 +1,92 @@
+"Preparing data sets: real files, parallel work, kills in the middle, damage of every kind."
+import os, signal, subprocess, sys, time
+import numpy as np
+import pytest
+from PIL import Image
+from ash_nb.cli import main
+from ash_nb.config import AshError
+from ash_nb.datasets import READERS, open_dataset
+from ash_nb.prepare import prepare
+from ash_nb.streetworld import street
+
+@pytest.fixture
+def camvid(tmp_path):
+    "Twelve pairs in CamVid's layout."
+    root = tmp_path/'raw'
+    for folder in ('val', 'valannot'): (root/folder).mkdir(parents=True)
+    for k in range(12):
+        Image.fromarray(street(k, 96, 72)[0]).save(root/f'val/{k:02d}.png')
+        Image.fromarray(np.full((72, 96), k % 12, np.uint8)).save(root/f'valannot/{k:02d}.png')
+    return root
+
+def files(copy): return {p.relative_to(copy): p.read_bytes() for p in sorted(copy.rglob('*')) if p.is_file()}
+
+def test_processes_write_what_one_writes(camvid, tmp_path):
+    for n in (1, 2): assert prepare('camvid', camvid, tmp_path/f'copy{n}', workers=n, progress=False)['problems'] == []
+    assert files(tmp_path/'copy1') == files(tmp_path/'copy2')
+
+def test_killed_in_the_middle_then_run_again(camvid, tmp_path):
+    prepare('camvid', camvid, tmp_path/'whole', workers=1, progress=False)
+    code = f"from ash_nb.prepare import prepare; prepare('camvid', {str(camvid)!r}, {str(tmp_path/'copy')!r}, workers=1, progress=False)"
+    process = subprocess.Popen([sys.executable, '-c', code])
+    part = tmp_path/'copy'/'index.part'
+    while process.poll() is None and not (part.is_file() and part.stat().st_size): time.sleep(0.002)
+    process.send_signal(signal.SIGKILL); process.wait()
+    prepare('camvid', camvid, tmp_path/'copy', workers=1, progress=False)
+    assert files(tmp_path/'whole') == files(tmp_path/'copy')
+
+def test_command_line(camvid, tmp_path, capsys):
+    copy = str(tmp_path/'copy')
+    (camvid/'valannot/03.png').unlink()
+    assert main(['prepare', 'camvid', '--root', str(camvid), '--out', copy, '--workers', '1']) == 2
+    out = capsys.readouterr()
+    assert '03.png' in out.out and '1 of 12 samples have problems' in out.err
+    with pytest.raises(AshError, match='not completely prepared'): open_dataset('camvid', copy)
+    assert main(['prepare', 'camvid', '--root', str(camvid), '--out', copy, '--workers', '1', '--leave-out']) == 0
+    assert len(open_dataset('camvid', copy)) == 11
+    with pytest.raises(AshError, match="split 'val', not 'train'"): open_dataset('camvid', copy, 'train')
+    with pytest.raises(AshError, match="dataset 'camvid', not 'kitti'"): open_dataset('kitti', copy)
+
+def test_index_cannot_lead_outside(camvid, tmp_path):
+    from ash_nb.files import sha256
+    import json
+    copy = tmp_path/'copy'
+    prepare('camvid', camvid, copy, workers=1, progress=False)
+    text = (copy/'index.jsonl').read_text().replace('images/val/00.jpg', '../../secret.jpg')
+    (copy/'index.jsonl').write_text(text)
+    with pytest.raises(AshError, match='missing or damaged'): open_dataset('camvid', copy)
+    head = json.loads((copy/'prepared.json').read_text()) | {'index_sha256': sha256(text.encode())}
+    (copy/'prepared.json').write_text(json.dumps(head))
+    with pytest.raises(AshError, match='outside the folder'): open_dataset('camvid', copy)[0]
+
+@pytest.mark.parametrize('name, split', [('gta5', 'train'), ('kitti', 'val'), ('cityscapes', 'train'), ('camvid', 'val'), ('paintings', 'train')])
+def test_real_samples(real, tmp_path, name, split):
+    "A lossless copy of real files at their own size holds the same pixels and ids."
+    size = 10**6, 10**6
+    data = open_dataset(name, real/name, split)
+    assert prepare(name, real/name, tmp_path/'copy', split, size, lossless=True, workers=2, progress=False)['problems'] == []
+    copy = open_dataset(name, tmp_path/'copy', split)
+    for k in {0, len(data) - 1}:
+        a, b = data[k], copy[k]
+        assert a.keys() == b.keys() and all((a[x] == b[x]).all() if x != 'name' else a[x] == b[x] for x in a)
+
+def test_cityscapes_label_ids_or_train_ids(tmp_path):
+    image, label = street(0, 96, 72)
+    for city, kind in (('a', 'labelIds'), ('b', 'labelTrainIds')):
+        for folder in ('leftImg8bit', 'gtFine'): (tmp_path/folder/'val'/city).mkdir(parents=True)
+        Image.fromarray(image).save(tmp_path/f'leftImg8bit/val/{city}/{city}_0_leftImg8bit.png')
+        ids = np.where(label == 0, 7, 0).astype(np.uint8) if kind == 'labelIds' else np.where(label == 0, 0, 255).astype(np.uint8)
+        Image.fromarray(ids).save(tmp_path/f'gtFine/val/{city}/{city}_0_gtFine_{kind}.png')
+    a, b = open_dataset('cityscapes', tmp_path)
+    assert (a['label'] == b['label']).all() and set(np.unique(a['label'])) == {0, 255}
+
+@pytest.mark.parametrize('name', ['kitti', 'mapillary'])
+def test_mixed_sizes_make_batches(tmp_path, name):
+    from ash_nb.datasets import loader, train_transform
+    folder, images, labels, ext = {'kitti': ('training', 'image_2', 'semantic', 'png'), 'mapillary': ('validation', 'images', 'labels', 'jpg')}[name]
+    for sub in (images, labels): (tmp_path/folder/sub).mkdir(parents=True)
+    for k, (w, h) in enumerate([(120, 40), (90, 96), (64, 130)]):
+        Image.fromarray(street(k, w, h)[0]).save(tmp_path/folder/images/f'{k}.{ext}')
+        Image.fromarray(np.full((h, w), 7, np.uint8)).save(tmp_path/folder/labels/f'{k}.png')
+    batch, = loader(open_dataset(name, tmp_path), 3, 0, train_transform(64, 64, (0.8, 1.1)))
+    assert batch['images'].shape == (3, 3, 64, 64) and batch['labels'].shape == (3, 64, 64)
