@@ -36,10 +36,12 @@ def configuration(args, **changes):
     if args.steps is not None: changes['steps'] = args.steps
     return preset(args.preset, **changes)
 
-# %% ../nbs/46_cli.ipynb #17273984
+# %% ../nbs/46_cli.ipynb #bbe669b7
 def _train(args):
+    from ash_nb.distributed import rank_and_size
     from ash_nb.training import train
-    run = train(configuration(args, method=args.method, seed=args.seed, **({'root': args.root} if args.root else {})), args.out, args.device, args.workers)
+    run = train(configuration(args, method=args.method, seed=args.seed, **({'root': args.root} if args.root else {})), args.out, args.device, args.workers, tensorboard=args.tensorboard)
+    if rank_and_size()[0]: return
     last = run.metrics.iloc[-1]
     print(f'{run.path}: {run.config.method}, seed {run.config.seed}, finished after {int(last.step)} steps; last segmentation loss {last.segmentation:.3f}')
 
@@ -49,6 +51,7 @@ def _add_train(subparsers):
     p.add_argument('--seed', type=int, default=0, help='of every random stream (default %(default)s)')
     p.add_argument('--out', required=True, help='run folder')
     p.add_argument('--root', help='folder of the source data set (default: as settings.ini says)')
+    p.add_argument('--tensorboard', action='store_true', help="also log to the run's folder tensorboard/")
     _run_options(p)
     p.set_defaults(do=_train)
 
@@ -165,7 +168,7 @@ def _add_prepare(subparsers):
     p.add_argument('--workers', type=int, default=settings()['workers'], help='processes (default: one a processor)')
     p.set_defaults(do=_prepare)
 
-# %% ../nbs/46_cli.ipynb #4eda462f
+# %% ../nbs/46_cli.ipynb #a9f1ae0f
 def parser():
     "Build the parser of all verbs."
     from ash_nb import __version__
@@ -185,3 +188,5 @@ def main(words=None) -> int: # exit code
     except Stopped as e:
         print(f'ash-nb {args.verb}: stopped by {e}; the checkpoint is saved, run the same command again to go on', file=sys.stderr); return 130
     return 0
+
+if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())

@@ -336,7 +336,7 @@ def collate(samples) -> dict:
     if 'label' in samples[0]: batch['labels'] = torch.stack([s['label'].as_subclass(torch.Tensor) for s in samples]).long()
     return batch
 
-# %% ../nbs/11_datasets.ipynb #d0ad4e52
+# %% ../nbs/11_datasets.ipynb #ab19fe19
 def loader(
     data, # data set
     batch_size:int, # samples a batch
@@ -345,8 +345,10 @@ def loader(
     start_step:int=0, # first batch
     steps:int=1, # how many batches
     workers:int=0, # processes that prepare them
+    part=None, # which samples of each batch; None: all
 ): # DataLoader of dicts: images (B, 3, H, W) in [0, 1], labels (B, H, W) train ids, names
     "Iterate over batches number start_step .. start_step + steps - 1 of an endless repeatable stream."
-    numbers = range(start_step*batch_size, (start_step + steps)*batch_size)
+    part = range(batch_size) if part is None else part
+    numbers = [s*batch_size + i for s in range(start_step, start_step + steps) for i in part]
     context = 'forkserver' if workers else None
-    return DataLoader(Stream(data, seed, transform), batch_size, sampler=numbers, num_workers=workers, collate_fn=collate, multiprocessing_context=context)
+    return DataLoader(Stream(data, seed, transform), len(part), sampler=numbers, num_workers=workers, collate_fn=collate, multiprocessing_context=context)

@@ -6,13 +6,14 @@
 __all__ = ['confusion_matrix', 'protocol_matrix', 'iou', 'Evaluation', 'full_size', 'predict', 'Resized', 'eval_batches',
            'score_batch', 'evaluate', 'evaluate_targets', 'score_table']
 
-# %% ../nbs/33_evaluation.ipynb #ce0ef6a0
+# %% ../nbs/33_evaluation.ipynb #e73b4861
 from dataclasses import dataclass, field
 import numpy as np
 import torch
 import torch.nn.functional as F
 from .config import AshError, one_of
 from .datasets import eval_transform
+from .distributed import gathered, rank_and_size, summed
 from .labels import CLASSES, IGNORE, PROTOCOLS, Protocol
 
 # %% ../nbs/33_evaluation.ipynb #5f7feabb
@@ -116,7 +117,12 @@ def score_batch(segmenter, samples, device): # yields (name, (19, 19) counts)
         label = s['label'].as_subclass(torch.Tensor).to(device)
         yield s['name'], confusion_matrix(full_size(x[None], label.shape)[0], label)
 
-# %% ../nbs/33_evaluation.ipynb #5cde7c53
+# %% ../nbs/33_evaluation.ipynb #69438577
+def _own(data):
+    rank, size = rank_and_size()
+    return data if size == 1 else torch.utils.data.Subset(data, range(rank, len(data), size))
+
+# %% ../nbs/33_evaluation.ipynb #fea0ac91
 @torch.inference_mode()
 def evaluate(
     segmenter, # in eval mode
@@ -137,12 +143,12 @@ def evaluate(
     if getattr(segmenter, 'training', False): raise AshError('the segmenter is in train mode, which would move its batch-norm statistics: call segmenter.eval() first')
     total, per_image = np.zeros((len(CLASSES),)*2, np.int64), {}
     with tqdm(total=len(data), desc=target, disable=not progress) as bar:
-        for samples in eval_batches(data, width, height, batch_size, workers):
+        for samples in eval_batches(_own(data), width, height, batch_size, workers):
             for name, counts in score_batch(segmenter, samples, device):
                 total += counts
                 per_image[name] = iou(counts, protocol)[1]
             bar.update(len(samples))
-    return Evaluation(target, split, len(data), protocol, total, {k: v for k, v in per_image.items() if v == v})
+    return Evaluation(target, split, len(data), protocol, summed(total), {k: v for k, v in gathered(per_image).items() if v == v})
 
 # %% ../nbs/33_evaluation.ipynb #677956c3
 def evaluate_targets(

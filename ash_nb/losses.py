@@ -6,13 +6,14 @@
 __all__ = ['focal_cross_entropy', 'segmentation_loss', 'adversarial_loss', 'clan_weight_map', 'weighted_bce',
            'weight_discrepancy', 'style_distance', 'restraint']
 
-# %% ../nbs/30_losses.ipynb #61decfc8
+# %% ../nbs/30_losses.ipynb #c3943f06
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from .distributed import averaged
 from .labels import IGNORE
 
-# %% ../nbs/30_losses.ipynb #829394ce
+# %% ../nbs/30_losses.ipynb #a2256049
 def focal_cross_entropy(
     logits:Tensor, # (B, C, H, W)
     labels:Tensor, # (B, H, W) train ids, 255 ignored
@@ -22,7 +23,7 @@ def focal_cross_entropy(
     log_p = -F.cross_entropy(logits.float() if logits.dtype != torch.float64 else logits, labels, ignore_index=IGNORE, reduction='none')  # (B, H, W)
     counted = labels != IGNORE
     loss = -log_p if gamma == 0 else -(1 - log_p.exp()).clamp(0, 1)**gamma * log_p
-    return (loss * counted).sum() / counted.sum().clamp(min=1)
+    return (loss * counted).sum() / averaged(counted.sum().to(loss)).clamp(min=1).to(loss)
 
 # %% ../nbs/30_losses.ipynb #3399592b
 def segmentation_loss(

@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['METHODS', 'Method', 'rate', 'pick_device', 'fast_bf16', 'make_stylizer', 'Learner', 'condition']
 
-# %% ../nbs/31_methods.ipynb #f670b771
+# %% ../nbs/31_methods.ipynb #721fdb52
 from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
+from .adain import full
 from .config import AshError, Config, generator, one_of, stream_seed
 from .discriminator import Discriminator
+from .distributed import average_gradients
 from .hallucinator import make_hallucinator
 from .labels import CLASSES, IGNORE
 from .losses import adversarial_loss, clan_weight_map, restraint, segmentation_loss, weight_discrepancy, weighted_bce
@@ -109,20 +111,20 @@ def _second_view_networks(self:Learner):
     self.networks['ash'] = self.hallucinator.ash.requires_grad_(c.train_ash)
     if c.train_ash: self.optimizers['ash'] = torch.optim.SGD(self.hallucinator.ash.parameters(), c.lr_ash, momentum=c.momentum, weight_decay=c.weight_decay)
 
-# %% ../nbs/31_methods.ipynb #e621bcac
+# %% ../nbs/31_methods.ipynb #476dd361
 def condition(
     kind:str, # predictions, labels or uniform
     logits, # (B, C, h, w) summed logits of both heads
     labels, # (B, H, W) train ids
 ):
     "Return the class probabilities (B, C, h, w) that ASH is conditioned on, without gradient."
-    if kind == 'predictions': return logits.detach().float().softmax(1)
+    if kind == 'predictions': return full(logits.detach()).softmax(1)
     if kind == 'uniform': return torch.full_like(logits, 1/logits.shape[1], dtype=torch.float32)
     known = (labels != IGNORE)[:, None]
     one_hot = F.one_hot(labels.where(known[:, 0], 0), logits.shape[1]).permute(0, 3, 1, 2).float()
     return F.adaptive_avg_pool2d(torch.where(known, one_hot, 1/logits.shape[1]), logits.shape[-2:])
 
-# %% ../nbs/31_methods.ipynb #2fcabb0f
+# %% ../nbs/31_methods.ipynb #3dd464c1
 @patch
 def step(self:Learner,
     batch:dict, # images (B, 3, H, W) and labels (B, H, W)
@@ -139,7 +141,8 @@ def step(self:Learner,
     seg = segmentation_loss(heads, labels, c.focal)                       # line 4: L_seg(G(X_src), Y_src)
     (seg + self.apart(number)).backward()
     losses = {'segmentation': seg.detach()}
-    if self.hallucinator is not None: losses |= self.second_view(images, labels, [x.detach().float() for x in heads], styles.to(self.device), number)
+    if self.hallucinator is not None: losses |= self.second_view(images, labels, [full(x.detach()) for x in heads], styles.to(self.device), number)
+    average_gradients(p for n in self.networks.values() for p in n.parameters())
     for o in self.optimizers.values(): o.step()                           # lines 9 to 12
     return losses
 
@@ -155,7 +158,7 @@ def apart(self:Learner, number):
     w = self.config.weight_discrepancy
     return w*self.damp(number)*weight_discrepancy(self.segmenter.head1, self.segmenter.head2) if w else 0.
 
-# %% ../nbs/31_methods.ipynb #c0e024de
+# %% ../nbs/31_methods.ipynb #df90d352
 @patch
 def second_view(self:Learner, images, labels, heads, styles, number):
     "Learn from the stylised images; returns losses by name."
@@ -166,7 +169,7 @@ def second_view(self:Learner, images, labels, heads, styles, number):
     learns = h.images.requires_grad
     view = h.images.detach().requires_grad_(learns)
     with self.autocast(): stylised = self.segmenter(view.contiguous(memory_format=torch.channels_last))
-    stylised = [x.float() for x in stylised]
+    stylised = [full(x) for x in stylised]
     adv = c.lambda_adv * self.damp(number) * self.game(stylised, False, number)
     losses = {'adversarial': adv.detach()}
     grad, losses_seg = self.learn_view(adv, stylised, view, labels)

@@ -151,7 +151,7 @@ def prepare(
     if out is not None: _finish(out, head, records, text, complete=leave_out or not bad)
     return dict(samples=len(records), problems=bad, text=text)
 
-# %% ../nbs/12_prepare.ipynb #a3ccd65e
+# %% ../nbs/12_prepare.ipynb #f83fb920
 def _claim(out, head):
     "Return the folder of the copy after checking that it holds nothing else."
     if out is None: return None
@@ -173,6 +173,7 @@ def _collect(records, out, n, progress):
     if part: part.close()
     return kept
 
+# %% ../nbs/12_prepare.ipynb #8f900b39
 def _finish(out, head, records, text, complete):
     good = [r for r in records if 'problem' not in r]
     if not good: raise AshError(f'no sample is usable: {records[0]["problem"]}')

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['source_data', 'style_data', 'batches', 'provenance', 'Run', 'load_run', 'append_row', 'truncate_log', 'probe_image',
-           'classwise_rows', 'stop_requests', 'records', 'prepare_run', 'train', 'log_session']
+           'classwise_rows', 'stop_requests', 'log_losses', 'records', 'prepare_run', 'train', 'tensorboard_writer',
+           'log_session']
 
-# %% ../nbs/32_training.ipynb #548ad156
+# %% ../nbs/32_training.ipynb #f970aa61
 import csv, functools, os, platform, resource, shutil, signal, subprocess, time
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -15,11 +16,12 @@ import torch
 from fastcore.basics import patch
 from .config import AshError, Config, Stopped, differences, one_of, settings, stream_seed
 from .datasets import loader, open_dataset, style_transform, train_transform
+from .distributed import any_process, average_buffers, averaged, join, part_of, rank_and_size
 from .files import cannot_write, load_state, load_tensors, read_json, save_state, save_tensors, write_atomic, write_json
 from .hallucinator import classwise_l1, smooth
 from .methods import METHODS, Learner, pick_device
 
-# %% ../nbs/32_training.ipynb #81aa965e
+# %% ../nbs/32_training.ipynb #48dfa75c
 _open_once = functools.lru_cache(maxsize=8)(open_dataset)  # runs of one process share what they have drawn
 
 def source_data(c:Config):
@@ -34,7 +36,7 @@ def style_data(c:Config):
 
 def batches(c:Config, start:int, workers:int=0, styles:bool=True):
     "Yield (source batch, style images or None) for the steps from `start` on."
-    common = dict(start_step=start, steps=c.steps - start, workers=workers)
+    common = dict(start_step=start, steps=c.steps - start, workers=workers, part=part_of(c.batch_size))
     source = loader(source_data(c), c.batch_size, stream_seed(c.seed, 'source'), transform=train_transform(c.width, c.height, (c.scale_min, c.scale_max), c.flip), **common)
     if not styles: yield from ((b, None) for b in source); return
     paint = loader(style_data(c), c.batch_size, stream_seed(c.seed, 'styles'), transform=style_transform(c.width, c.height), **common)
@@ -85,11 +87,13 @@ def metrics(self:Run):
     "The log of losses: a row per logged step."
     return self.table('metrics.csv')
 
-# %% ../nbs/32_training.ipynb #54fdfa28
+# %% ../nbs/32_training.ipynb #686a3ed2
 @patch
 def save_checkpoint(self:Run, learner, step:int):
     "Write a checkpoint of `learner` after `step` steps. Raises AshError naming the reason when it cannot be written."
     final, part = self.path/'checkpoints'/f'step-{step:07d}', self.path/'checkpoints'/'.part'
+    average_buffers(learner.networks.values())
+    if rank_and_size()[0]: any_process(False); return           # process 0 writes, the others wait
     try:
         shutil.rmtree(part, ignore_errors=True)
         for name, network in learner.networks.items(): save_tensors(part/f'{name}.safetensors', network.state_dict())
@@ -98,6 +102,7 @@ def save_checkpoint(self:Run, learner, step:int):
         os.replace(part, final)
     except OSError as e: raise cannot_write(final, e) from None
     for old in self.checkpoints[:-self.config.keep_checkpoints]: shutil.rmtree(old)
+    any_process(False)
 
 # %% ../nbs/32_training.ipynb #593e1ebd
 @patch
@@ -185,60 +190,83 @@ def stop_requests():
     finally:
         for s, handler in old.items(): signal.signal(s, handler)
 
-# %% ../nbs/32_training.ipynb #0602ea7f
+# %% ../nbs/32_training.ipynb #9b020ac6
+def log_losses(run:Run, step:int, losses:dict):
+    "Append the losses, averaged over the processes, to metrics.csv."
+    losses = {k: f'{float(averaged(v)):.8g}' for k, v in losses.items()}
+    if rank_and_size()[0] == 0: append_row(run.path/'metrics.csv', dict(step=step, **losses))
+
 def records(run:Run, learner:Learner, start:int, workers:int=0):
     "Train from step `start` to the end; log, save and yield a record per step."
     c = run.config
-    probe = probe_image(c) if 'ash' in learner.networks else None
+    probe = probe_image(c) if 'ash' in learner.networks and rank_and_size()[0] == 0 else None
     with stop_requests() as asked:
         for number, (batch, styles) in enumerate(batches(c, start, workers, learner.hallucinator is not None), start):
             losses, done = learner.step(batch, styles, number), number + 1
-            if done % c.log_every == 0 or done == c.steps: append_row(run.path/'metrics.csv', dict(step=done, **{k: f'{float(v):.8g}' for k, v in losses.items()}))
+            if done % c.log_every == 0 or done == c.steps: log_losses(run, done, losses)
             if probe is not None and (done % c.classwise_every == 0 or done == c.steps):
                 for row in classwise_rows(learner, probe, done): append_row(run.path/'classwise.csv', row)
-            if done % c.checkpoint_every == 0 or done == c.steps or asked: run.save_checkpoint(learner, done)
+            stop = any_process(bool(asked))
+            if done % c.checkpoint_every == 0 or done == c.steps or stop: run.save_checkpoint(learner, done)
             yield dict(step=done, **losses)
-            if asked and done < c.steps: raise Stopped(f'{asked[0]} after step {done} of {c.steps}')
+            if stop and done < c.steps: raise Stopped(f'{(asked or ["another process"])[0]} after step {done} of {c.steps}')
 
-# %% ../nbs/32_training.ipynb #e8c52e5a
+# %% ../nbs/32_training.ipynb #4dc6eadd
 def prepare_run(config:Config, out) -> Run:
     "Create or reopen a run folder. Raises AshError when it holds a run of another configuration or cannot be written."
     run = Run(out)
-    if (run.path/'config.json').is_file():
-        if changed := differences(run.config, config):
-            told = '; '.join(f'{k} is {a!r} there and {b!r} here' for k, (a, b) in changed.items())
-            raise AshError(f'{out} holds a run of another configuration: {told}. Choose another folder, or the same settings to resume')
-    else: write_json(run.path/'config.json', dict(config=asdict(config), provenance=provenance()))
+    if rank_and_size()[0] == 0 and not (run.path/'config.json').is_file(): write_json(run.path/'config.json', dict(config=asdict(config), provenance=provenance()))
+    any_process(False)                                 # the others wait for process 0
+    if changed := differences(run.config, config):
+        told = '; '.join(f'{k} is {a!r} there and {b!r} here' for k, (a, b) in changed.items())
+        raise AshError(f'{out} holds a run of another configuration: {told}. Choose another folder, or the same settings to resume')
     return run
 
-# %% ../nbs/32_training.ipynb #6ae5ab69
+# %% ../nbs/32_training.ipynb #9dc1ea3c
 def train(
     config:Config, # what to run
     out=None, # run folder; default: runs/METHOD-SEED under settings.ini's `runs`
     device:str=None, # auto, cpu, cuda, ...; default: as settings.ini says
     workers:int=None, # loader processes; default: as settings.ini says
     progress:bool=True, # show a progress bar
+    tensorboard:bool=False, # write the losses to the run's folder tensorboard/ too
 ) -> Run:
     "Train a run, or go on with it. Raises AshError for mistakes in what was given, Stopped when interrupted."
-    from tqdm.auto import tqdm
     own = settings()
-    device = pick_device(device or own['device'])
+    device = pick_device(join(device or own['device']))
     source_data(config)                                # what is missing is told before anything is made
     if METHODS[one_of(config.method, METHODS, 'method')].hallucinator: style_data(config)
     run = prepare_run(config, out or Path(own['runs'])/f'{config.preset}-{config.method}-{config.seed}')
     if run.finished: return run
     learner = Learner(config, device)
     start = run.load_checkpoint(learner)
-    for name in ('metrics.csv', 'classwise.csv'): truncate_log(run.path/name, start)
-    clock, bar, record = time.perf_counter(), tqdm(total=config.steps, initial=start, desc=f'{config.method} seed {config.seed}', disable=not progress), dict(step=start)
+    return _loop(run, learner, start, own['workers'] if workers is None else workers, progress, tensorboard)
+
+def _loop(run, learner, start, workers, progress, tensorboard):
+    from tqdm.auto import tqdm
+    c, chief, clock, record = run.config, rank_and_size()[0] == 0, time.perf_counter(), dict(step=start)
+    if chief:
+        for name in ('metrics.csv', 'classwise.csv'): truncate_log(run.path/name, start)
+    board = tensorboard_writer(run.path, start) if tensorboard and chief else None
+    bar = tqdm(total=c.steps, initial=start, desc=f'{c.method} seed {c.seed}', disable=not progress or not chief)
     try:
-        for record in records(run, learner, start, own['workers'] if workers is None else workers):
+        for record in records(run, learner, start, workers):
             bar.update()
-            if record['step'] % config.log_every == 0: bar.set_postfix({k[:12]: f'{float(v):.3g}' for k, v in record.items() if k != 'step'})
+            if record['step'] % c.log_every: continue
+            bar.set_postfix({k[:12]: f'{float(v):.3g}' for k, v in record.items() if k != 'step'})
+            if board: [board.add_scalar(k, float(v), record['step']) for k, v in record.items() if k != 'step']
     finally:
         bar.close()
-        log_session(run, learner, start, record['step'], time.perf_counter() - clock)
+        if board: board.close()
+        if chief: log_session(run, learner, start, record['step'], time.perf_counter() - clock)
     return run
+
+# %% ../nbs/32_training.ipynb #9699348c
+def tensorboard_writer(folder, start:int):
+    "Open the TensorBoard log of a run, from step `start` on. Raises AshError when the package is missing."
+    try: from torch.utils.tensorboard import SummaryWriter
+    except ImportError: raise AshError('--tensorboard needs a package that is not installed: pip install tensorboard') from None
+    return SummaryWriter(str(Path(folder)/'tensorboard'), purge_step=start + 1)
 
 # %% ../nbs/32_training.ipynb #7ce0eefd
 def log_session(run, learner, start, end, seconds):
