@@ -36,8 +36,14 @@ def configuration(args, **changes):
     if args.steps is not None: changes['steps'] = args.steps
     return preset(args.preset, **changes)
 
-# %% ../nbs/46_cli.ipynb #bbe669b7
+# %% ../nbs/46_cli.ipynb #d680709b
+def _forecast(c):
+    from ash_nb.forecast import step_forecast
+    f = step_forecast(c)
+    print(f'{c.method}, {c.batch_size} x {c.width} x {c.height}: {f["peak"]:.1f} GB at its peak (of which weights and optimizers {f["weights"]:.1f}), {f["tflop"]:.2f} TFLOP a step, {f["tflop"]*c.steps/1e3:.1f} PFLOP in {c.steps} steps; kernels need some more')
+
 def _train(args):
+    if args.forecast: return _forecast(configuration(args, method=args.method))
     from ash_nb.distributed import rank_and_size
     from ash_nb.training import train
     run = train(configuration(args, method=args.method, seed=args.seed, **({'root': args.root} if args.root else {})), args.out, args.device, args.workers, tensorboard=args.tensorboard)
@@ -51,6 +57,7 @@ def _add_train(subparsers):
     p.add_argument('--seed', type=int, default=0, help='of every random stream (default %(default)s)')
     p.add_argument('--out', required=True, help='run folder')
     p.add_argument('--root', help='folder of the source data set (default: as settings.ini says)')
+    p.add_argument('--forecast', action='store_true', help='say what memory and arithmetic a step takes, and end')
     p.add_argument('--tensorboard', action='store_true', help="also log to the run's folder tensorboard/")
     _run_options(p)
     p.set_defaults(do=_train)

@@ -89,7 +89,7 @@ class _Networks(_Data):
     ash_width: int = 128 # channels of the ASH module's first layer
     freeze_norm: bool = False # keep batch-norm statistics as they came
 
-# %% ../nbs/00_config.ipynb #e9c40504
+# %% ../nbs/00_config.ipynb #bba22a7f
 @dataclass(frozen=True)
 class _Method(_Networks):
     lambda_adv: float = 0.001 # weight of the adversarial loss, eq. 5 (paper's Table 4)
@@ -103,6 +103,10 @@ class _Method(_Networks):
     alpha_min: float = -1.0 # draw alpha uniformly from [alpha_min, alpha] per image; negative: always alpha
     noise: str = 'elementwise' # orthogonal noise Z of eq. 3: none, orthogonal, elementwise, stat
     noise_strength: float = 1.0 # 0 = no noise, 1 = as published
+    style_target: str = 'style' # L_s1 pulls towards the style features (published code) or, as eq. 8 says, towards f': modulated
+    style_statistics: str = 'both' # L_s1 and L_s2 compare means and standard deviations (published code) or, as eqs. 8 and 9 say, the mean
+    clamp_images: bool = True # bring stylised images to [0, 1]; the published code does not
+    discriminator_size: str = 'full' # class maps the discriminator sees: full (the labels' size, published code) or stride (the segmenter's)
     condition: str = 'predictions' # what conditions ASH: predictions, labels, uniform
     label_smoothing: float = 0.1 # smoothing of the conditioning probabilities
     train_ash: bool = True # False: the control with ASH frozen at its initialisation
@@ -132,9 +136,10 @@ class Config(_Method):
 
     def __post_init__(self): _check(self)
 
-# %% ../nbs/00_config.ipynb #89378c0a
+# %% ../nbs/00_config.ipynb #95e08316
 _choices = dict(optimizer=('sgd', 'adamw'), precision=('auto', 'float32', 'bf16'), body=('resnet101', 'lite0', 'plain'),
-                stylizer=('vgg19', 'small'), noise=('none', 'orthogonal', 'elementwise', 'stat'), condition=('predictions', 'labels', 'uniform'))
+                stylizer=('vgg19', 'small'), noise=('none', 'orthogonal', 'elementwise', 'stat'), condition=('predictions', 'labels', 'uniform'),
+                style_target=('style', 'modulated'), style_statistics=('both', 'mean'), discriminator_size=('full', 'stride'))
 _positive = ('width', 'height', 'test_width', 'test_height', 'batch_size', 'steps', 'log_every', 'checkpoint_every', 'keep_checkpoints', 'classwise_every', 'discriminator_width', 'discriminator_layers', 'ash_width', 'scale_min', 'scale_max')
 
 def _check(c):
@@ -150,12 +155,12 @@ def _check(c):
     if c.scale_min > c.scale_max: raise AshError(f'scale_min = {c.scale_min} is above scale_max = {c.scale_max}')
     if min(c.width, c.height) < 64: raise AshError(f'width x height = {c.width} x {c.height}: the networks need at least 64 pixels each way')
 
-# %% ../nbs/00_config.ipynb #f00be026
+# %% ../nbs/00_config.ipynb #3e275613
 PRESETS = {
     'gta5': dict(),
     'synthia': dict(source='synthia', height=760),
     'streetworld': dict(source='streetworld', scenes=600, styles='procedural', width=240, height=180, test_width=240, test_height=180, scale_min=1.0, scale_max=1.5, batch_size=4,
-        body='lite0', stylizer='small', discriminator_width=32, discriminator_layers=3, ash_width=32, steps=300, lr=0.02, lr_ash=0.02, head_lr_mult=4.0, alpha=1.0,
+        body='lite0', stylizer='small', discriminator_width=32, discriminator_layers=3, discriminator_size='stride', ash_width=32, steps=300, lr=0.02, lr_ash=0.02, head_lr_mult=4.0, alpha=1.0,
         checkpoint_every=100, classwise_every=25),
 }
 

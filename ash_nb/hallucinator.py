@@ -72,7 +72,7 @@ class Hallucination(NamedTuple):
     gamma: Tensor | None = None # (B, D, h', w') scale, None where nothing is modulated
     beta: Tensor | None = None # (B, D, h', w') shift
 
-# %% ../nbs/22_hallucinator.ipynb #917853ed
+# %% ../nbs/22_hallucinator.ipynb #6c052025
 class AdaINHallucinator(nn.Module):
     "Restyle images with the statistics of style images (AdaIN, eq. 1); nothing is learned."
     def __init__(self,
@@ -81,9 +81,10 @@ class AdaINHallucinator(nn.Module):
         alpha_min:float=-1.0, # draw the share from [alpha_min, alpha] per image; negative: always alpha
         noise:str='none', # kind of noise Z on the style features
         noise_strength:float=1.0, # 0 = none
+        clamp:bool=True, # bring the images to [0, 1]
     ):
         super().__init__()
-        self.stylizer, self.alpha, self.alpha_min, self.noise, self.noise_strength = stylizer, alpha, alpha_min, noise, noise_strength
+        self.stylizer, self.alpha, self.alpha_min, self.noise, self.noise_strength, self.clamp = stylizer, alpha, alpha_min, noise, noise_strength, clamp
 
     def modulate(self, style, probs): return style, None, None
 
@@ -92,7 +93,7 @@ class AdaINHallucinator(nn.Module):
         low = self.alpha if self.alpha_min < 0 else self.alpha_min
         return low + (self.alpha - low) * draw(torch.rand, (batch, 1, 1, 1), generator)
 
-# %% ../nbs/22_hallucinator.ipynb #5499c0a9
+# %% ../nbs/22_hallucinator.ipynb #f7076f8d
 @torch.no_grad()
 def _encode(hallucinator, images, styles): return full(hallucinator.stylizer.encode(images)), full(hallucinator.stylizer.encode(styles))
 
@@ -110,7 +111,7 @@ def forward(self:AdaINHallucinator,
     stats = channel_stats(f)
     features = restyle(source, *stats)                                          # eq. 1
     alpha = self.share(len(images), generator).to(source)
-    out = self.stylizer.decode(alpha*features + (1 - alpha)*source, images.shape[-2:])
+    out = self.stylizer.decode(alpha*features + (1 - alpha)*source, images.shape[-2:], self.clamp)
     return Hallucination(out, source, features, channel_stats(source), channel_stats(style), stats, gamma, beta)
 
 # %% ../nbs/22_hallucinator.ipynb #54d63112
@@ -149,7 +150,7 @@ def classwise_l1(
     return [{'class': k, 'gamma': float(gamma[0] - gamma[k + 1]), 'beta': float(beta[0] - beta[k + 1]), 'pixels': int(pixels[k]),
              'gamma_all': float(gamma[0]), 'beta_all': float(beta[0])} for k in range(classes)]
 
-# %% ../nbs/22_hallucinator.ipynb #d25834cb
+# %% ../nbs/22_hallucinator.ipynb #f6036ed6
 def make_hallucinator(
     name:str, # 'adain' or 'ash'
     config, # ash_nb.config.Config
@@ -157,7 +158,7 @@ def make_hallucinator(
 ) -> AdaINHallucinator:
     "Build a hallucinator as the configuration says. Raises AshError for an unknown name."
     one_of(name, ('adain', 'ash'), 'hallucinator')
-    share = dict(alpha=config.alpha, alpha_min=config.alpha_min)
+    share = dict(alpha=config.alpha, alpha_min=config.alpha_min, clamp=config.clamp_images)
     if name == 'adain': return AdaINHallucinator(stylizer, **share)
     return ASHHallucinator(stylizer, ASH(width=config.ash_width, features=stylizer.channels), config.delta, config.label_smoothing,
                            noise=config.noise, noise_strength=config.noise_strength, **share)

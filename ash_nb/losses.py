@@ -6,10 +6,11 @@
 __all__ = ['focal_cross_entropy', 'segmentation_loss', 'adversarial_loss', 'clan_weight_map', 'weighted_bce',
            'weight_discrepancy', 'style_distance', 'restraint']
 
-# %% ../nbs/30_losses.ipynb #c3943f06
+# %% ../nbs/30_losses.ipynb #cbf1f846
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from .adain import channel_stats
 from .distributed import averaged
 from .labels import IGNORE
 
@@ -70,20 +71,24 @@ def weight_discrepancy(
     a, b = (torch.cat([p.flatten() for p in h.parameters()]) for h in (head1, head2))
     return 1 + F.cosine_similarity(a, b, dim=0)
 
-# %% ../nbs/30_losses.ipynb #e53e7539
+# %% ../nbs/30_losses.ipynb #6bc3c698
 def style_distance(
     a:tuple, # mean and standard deviation, each (B, D, 1, 1)
     b:tuple, # likewise
+    statistics:int=2, # 1: means only
 ) -> Tensor: # scalar
-    "Sum the mean squared differences of channel means and of channel standard deviations."
-    return F.mse_loss(a[0], b[0]) + F.mse_loss(a[1], b[1])
+    "Sum the mean squared differences of channel means and, with two statistics, of channel standard deviations."
+    return sum(F.mse_loss(x, y) for x, y in list(zip(a, b))[:statistics])
 
 def restraint(
     h, # Hallucination
     content:float, # weight of L_c, eq. 7
     style:float, # weight of L_s1, eq. 8
     source_style:float, # weight of -L_s2, eq. 9
+    statistics:int=2, # 1: compare means only
+    target:str='style', # L_s1 pulls towards the style features, or (eq. 8) towards f': modulated
 ) -> Tensor: # scalar
     "Return what holds ASH back: content L_c + style L_s1 - source_style L_s2."
-    return (content*F.mse_loss(h.features, h.source_features) + style*style_distance(h.stats, h.style_stats)
-            - source_style*style_distance(h.stats, h.source_stats))
+    towards_style = (h.stats, h.style_stats) if target == 'style' else (channel_stats(h.features), h.stats)
+    return (content*F.mse_loss(h.features, h.source_features) + style*style_distance(*towards_style, statistics)
+            - source_style*style_distance(h.stats, h.source_stats, statistics))

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['KINDS', 'published_names', 'read_checkpoint', 'check_entries', 'load_official', 'published_state', 'load_initial']
 
-# %% ../nbs/25_official.ipynb #35257a70
+# %% ../nbs/25_official.ipynb #45428945
 import re
 from pathlib import Path
 import torch
 from torch import Tensor, nn
 from .config import AshError, one_of
 from .discriminator import Discriminator
+from .files import read_hashed
 from .hallucinator import ASH
 from .segmenter import Segmenter
 from .stylizer import Decoder, Encoder
@@ -39,12 +40,13 @@ def published_names(
     theirs = [f'{layer}.{entry}' for layer in _layers[one_of(kind, KINDS, 'kind of network')] for entry in ('weight', 'bias')]
     return dict(zip(theirs, ours, strict=True))
 
-# %% ../nbs/25_official.ipynb #87f748f8
+# %% ../nbs/25_official.ipynb #2b5351e9
 def read_checkpoint(
     path, # file written by torch.save
 ) -> dict: # entry name without prefixes -> tensor
     "Read a state dict without running any code in it. Raises AshError for a file that is missing, truncated or something else."
     if not Path(path).is_file(): raise AshError(f'{path}: no such file; expected a checkpoint written by torch.save')
+    if Path(f'{path}.sha256').is_file(): read_hashed(path, 'fetch it again')
     try: state = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e:
         raise AshError(f'{path}: not a readable checkpoint ({type(e).__name__}): truncated, or not a state dict written by torch.save; download it again') from None

@@ -222,7 +222,7 @@ def prepare_run(config:Config, out) -> Run:
         raise AshError(f'{out} holds a run of another configuration: {told}. Choose another folder, or the same settings to resume')
     return run
 
-# %% ../nbs/32_training.ipynb #9dc1ea3c
+# %% ../nbs/32_training.ipynb #c81b1eb9
 def train(
     config:Config, # what to run
     out=None, # run folder; default: runs/METHOD-SEED under settings.ini's `runs`
@@ -242,6 +242,7 @@ def train(
     start = run.load_checkpoint(learner)
     return _loop(run, learner, start, own['workers'] if workers is None else workers, progress, tensorboard)
 
+# %% ../nbs/32_training.ipynb #59afaadd
 def _loop(run, learner, start, workers, progress, tensorboard):
     from tqdm.auto import tqdm
     c, chief, clock, record = run.config, rank_and_size()[0] == 0, time.perf_counter(), dict(step=start)
