@@ -332,6 +332,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'ash_nb.prepare.reading_speed': ('prepare.html#reading_speed', 'ash_nb/prepare.py'),
                                 'ash_nb.prepare.report': ('prepare.html#report', 'ash_nb/prepare.py'),
                                 'ash_nb.prepare.run_parallel': ('prepare.html#run_parallel', 'ash_nb/prepare.py'),
+                                'ash_nb.prepare.sheet': ('prepare.html#sheet', 'ash_nb/prepare.py'),
                                 'ash_nb.prepare.shrink': ('prepare.html#shrink', 'ash_nb/prepare.py'),
                                 'ash_nb.prepare.stamp': ('prepare.html#stamp', 'ash_nb/prepare.py')},
             'ash_nb.report': { 'ash_nb.report._anchor': ('report.html#_anchor', 'ash_nb/report.py'),

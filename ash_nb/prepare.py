@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COUNTS', 'SIZES', 'SPLITS', 'shrink', 'encode', 'stamp', 'intact', 'prepare_one', 'run_parallel', 'read_records',
-           'class_shares', 'report', 'prepare', 'reading_speed']
+           'class_shares', 'report', 'sheet', 'prepare', 'reading_speed']
 
-# %% ../nbs/12_prepare.ipynb #c4e6abc2
+# %% ../nbs/12_prepare.ipynb #b207cdb4
 import io, json, os, tempfile
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as tvf
 from .config import AshError, one_of, settings
 from .datasets import READERS, open_dataset
 from .files import read_json, sha256, write_atomic, write_json
-from .labels import CLASSES, IGNORE
+from .labels import CLASSES, IGNORE, colorize
 
 # %% ../nbs/12_prepare.ipynb #0bad3c54
 COUNTS = {('gta5', 'train'): 24966, ('synthia', 'train'): 9400, ('cityscapes', 'train'): 2975, ('cityscapes', 'val'): 500, ('mapillary', 'train'): 18000,
@@ -123,6 +123,22 @@ def report(name, split, records) -> str: # Markdown
         lines += [f'| ignored | {100*total[IGNORE]/total.sum():.2f} |']
     return '\n'.join(lines) + '\n'
 
+# %% ../nbs/12_prepare.ipynb #93d98f96
+def sheet(data, n:int=6, height:int=180) -> np.ndarray: # (H, W, 3) uint8
+    "Lay labels over images: n samples spread over a data set, in rows of three. Unlabelled pixels keep the image."
+    tiles = []
+    for k in np.linspace(0, len(data) - 1, min(n, len(data))).astype(int):
+        s = data[int(k)]
+        h, w = s['image'].shape[-2:]
+        image = tvf.resize(s['image'], [height, round(w*height/h)], antialias=True).permute(1, 2, 0).numpy()
+        label = np.asarray(tvf.resize(s['label'], [height, image.shape[1]]))
+        known = (label != IGNORE)[..., None]
+        tiles.append(np.where(known, 0.45*image + 0.55*colorize(label), image).astype(np.uint8))
+    width = max(t.shape[1] for t in tiles)
+    tiles = [np.pad(t, ((2, 2), (2, 2 + width - t.shape[1]), (0, 0)), constant_values=255) for t in tiles]
+    tiles += [np.full_like(tiles[0], 255)]*(-len(tiles) % 3 if len(tiles) > 3 else 0)
+    return np.concatenate([np.concatenate(tiles[i:i + 3], 1) for i in range(0, len(tiles), 3)])
+
 # %% ../nbs/12_prepare.ipynb #582ba3af
 def prepare(
     name:str, # one of READERS
@@ -173,7 +189,7 @@ def _collect(records, out, n, progress):
     if part: part.close()
     return kept
 
-# %% ../nbs/12_prepare.ipynb #8f900b39
+# %% ../nbs/12_prepare.ipynb #d8c98b31
 def _finish(out, head, records, text, complete):
     good = [r for r in records if 'problem' not in r]
     if not good: raise AshError(f'no sample is usable: {records[0]["problem"]}')
@@ -184,6 +200,7 @@ def _finish(out, head, records, text, complete):
     histogram = {CLASSES[k]: int(counts[k]) for k in range(19)} | {'ignored': int(counts[IGNORE])}
     write_json(out/'prepared.json', head | dict(complete=complete, samples=len(good), left_out=len(records) - len(good), histogram=histogram, index_sha256=sha256(index)))
     (out/'index.part').unlink()
+    if complete and records[0].get('label'): write_atomic(out/'sheet.png', encode(sheet(open_dataset(head['dataset'], out, head['split'])), 'png'))
 
 # %% ../nbs/12_prepare.ipynb #3db515db
 def reading_speed(data, n:int=6, repeats:int=3) -> float: # samples a second
