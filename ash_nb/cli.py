@@ -36,7 +36,7 @@ def configuration(args, **changes):
     if args.steps is not None: changes['steps'] = args.steps
     return preset(args.preset, **changes)
 
-# %% ../nbs/46_cli.ipynb #d680709b
+# %% ../nbs/46_cli.ipynb #0d808e70
 def _forecast(c):
     from ash_nb.forecast import step_forecast
     f = step_forecast(c)
@@ -55,7 +55,7 @@ def _add_train(subparsers):
     p = _parser(subparsers, 'train', 'Train one method; running it again resumes.', 'ash-nb train --method ash --seed 0 --out runs/a')
     p.add_argument('--method', default='ash', help='source_only, stylization, ash, stylization_segmentation_loss, ash_segmentation_loss (default %(default)s)')
     p.add_argument('--seed', type=int, default=0, help='of every random stream (default %(default)s)')
-    p.add_argument('--out', required=True, help='run folder')
+    p.add_argument('--out', help="run folder (default: runs/PRESET-METHOD-SEED)")
     p.add_argument('--root', help='folder of the source data set (default: as settings.ini says)')
     p.add_argument('--forecast', action='store_true', help='say what memory and arithmetic a step takes, and end')
     p.add_argument('--tensorboard', action='store_true', help="also log to the run's folder tensorboard/")

@@ -76,11 +76,12 @@ class _Data:
     flip: float = 0.5 # probability of a horizontal flip
     batch_size: int = 1 # images a step
 
-# %% ../nbs/00_config.ipynb #511b5abf
+# %% ../nbs/00_config.ipynb #ed41326e
 @dataclass(frozen=True)
 class _Networks(_Data):
     body: str = 'resnet101' # segmenter body: resnet101 (paper), lite0 (ImageNet-pretrained, small), plain (from scratch)
     pretrained: bool = True # start the body from ImageNet weights where it has any
+    body_weights: str = '' # file to start a resnet101 body from, DeepLab's initial model; empty: torchvision's ImageNet weights
     stylizer: str = 'vgg19' # encoder and decoder: vgg19 (paper), small (ships with the kit)
     encoder_weights: str = '' # file of the vgg19 encoder
     decoder_weights: str = '' # file of the vgg19 decoder

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'Method', 'rate', 'pick_device', 'fast_bf16', 'settle', 'make_stylizer', 'Learner', 'condition']
 
-# %% ../nbs/31_methods.ipynb #721fdb52
+# %% ../nbs/31_methods.ipynb #bc6825cb
 from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from .distributed import average_gradients
 from .hallucinator import make_hallucinator
 from .labels import CLASSES, IGNORE
 from .losses import adversarial_loss, clan_weight_map, restraint, segmentation_loss, weight_discrepancy, weighted_bce
+from .official import load_initial
 from .segmenter import Segmenter
 from .stylizer import small_stylizer
 
@@ -86,7 +87,7 @@ def make_stylizer(c:Config):
         raise AshError("stylizer 'vgg19' needs its two weight files: set encoder_weights and decoder_weights, or stylizer=small")
     return Stylizer(load_official('encoder', c.encoder_weights), load_official('decoder', c.decoder_weights))
 
-# %% ../nbs/31_methods.ipynb #eda62271
+# %% ../nbs/31_methods.ipynb #06e62123
 class Learner:
     "The networks and optimizers of one run, and its training step."
     def __init__(self,
@@ -97,7 +98,8 @@ class Learner:
         self.config, self.device, self.method = config, torch.device(device), METHODS[one_of(config.method, METHODS, 'method')]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(config.seed, 'init'))
-            self.segmenter = Segmenter(config.body, pretrained=config.pretrained, freeze_norm=config.freeze_norm)
+            self.segmenter = Segmenter(config.body, pretrained=config.pretrained and not config.body_weights, freeze_norm=config.freeze_norm)
+            if config.body_weights: load_initial(self.segmenter, config.body_weights)
             self.networks = {'segmenter': self.segmenter}
             self.optimizers = {'segmenter': _segmenter_optimizer(self.segmenter, config)}
             self.hallucinator = None

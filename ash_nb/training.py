@@ -222,7 +222,7 @@ def prepare_run(config:Config, out) -> Run:
         raise AshError(f'{out} holds a run of another configuration: {told}. Choose another folder, or the same settings to resume')
     return run
 
-# %% ../nbs/32_training.ipynb #c81b1eb9
+# %% ../nbs/32_training.ipynb #df730ab3
 def train(
     config:Config, # what to run
     out=None, # run folder; default: runs/METHOD-SEED under settings.ini's `runs`
@@ -236,9 +236,11 @@ def train(
     device = pick_device(join(device or own['device']))
     source_data(config)                                # what is missing is told before anything is made
     if METHODS[one_of(config.method, METHODS, 'method')].hallucinator: style_data(config)
-    run = prepare_run(config, out or Path(own['runs'])/f'{config.preset}-{config.method}-{config.seed}')
+    out = Path(out or Path(own['runs'])/f'{config.preset}-{config.method}-{config.seed}')
+    learner = None if (out/'config.json').is_file() else Learner(config, device)
+    run = prepare_run(config, out)
     if run.finished: return run
-    learner = Learner(config, device)
+    learner = learner or Learner(config, device)
     start = run.load_checkpoint(learner)
     return _loop(run, learner, start, own['workers'] if workers is None else workers, progress, tensorboard)
 

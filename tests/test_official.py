@@ -103,3 +103,20 @@ def test_losses(expected):
 def test_every_expected_answer_is_tested(expected):
     source = Path(__file__).read_text()
     assert [k for k in expected if f"'{k}'" not in source] == []
+
+def test_a_run_starts_from_the_initial_model(tmp_path):
+    "`body_weights` fills the body of a resnet101 run; a missing file leaves no run folder behind."
+    import torch
+    from ash_nb import preset, train
+    from ash_nb.config import AshError
+    from ash_nb.methods import Learner
+    from ash_nb.official import published_state
+    from ash_nb.segmenter import Segmenter
+    torch.manual_seed(3)
+    net = Segmenter('resnet101', pretrained=False)
+    torch.save({k: v for k, v in published_state('segmenter', net).items() if not k.startswith('layer6')}, tmp_path/'initial.pth')
+    changes = dict(method='source_only', width=64, height=64, body='resnet101')
+    learner = Learner(preset('streetworld', body_weights=str(tmp_path/'initial.pth'), **changes))
+    assert torch.equal(learner.segmenter.body.layer4[0].conv2.weight, net.body.layer4[0].conv2.weight)
+    with pytest.raises(AshError, match='nothing.pth: no such file'): train(preset('streetworld', body_weights='nothing.pth', **changes), tmp_path/'run', progress=False)
+    assert not (tmp_path/'run').exists()
