@@ -517,6 +517,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'ash_nb.training.load_run': ('training.html#load_run', 'ash_nb/training.py'),
                                  'ash_nb.training.log_losses': ('training.html#log_losses', 'ash_nb/training.py'),
                                  'ash_nb.training.log_session': ('training.html#log_session', 'ash_nb/training.py'),
+                                 'ash_nb.training.only_one': ('training.html#only_one', 'ash_nb/training.py'),
                                  'ash_nb.training.prepare_run': ('training.html#prepare_run', 'ash_nb/training.py'),
                                  'ash_nb.training.probe_image': ('training.html#probe_image', 'ash_nb/training.py'),
                                  'ash_nb.training.provenance': ('training.html#provenance', 'ash_nb/training.py'),

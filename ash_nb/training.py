@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['source_data', 'style_data', 'batches', 'provenance', 'Run', 'load_run', 'append_row', 'truncate_log', 'probe_image',
-           'classwise_rows', 'stop_requests', 'log_losses', 'records', 'prepare_run', 'train', 'tensorboard_writer',
-           'log_session']
+           'classwise_rows', 'stop_requests', 'log_losses', 'records', 'only_one', 'prepare_run', 'train',
+           'tensorboard_writer', 'log_session']
 
-# %% ../nbs/32_training.ipynb #f970aa61
-import csv, functools, os, platform, resource, shutil, signal, subprocess, time
+# %% ../nbs/32_training.ipynb #094f23f0
+import csv, fcntl, functools, os, platform, resource, shutil, signal, subprocess, sys, time
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -104,24 +104,29 @@ def save_checkpoint(self:Run, learner, step:int):
     for old in self.checkpoints[:-self.config.keep_checkpoints]: shutil.rmtree(old)
     any_process(False)
 
-# %% ../nbs/32_training.ipynb #593e1ebd
+# %% ../nbs/32_training.ipynb #57c41131
 @patch
 def load_networks(self:Run, learner, folder):
     "Load the networks of a checkpoint folder into `learner`. Raises AshError for damaged files and for networks of other shapes."
     for name, network in learner.networks.items():
         file = folder/f'{name}.safetensors'
-        try: network.load_state_dict(load_tensors(file))
+        try: network.load_state_dict(load_tensors(file, f'delete {folder} and run the same ash-nb train command again'))
         except RuntimeError as e: raise AshError(f'{file} does not fit this configuration: {str(e).splitlines()[1].strip()}') from None
 
 @patch
 def load_checkpoint(self:Run, learner) -> int: # steps done, 0 without a checkpoint
-    "Load the newest checkpoint into `learner` and return how many steps it has done."
-    if not self.checkpoints: return 0
-    folder = self.checkpoints[-1]
-    state = load_state(folder/'state.pt')
-    self.load_networks(learner, folder)
-    for k, o in learner.optimizers.items(): o.load_state_dict(state['optimizers'][k])
-    return state['step']
+    "Load the newest checkpoint that is whole into `learner`; return its steps. Raises AshError when there are some and none is."
+    errors = []
+    for folder in reversed(self.checkpoints):
+        try:
+            state = load_state(folder/'state.pt')
+            self.load_networks(learner, folder)
+        except AshError as e: errors.append(e); continue
+        for k, o in learner.optimizers.items(): o.load_state_dict(state['optimizers'][k])
+        for e in errors: print(f'{e}; going on from {folder.name}', file=sys.stderr)
+        return state['step']
+    if errors: raise errors[0]
+    return 0
 
 # %% ../nbs/32_training.ipynb #dc9b497a
 def load_run(
@@ -211,6 +216,18 @@ def records(run:Run, learner:Learner, start:int, workers:int=0):
             yield dict(step=done, **losses)
             if stop and done < c.steps: raise Stopped(f'{(asked or ["another process"])[0]} after step {done} of {c.steps}')
 
+# %% ../nbs/32_training.ipynb #d49fbe58
+@contextmanager
+def only_one(folder):
+    "Hold a run folder while training. Raises AshError when another process holds it or it cannot be written."
+    if rank_and_size()[0]: yield; return
+    try: file = open(Path(folder)/'.lock', 'w')
+    except OSError as e: raise cannot_write(Path(folder)/'.lock', e) from None
+    with file:
+        try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError: raise AshError(f'{folder} is being trained by another process: wait for it, or choose another folder') from None
+        yield
+
 # %% ../nbs/32_training.ipynb #4dc6eadd
 def prepare_run(config:Config, out) -> Run:
     "Create or reopen a run folder. Raises AshError when it holds a run of another configuration or cannot be written."
@@ -222,7 +239,7 @@ def prepare_run(config:Config, out) -> Run:
         raise AshError(f'{out} holds a run of another configuration: {told}. Choose another folder, or the same settings to resume')
     return run
 
-# %% ../nbs/32_training.ipynb #df730ab3
+# %% ../nbs/32_training.ipynb #b607ffd1
 def train(
     config:Config, # what to run
     out=None, # run folder; default: runs/METHOD-SEED under settings.ini's `runs`
@@ -241,8 +258,9 @@ def train(
     run = prepare_run(config, out)
     if run.finished: return run
     learner = learner or Learner(config, device)
-    start = run.load_checkpoint(learner)
-    return _loop(run, learner, start, own['workers'] if workers is None else workers, progress, tensorboard)
+    with only_one(run.path):
+        start = run.load_checkpoint(learner)
+        return _loop(run, learner, start, own['workers'] if workers is None else workers, progress, tensorboard)
 
 # %% ../nbs/32_training.ipynb #59afaadd
 def _loop(run, learner, start, workers, progress, tensorboard):
