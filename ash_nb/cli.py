@@ -36,7 +36,7 @@ def configuration(args, **changes):
     if args.steps is not None: changes['steps'] = args.steps
     return preset(args.preset, **changes)
 
-# %% ../nbs/46_cli.ipynb #0d808e70
+# %% ../nbs/46_cli.ipynb #29234456
 def _forecast(c):
     from ash_nb.forecast import step_forecast
     f = step_forecast(c)
@@ -44,10 +44,12 @@ def _forecast(c):
 
 def _train(args):
     if args.forecast: return _forecast(configuration(args, method=args.method))
-    from ash_nb.distributed import rank_and_size
+    from ash_nb.distributed import chief, leave
     from ash_nb.training import train
     run = train(configuration(args, method=args.method, seed=args.seed, **({'root': args.root} if args.root else {})), args.out, args.device, args.workers, tensorboard=args.tensorboard)
-    if rank_and_size()[0]: return
+    speaks = chief()
+    leave()
+    if not speaks: return
     last = run.metrics.iloc[-1]
     print(f'{run.path}: {run.config.method}, seed {run.config.seed}, finished after {int(last.step)} steps; last segmentation loss {last.segmentation:.3f}')
 
@@ -144,7 +146,7 @@ def _add_demo(subparsers):
     p.add_argument('--device', default=settings()['device'], help='auto, cpu, cuda (default %(default)s)')
     p.set_defaults(do=_demo)
 
-# %% ../nbs/46_cli.ipynb #d73fe216
+# %% ../nbs/46_cli.ipynb #76f96788
 def _size(text):
     try: w, h = (int(v) for v in text.split('x'))
     except ValueError: raise AshError(f'--size {text}: expected WIDTHxHEIGHT, for example 1280x720') from None
@@ -152,13 +154,12 @@ def _size(text):
 
 def _prepare(args):
     from ash_nb.datasets import open_dataset
-    from ash_nb.prepare import SPLITS, prepare, reading_speed
+    from ash_nb.prepare import prepare, reading_speed
     done = prepare(args.dataset, args.root, args.out, args.split, args.size and _size(args.size), args.lossless, args.leave_out, args.workers or None)
     print(done['text'])
     if done['problems'] and not (args.out and args.leave_out): raise AshError(f'{len(done["problems"])} of {done["samples"]} samples have problems (listed above): fetch those files again, or say --out DIR --leave-out to do without them')
     if not args.out: return
-    split = args.split or SPLITS.get(args.dataset, 'val')
-    raw, copy = (open_dataset(args.dataset, d, split, strict=False) for d in (args.root, args.out))
+    raw, copy = (open_dataset(args.dataset, d, done['split'], strict=False) for d in (args.root, args.out))
     if not done['problems']: print(f'read with one process: {reading_speed(copy):.0f} samples a second, from the raw files {reading_speed(raw):.1f}')
     print(f'ready: say --root {args.out} in place of {args.root or "the raw folder"}')
 

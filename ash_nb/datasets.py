@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['IMAGES', 'READERS', 'read_picture', 'read_ids', 'SegmentationData', 'has_label', 'CamVid', 'Cityscapes', 'Gta5',
-           'Synthia', 'Kitti', 'Mapillary', 'Paintings', 'StreetWorld', 'ProceduralPaintings', 'Prepared',
-           'open_dataset', 'RandomScaledCrop', 'train_transform', 'style_transform', 'eval_transform', 'Stream',
-           'collate', 'loader']
+           'Synthia', 'Kitti', 'Mapillary', 'Paintings', 'StreetWorld', 'ProceduralPaintings', 'Prepared', 'data_root',
+           'open_dataset', 'cover', 'RandomScaledCrop', 'train_transform', 'style_transform', 'eval_transform',
+           'Stream', 'collate', 'loader']
 
 # %% ../nbs/11_datasets.ipynb #b2b64d60
 import functools, io, json, warnings
@@ -60,7 +60,7 @@ def read_ids(path) -> np.ndarray: # (H, W)
         raise AshError(f'{path} is a picture of mode {picture.mode}: expected label ids as a palette, grey or 16-bit PNG; are these the colour labels, or was the file converted?')
     return np.array(picture)
 
-# %% ../nbs/11_datasets.ipynb #a405aacd
+# %% ../nbs/11_datasets.ipynb #18c85e29
 class SegmentationData(Dataset):
     "Pairs of image and label files with the id map that their labels need."
     protocol, ids = '19', 'train_ids'
@@ -75,21 +75,22 @@ class SegmentationData(Dataset):
             for i, l in pairs: has_label(i, l)
 
     def __len__(self): return len(self.pairs)
+    def name(self, k): return str(Path(self.pairs[k][0]).relative_to(self.root))
     @property
-    def names(self): return [str(Path(i).relative_to(self.root)) for i, _ in self.pairs]
+    def names(self): return [self.name(k) for k in range(len(self))]
     def id_map(self, label_path) -> str: return self.ids   # one of ID_MAPS
 
 def has_label(image, label):
     "Raise AshError when an image's label file is not there."
     if label is not None and not Path(label).is_file(): raise AshError(f'no label for {image}: expected {label}')
 
-# %% ../nbs/11_datasets.ipynb #b9b29924
+# %% ../nbs/11_datasets.ipynb #4d74c25c
 @patch
 def __getitem__(self:SegmentationData, k:int) -> dict: # image (3, H, W) uint8, label (H, W) uint8 train ids, name
     "Read one pair. Raises AshError naming the file that is missing, unreadable, of the wrong kind or of another size."
     image_path, label_path = self.pairs[k]
     image = read_picture(image_path, photo=label_path is not None)
-    sample = {'name': str(Path(image_path).relative_to(self.root)), 'image': tv_tensors.Image(image)}
+    sample = {'name': self.name(k), 'image': tv_tensors.Image(image)}
     if label_path is None: return sample
     has_label(image_path, label_path)
     label = to_train_ids(read_ids(label_path), self.id_map(label_path), label_path)
@@ -251,8 +252,14 @@ def read(self:Prepared, name, digest) -> bytes:
     if sha256(data) != digest: raise AshError(f'{path} is damaged, its SHA-256 is not the one in index.jsonl: run the same ash-nb prepare command again')
     return data
 
-# %% ../nbs/11_datasets.ipynb #165aba55
+# %% ../nbs/11_datasets.ipynb #78308f06
 READERS = {'camvid': CamVid, 'cityscapes': Cityscapes, 'gta5': Gta5, 'synthia': Synthia, 'kitti': Kitti, 'mapillary': Mapillary, 'paintings': Paintings}
+
+def data_root(name, root=None) -> Path:
+    "Return the folder of a downloaded data set, as given or as settings.ini says. Raises AshError when neither does."
+    root = root or settings()[name]
+    if not root: raise AshError(f'where is {name}? Say --root DIR, or write {name} = DIR in settings.ini')
+    return Path(root)
 
 def open_dataset(
     name:str, # one of READERS, streetworld, streetworld-APPEARANCE, procedural-paintings
@@ -264,13 +271,12 @@ def open_dataset(
     if name == 'procedural-paintings': return ProceduralPaintings(split=split, **kw)
     if name == 'streetworld' or name.startswith('streetworld-'): return StreetWorld(appearance=name[12:] or 'source', split=split, **kw)
     one_of(name, (*READERS, 'streetworld', 'streetworld-night', 'procedural-paintings'), 'data set')
-    root = root or settings()[name]
-    if not root: raise AshError(f'where is {name}? Say --root DIR, or write {name} = DIR in settings.ini')
-    if (Path(root)/'prepared.json').is_file(): return Prepared(root, split, name)
+    root = data_root(name, root)
+    if (root/'prepared.json').is_file(): return Prepared(root, split, name)
     return READERS[name](root, split, **kw)
 
-# %% ../nbs/11_datasets.ipynb #1c177b88
-def _cover(image, width, height, scale):
+# %% ../nbs/11_datasets.ipynb #9ce9e3f8
+def cover(image, width, height, scale):
     "Size (height, width) at which an image covers the training size, times `scale`."
     h, w = image.shape[-2:]
     r = max(height/h, width/w)*scale
@@ -285,7 +291,7 @@ class RandomScaledCrop(v2.Transform):
     def make_params(self, inputs):
         image = next(x for x in inputs if isinstance(x, tv_tensors.Image))
         r = self.scale[0] + (self.scale[1] - self.scale[0])*torch.rand(()).item()
-        size = _cover(image, self.width, self.height, r)
+        size = cover(image, self.width, self.height, r)
         place = [int(torch.randint(max(1, a - b + 1), ())) for a, b in zip(size, (self.height, self.width))]
         return dict(size=size, place=place, pad=[0, 0, max(0, self.width - size[1]), max(0, self.height - size[0])])
 

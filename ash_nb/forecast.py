@@ -38,7 +38,7 @@ class LiveMemory(TorchDispatchMode):
 
     def remove(self, key, size): self.known.discard(key); self.now -= size
 
-# %% ../nbs/34_forecast.ipynb #3e240671
+# %% ../nbs/34_forecast.ipynb #7faab3a3
 class _Whole:       # in place of torch's tracker of modules, which autograd.grad confuses
     parents = {'Global'}
     def __enter__(self): return self
@@ -55,7 +55,7 @@ def step_forecast(
     c:Config, # the run
 ) -> dict: # gigabytes: weights (networks and optimizers), peak (of a step, weights included); tflop (of a step)
     "Forecast the memory and the arithmetic of a training step."
-    c = replace(c, pretrained=False, precision='bf16' if c.precision == 'auto' else c.precision)
+    c = replace(c, pretrained=False, body_weights='', precision='bf16' if c.precision == 'auto' else c.precision)
     with FakeTensorMode(allow_non_fake_inputs=True), LiveMemory() as memory:
         learner = Learner(c, 'cpu', _stylizer(c))
         batch = dict(images=torch.zeros(c.batch_size, 3, c.height, c.width), labels=torch.zeros(c.batch_size, c.height, c.width, dtype=torch.int64))

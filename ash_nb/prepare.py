@@ -6,8 +6,8 @@
 __all__ = ['COUNTS', 'SIZES', 'SPLITS', 'shrink', 'encode', 'stamp', 'intact', 'prepare_one', 'run_parallel', 'read_records',
            'class_shares', 'report', 'sheet', 'prepare', 'reading_speed']
 
-# %% ../nbs/12_prepare.ipynb #b207cdb4
-import io, json, os, tempfile
+# %% ../nbs/12_prepare.ipynb #b603aaf5
+import functools, io, json, os
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as tvf
-from .config import AshError, one_of, settings
-from .datasets import READERS, open_dataset
+from .config import AshError, one_of
+from .datasets import READERS, cover, data_root, open_dataset
 from .files import read_json, sha256, write_atomic, write_json
 from .labels import CLASSES, IGNORE, colorize
 
@@ -27,13 +27,12 @@ COUNTS = {('gta5', 'train'): 24966, ('synthia', 'train'): 9400, ('cityscapes', '
 SIZES = {'gta5': (1280, 720), 'synthia': (1280, 760)}
 SPLITS = {'gta5': 'train', 'synthia': 'train', 'paintings': 'train'}   # the others: val
 
-# %% ../nbs/12_prepare.ipynb #17601f1c
+# %% ../nbs/12_prepare.ipynb #a1a11bd5
 def shrink(sample:dict, size=None) -> dict:
     "Shrink image and label of a sample so that they just cover `size` (width, height); smaller ones and size None stay."
     h, w = sample['image'].shape[-2:]
-    r = max(size[0]/w, size[1]/h) if size else 1
-    if r >= 1: return sample
-    new = [round(h*r), round(w*r)]
+    new = cover(sample['image'], *size, 1) if size else [h, w]
+    if new[0] >= h and new[1] >= w: return sample
     return sample | {k: tvf.resize(sample[k], new, antialias=True) for k in ('image', 'label') if k in sample}
 
 def encode(array:np.ndarray, kind:str) -> bytes:
@@ -54,10 +53,10 @@ def intact(old, pair, out) -> bool:
     files = [(old['image'], old['image_sha256'])] + ([(old['label'], old['label_sha256'])] if old['label'] else [])
     return all((out/f).is_file() and sha256((out/f).read_bytes()) == digest for f, digest in files)
 
-# %% ../nbs/12_prepare.ipynb #2418165c
-def prepare_one(data, k:int, out, size=None, lossless:bool=False, old:dict=None) -> dict:
+# %% ../nbs/12_prepare.ipynb #b5fff5de
+def prepare_one(data, out, size, lossless:bool, k:int, old:dict=None) -> dict:
     "Check sample k of a data set and, unless `out` is None, write it; return its record, which has a 'problem' if there is one."
-    pair, name = data.pairs[k], data.names[k]
+    pair, name = data.pairs[k], data.name(k)
     if out is not None and intact(old, pair, out): return old
     try: sample = data[k]
     except AshError as e: return dict(name=name, problem=str(e))
@@ -73,22 +72,21 @@ def prepare_one(data, k:int, out, size=None, lossless:bool=False, old:dict=None)
     if 'label' in sample: put('label', sample['label'].numpy(), 'png')
     return record
 
-# %% ../nbs/12_prepare.ipynb #cf8e58b4
+# %% ../nbs/12_prepare.ipynb #298aaabb
 _job = {}
 
-def _start(name, root, split, options):
+def _start(do):
     torch.set_num_threads(1)
-    _job.update(options, data=open_dataset(name, root, split, strict=False))
+    _job['do'] = do
 
-def _work(task): return prepare_one(_job['data'], task[0], _job['out'], _job['size'], _job['lossless'], task[1])
+def _work(task): return _job['do'](*task)
 
-def run_parallel(name, root, split, options:dict, tasks:list, workers:int):
-    "Yield a record a task, in order. Raises AshError when a process dies."
+def run_parallel(do, tasks:list, workers:int):
+    "Yield do(k, old record) for each task, in order. Raises AshError when a process dies."
     if workers <= 1:
-        _start(name, root, split, options)
-        yield from map(_work, tasks)
+        yield from (do(*task) for task in tasks)
         return
-    with ProcessPoolExecutor(workers, get_context('forkserver'), _start, (name, root, split, options)) as pool:
+    with ProcessPoolExecutor(workers, get_context('forkserver'), _start, (do,)) as pool:
         try: yield from pool.map(_work, tasks, chunksize=4)
         except BrokenProcessPool: raise AshError('a process was killed, most likely for lack of memory: run the same command again, with fewer --workers') from None
 
@@ -139,7 +137,7 @@ def sheet(data, n:int=6, height:int=180) -> np.ndarray: # (H, W, 3) uint8
     tiles += [np.full_like(tiles[0], 255)]*(-len(tiles) % 3 if len(tiles) > 3 else 0)
     return np.concatenate([np.concatenate(tiles[i:i + 3], 1) for i in range(0, len(tiles), 3)])
 
-# %% ../nbs/12_prepare.ipynb #582ba3af
+# %% ../nbs/12_prepare.ipynb #6dd1a379
 def prepare(
     name:str, # one of READERS
     root, # the downloaded data set
@@ -150,22 +148,21 @@ def prepare(
     leave_out:bool=False, # complete the copy without the samples that have problems
     workers:int=None, # processes; None: one a processor
     progress:bool=True, # show a bar
-) -> dict: # samples, problems (list of str), text (the report)
+) -> dict: # split, samples, problems (list of str), text (the report)
     "Check a data set and write its training-ready copy. Raises AshError for a wrong layout and for a copy of something else."
     split, size = split or SPLITS.get(one_of(name, READERS, 'data set'), 'val'), size or SIZES.get(name)
-    if root is None and not settings()[name]: raise AshError(f'where is {name}? Say --root DIR, or write {name} = DIR in settings.ini')
-    root = Path(root or settings()[name])
+    root = data_root(name, root)
     if (root/'prepared.json').is_file(): raise AshError(f'{root} is a prepared copy: give the folder of the original download')
     data = open_dataset(name, root, split, strict=False)
     head = dict(dataset=name, split=split, protocol=data.protocol, size=size and list(size), lossless=lossless)
     out = _claim(out, head)
-    options = dict(out=out, size=size, lossless=lossless)
     old = {} if out is None else read_records(out/'index.jsonl') | read_records(out/'index.part')
     tasks = [(k, old.get(n)) for k, n in enumerate(data.names)]
-    records = _collect(run_parallel(name, root, split, options, tasks, workers or os.cpu_count()), out, len(tasks), progress)
+    do = functools.partial(prepare_one, data, out, size, lossless)
+    records = _collect(run_parallel(do, tasks, workers or os.cpu_count()), out, len(tasks), progress)
     text, bad = report(name, split, records), [r['problem'] for r in records if 'problem' in r]
     if out is not None: _finish(out, head, records, text, complete=leave_out or not bad)
-    return dict(samples=len(records), problems=bad, text=text)
+    return dict(split=split, samples=len(records), problems=bad, text=text)
 
 # %% ../nbs/12_prepare.ipynb #f83fb920
 def _claim(out, head):
@@ -189,7 +186,7 @@ def _collect(records, out, n, progress):
     if part: part.close()
     return kept
 
-# %% ../nbs/12_prepare.ipynb #d8c98b31
+# %% ../nbs/12_prepare.ipynb #085282d3
 def _finish(out, head, records, text, complete):
     good = [r for r in records if 'problem' not in r]
     if not good: raise AshError(f'no sample is usable: {records[0]["problem"]}')
@@ -200,7 +197,7 @@ def _finish(out, head, records, text, complete):
     histogram = {CLASSES[k]: int(counts[k]) for k in range(19)} | {'ignored': int(counts[IGNORE])}
     write_json(out/'prepared.json', head | dict(complete=complete, samples=len(good), left_out=len(records) - len(good), histogram=histogram, index_sha256=sha256(index)))
     (out/'index.part').unlink()
-    if complete and records[0].get('label'): write_atomic(out/'sheet.png', encode(sheet(open_dataset(head['dataset'], out, head['split'])), 'png'))
+    if complete and good[0]['label']: write_atomic(out/'sheet.png', encode(sheet(open_dataset(head['dataset'], out, head['split'])), 'png'))
 
 # %% ../nbs/12_prepare.ipynb #3db515db
 def reading_speed(data, n:int=6, repeats:int=3) -> float: # samples a second

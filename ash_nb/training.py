@@ -7,7 +7,7 @@ __all__ = ['source_data', 'style_data', 'batches', 'provenance', 'Run', 'load_ru
            'classwise_rows', 'stop_requests', 'log_losses', 'records', 'only_one', 'prepare_run', 'train',
            'tensorboard_writer', 'log_session']
 
-# %% ../nbs/32_training.ipynb #094f23f0
+# %% ../nbs/32_training.ipynb #23273548
 import csv, fcntl, functools, os, platform, resource, shutil, signal, subprocess, sys, time
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -16,7 +16,7 @@ import torch
 from fastcore.basics import patch
 from .config import AshError, Config, Stopped, differences, one_of, settings, stream_seed
 from .datasets import loader, open_dataset, style_transform, train_transform
-from .distributed import any_process, average_buffers, averaged, join, part_of, rank_and_size
+from .distributed import any_process, average_buffers, averaged, chief, join, part_of, wait_for_all
 from .files import cannot_write, load_state, load_tensors, read_json, save_state, save_tensors, write_atomic, write_json
 from .hallucinator import classwise_l1, smooth
 from .methods import METHODS, Learner, pick_device
@@ -87,13 +87,18 @@ def metrics(self:Run):
     "The log of losses: a row per logged step."
     return self.table('metrics.csv')
 
-# %% ../nbs/32_training.ipynb #686a3ed2
+# %% ../nbs/32_training.ipynb #b94382ae
 @patch
 def save_checkpoint(self:Run, learner, step:int):
     "Write a checkpoint of `learner` after `step` steps. Raises AshError naming the reason when it cannot be written."
-    final, part = self.path/'checkpoints'/f'step-{step:07d}', self.path/'checkpoints'/'.part'
     average_buffers(learner.networks.values())
-    if rank_and_size()[0]: any_process(False); return           # process 0 writes, the others wait
+    if chief(): self.write_checkpoint(learner, step)
+    wait_for_all()
+
+@patch
+def write_checkpoint(self:Run, learner, step:int):
+    "Write the files of a checkpoint, then drop the oldest ones."
+    final, part = self.path/'checkpoints'/f'step-{step:07d}', self.path/'checkpoints'/'.part'
     try:
         shutil.rmtree(part, ignore_errors=True)
         for name, network in learner.networks.items(): save_tensors(part/f'{name}.safetensors', network.state_dict())
@@ -102,7 +107,6 @@ def save_checkpoint(self:Run, learner, step:int):
         os.replace(part, final)
     except OSError as e: raise cannot_write(final, e) from None
     for old in self.checkpoints[:-self.config.keep_checkpoints]: shutil.rmtree(old)
-    any_process(False)
 
 # %% ../nbs/32_training.ipynb #57c41131
 @patch
@@ -195,16 +199,16 @@ def stop_requests():
     finally:
         for s, handler in old.items(): signal.signal(s, handler)
 
-# %% ../nbs/32_training.ipynb #9b020ac6
+# %% ../nbs/32_training.ipynb #4608c1ff
 def log_losses(run:Run, step:int, losses:dict):
     "Append the losses, averaged over the processes, to metrics.csv."
     losses = {k: f'{float(averaged(v)):.8g}' for k, v in losses.items()}
-    if rank_and_size()[0] == 0: append_row(run.path/'metrics.csv', dict(step=step, **losses))
+    if chief(): append_row(run.path/'metrics.csv', dict(step=step, **losses))
 
 def records(run:Run, learner:Learner, start:int, workers:int=0):
     "Train from step `start` to the end; log, save and yield a record per step."
     c = run.config
-    probe = probe_image(c) if 'ash' in learner.networks and rank_and_size()[0] == 0 else None
+    probe = probe_image(c) if 'ash' in learner.networks and chief() else None
     with stop_requests() as asked:
         for number, (batch, styles) in enumerate(batches(c, start, workers, learner.hallucinator is not None), start):
             losses, done = learner.step(batch, styles, number), number + 1
@@ -216,11 +220,11 @@ def records(run:Run, learner:Learner, start:int, workers:int=0):
             yield dict(step=done, **losses)
             if stop and done < c.steps: raise Stopped(f'{(asked or ["another process"])[0]} after step {done} of {c.steps}')
 
-# %% ../nbs/32_training.ipynb #d49fbe58
+# %% ../nbs/32_training.ipynb #981b82d1
 @contextmanager
 def only_one(folder):
     "Hold a run folder while training. Raises AshError when another process holds it or it cannot be written."
-    if rank_and_size()[0]: yield; return
+    if not chief(): yield; return
     try: file = open(Path(folder)/'.lock', 'w')
     except OSError as e: raise cannot_write(Path(folder)/'.lock', e) from None
     with file:
@@ -228,12 +232,12 @@ def only_one(folder):
         except OSError: raise AshError(f'{folder} is being trained by another process: wait for it, or choose another folder') from None
         yield
 
-# %% ../nbs/32_training.ipynb #4dc6eadd
+# %% ../nbs/32_training.ipynb #1627e4f4
 def prepare_run(config:Config, out) -> Run:
     "Create or reopen a run folder. Raises AshError when it holds a run of another configuration or cannot be written."
     run = Run(out)
-    if rank_and_size()[0] == 0 and not (run.path/'config.json').is_file(): write_json(run.path/'config.json', dict(config=asdict(config), provenance=provenance()))
-    any_process(False)                                 # the others wait for process 0
+    if chief() and not (run.path/'config.json').is_file(): write_json(run.path/'config.json', dict(config=asdict(config), provenance=provenance()))
+    wait_for_all()
     if changed := differences(run.config, config):
         told = '; '.join(f'{k} is {a!r} there and {b!r} here' for k, (a, b) in changed.items())
         raise AshError(f'{out} holds a run of another configuration: {told}. Choose another folder, or the same settings to resume')
@@ -262,14 +266,14 @@ def train(
         start = run.load_checkpoint(learner)
         return _loop(run, learner, start, own['workers'] if workers is None else workers, progress, tensorboard)
 
-# %% ../nbs/32_training.ipynb #59afaadd
+# %% ../nbs/32_training.ipynb #1206563a
 def _loop(run, learner, start, workers, progress, tensorboard):
     from tqdm.auto import tqdm
-    c, chief, clock, record = run.config, rank_and_size()[0] == 0, time.perf_counter(), dict(step=start)
-    if chief:
+    c, clock, record = run.config, time.perf_counter(), dict(step=start)
+    if chief():
         for name in ('metrics.csv', 'classwise.csv'): truncate_log(run.path/name, start)
-    board = tensorboard_writer(run.path, start) if tensorboard and chief else None
-    bar = tqdm(total=c.steps, initial=start, desc=f'{c.method} seed {c.seed}', disable=not progress or not chief)
+    board = tensorboard_writer(run.path, start) if tensorboard and chief() else None
+    bar = tqdm(total=c.steps, initial=start, desc=f'{c.method} seed {c.seed}', disable=not progress or not chief())
     try:
         for record in records(run, learner, start, workers):
             bar.update()
@@ -279,7 +283,7 @@ def _loop(run, learner, start, workers, progress, tensorboard):
     finally:
         bar.close()
         if board: board.close()
-        if chief: log_session(run, learner, start, record['step'], time.perf_counter() - clock)
+        if chief(): log_session(run, learner, start, record['step'], time.perf_counter() - clock)
     return run
 
 # %% ../nbs/32_training.ipynb #9699348c

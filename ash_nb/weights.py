@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SOURCES', 'fetch', 'main']
 
-# %% ../nbs/26_weights.ipynb #9f9f31b3
+# %% ../nbs/26_weights.ipynb #9b1a4f0e
 import argparse, sys, urllib.request
 from pathlib import Path
 from .config import AshError, one_of
-from .files import sha256, write_hashed
+from .files import recorded_digest, sha256, write_hashed
 
 # %% ../nbs/26_weights.ipynb #2948941c
 SOURCES = {   # name -> (file, first digits of its SHA-256 or '', addresses)
@@ -20,7 +20,7 @@ SOURCES = {   # name -> (file, first digits of its SHA-256 or '', addresses)
     'decoder': ('decoder.pth', '', ('https://github.com/naoto0804/pytorch-AdaIN/releases/download/v0.0.0/decoder.pth',
                                     'https://transformer-cds.s3-ap-southeast-1.amazonaws.com/decoder.pth'))}
 
-# %% ../nbs/26_weights.ipynb #0116b9fd
+# %% ../nbs/26_weights.ipynb #8eed39db
 def fetch(
     name:str, # one of SOURCES
     folder, # where the file goes, with its SHA-256 beside it
@@ -30,6 +30,7 @@ def fetch(
     "Return a published weights file, fetched from the first source that has it. Raises AshError saying what each source answered."
     file, digest, known = SOURCES[one_of(name, SOURCES, 'weights file')]
     path, said = Path(folder)/file, []
+    if recorded_digest(path).startswith(digest): digest = recorded_digest(path) or digest
     if path.is_file() and sha256(path.read_bytes()).startswith(digest): return path
     for url in (*sources, *known):
         try:

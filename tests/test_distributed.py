@@ -6,12 +6,15 @@ import pytest
 import torch
 from ash_nb.methods import METHODS
 
+def python(n, port):
+    "Begin a command line that runs in n processes under torchrun, or in one without it."
+    return [sys.executable] if n == 1 else [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', str(n), '--master-port', str(port)]
+
 def spawn(n, code, folder, port):
     "Run Python code in n processes under torchrun, or in this environment alone for n = 1."
     file = Path(folder)/f'code{n}.py'
     file.write_text(code)
-    head = [sys.executable] if n == 1 else [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', str(n), '--master-port', str(port)]
-    done = subprocess.run([*head, str(file)], capture_output=True, text=True, env=os.environ | {'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}, timeout=300)
+    done = subprocess.run([*python(n, port), str(file)], capture_output=True, text=True, env=os.environ | {'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -54,7 +57,7 @@ from ash_nb.datasets import StreetWorld
 from ash_nb.evaluation import evaluate
 from ash_nb.segmenter import Segmenter
 join('cpu'); torch.manual_seed(0)
-e = evaluate(Segmenter('plain', pretrained=False).double().float().eval(), StreetWorld(7, width=96, height=64), 'x', width=96, height=64)
+e = evaluate(Segmenter('plain', pretrained=False).eval(), StreetWorld(7, width=96, height=64), 'x', width=96, height=64)
 if rank_and_size()[0] == 0: print(json.dumps([e.confusion.tolist(), e.per_image]))
 leave()
 '''
@@ -64,10 +67,9 @@ def test_confusion_matrices_are_summed(tmp_path):
     assert one == two and np.sum(one[0]) > 0 and len(one[1]) == 7
 
 def train(n, out, *more):
-    head = [sys.executable] if n == 1 else [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', str(n), '--master-port', '29571']
     words = ['-m', 'ash_nb.cli', 'train', '--method', 'ash_segmentation_loss', '--steps', '6', '--out', str(out), '--device', 'cpu', '--tensorboard']
     for s in ('body=plain', 'freeze_norm=true', 'scenes=6', 'width=96', 'height=72', 'precision=float32', 'log_every=1', 'checkpoint_every=3', 'classwise_every=3', *more): words += ['--set', s]
-    return subprocess.run([*head, *words], capture_output=True, text=True, timeout=300, env=os.environ | {'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1'})
+    return subprocess.run([*python(n, 29571), *words], capture_output=True, text=True, timeout=300, env=os.environ | {'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1'})
 
 def test_the_same_command_on_two_processes(tmp_path):
     "One command, alone and under torchrun: the same log up to rounding; a run goes on under another number of processes."

@@ -1,11 +1,11 @@
 "Preparing data sets: real files, parallel work, kills in the middle, damage of every kind."
-import os, signal, subprocess, sys, time
+import signal, subprocess, sys, time
 import numpy as np
 import pytest
 from PIL import Image
 from ash_nb.cli import main
 from ash_nb.config import AshError
-from ash_nb.datasets import READERS, open_dataset
+from ash_nb.datasets import open_dataset
 from ash_nb.prepare import prepare
 from ash_nb.streetworld import street
 
