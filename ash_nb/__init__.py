@@ -1,8 +1,8 @@
 "Domain-generalised semantic segmentation by adversarial semantic hallucination (ASH)."
 __version__ = "0.1.0"
 
-_home = {'Config': 'config', 'preset': 'config', 'AshError': 'config', 'train': 'training', 'load_run': 'training', 'load_official': 'official',
-         'open_dataset': 'datasets', 'evaluate_run': 'compare', 'METHODS': 'methods'}
+_home = {'Config': 'config', 'preset': 'presets', 'AshError': 'config', 'train': 'training', 'load_run': 'training', 'load_official': 'official',
+         'open_dataset': 'datasets', 'evaluate_run': 'compare', 'METHODS': 'presets'}
 __all__ = list(_home)
 
 def __getattr__(name):

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['IMAGES', 'READERS', 'read_picture', 'read_ids', 'SegmentationData', 'has_label', 'CamVid', 'Cityscapes', 'Gta5',
            'Synthia', 'Kitti', 'Mapillary', 'Paintings', 'StreetWorld', 'ProceduralPaintings', 'Prepared', 'data_root',
-           'open_dataset', 'cover', 'RandomScaledCrop', 'train_transform', 'style_transform', 'eval_transform',
-           'Stream', 'collate', 'loader']
+           'open_dataset', 'cover', 'RandomScaledCrop', 'train_transform', 'eval_transform', 'photometric', 'Stream',
+           'collate', 'loader']
 
-# %% ../nbs/11_datasets.ipynb #b2b64d60
+# %% ../nbs/11_datasets.ipynb #c907ea5e
 import functools, io, json, warnings
 from pathlib import Path
 import numpy as np
@@ -18,6 +18,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from fastcore.basics import patch
 from .config import AshError, generator, one_of, settings, stream_seed
+from .distributed import draw
 from .files import read_json, sha256
 from .labels import IGNORE, to_train_ids
 
@@ -300,7 +301,7 @@ class RandomScaledCrop(v2.Transform):
         if any(params['pad']): x = self._call_kernel(v2.functional.pad, x, padding=params['pad'], fill=IGNORE if isinstance(x, tv_tensors.Mask) else 0)
         return self._call_kernel(v2.functional.crop, x, *params['place'], self.height, self.width)
 
-# %% ../nbs/11_datasets.ipynb #71590078
+# %% ../nbs/11_datasets.ipynb #4e826cfe
 def train_transform(
     width:int, # of the training image
     height:int, # of the training image
@@ -310,16 +311,32 @@ def train_transform(
     "Return the random transform of training samples: scale, crop, mirror, image to [0, 1]."
     return v2.Compose([RandomScaledCrop(width, height, scale), v2.RandomHorizontalFlip(flip), v2.ToDtype({tv_tensors.Image: torch.float32, 'others': None}, scale=True)])
 
-def style_transform(width:int, height:int):
-    "Return the random transform of style images."
-    return train_transform(width, height, (1., 1.5))
-
 def eval_transform(width:int, height:int):
     "Return the transform of test images: resize the image, keep the label."
     def apply(sample):
         image = v2.functional.to_dtype(sample['image'], torch.float32, scale=True)
         return sample | {'image': v2.functional.resize(image, [height, width], antialias=True).clamp(0, 1)}
     return apply
+
+# %% ../nbs/11_datasets.ipynb #2e5f95ac
+def photometric(
+    images, # (B, 3, H, W) in [0, 1]
+    strength:float, # 0: nothing changes; 1: strong
+    generator, # torch.Generator
+): # (B, 3, H, W) in [0, 1]
+    "Change the appearance of each image at random."
+    return torch.stack([_photometric(x, strength, u) for x, u in zip(images, draw(torch.rand, (len(images), 10), generator).tolist())])
+
+def _photometric(x, s, u):
+    f, around = v2.functional, lambda v, width: 1 + s*width*(2*v - 1)
+    if u[0] < 0.8:
+        x = f.adjust_contrast(f.adjust_brightness(x, around(u[1], 0.6)), around(u[2], 0.6))
+        x = f.adjust_hue(f.adjust_saturation(x, around(u[3], 1.)), 0.2*s*(2*u[4] - 1))
+    if u[5] < 0.2*s: x = f.rgb_to_grayscale(x, 3)
+    if u[6] < 0.3*s: x = f.gaussian_blur(x, [5, 5], [0.2 + 4.3*u[6]/s])            # sigma 0.2 .. 1.5
+    if u[7] < 0.3*s: x = x**2**(2*u[8] - 1)                                       # gamma 0.5 .. 2
+    if u[9] < 0.3*s: x = x + 0.15*u[9]*torch.randn(x.shape, generator=torch.Generator().manual_seed(int(u[9]*2**40))).to(x)
+    return x.clamp(0, 1)
 
 # %% ../nbs/11_datasets.ipynb #0b14b4af
 class Stream(Dataset):

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['DEMO_METHODS', 'DEMO_STEPS', 'demo']
 
-# %% ../nbs/45_demo.ipynb #fbabadd4
+# %% ../nbs/45_demo.ipynb #863c0b42
 import os, time
 from pathlib import Path
 from .compare import UNSEEN_TARGETS, compare, comparison_table
-from .config import preset
+from .presets import preset
 from .figures import comparison_figures
 
 # %% ../nbs/45_demo.ipynb #e1c3af15

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['rank_and_size', 'chief', 'join', 'leave', 'average_gradients', 'averaged', 'summed', 'gathered', 'any_process',
-           'wait_for_all', 'average_buffers', 'part_of', 'draw']
+           'wait_for_all', 'average_buffers', 'part_of', 'draw', 'whole_batch']
 
 # %% ../nbs/03_distributed.ipynb #66b16e25
 import os
@@ -97,7 +97,7 @@ def average_buffers(networks):
         for b in n.buffers():
             if b.is_floating_point(): b.copy_(averaged(b))
 
-# %% ../nbs/03_distributed.ipynb #961a91fc
+# %% ../nbs/03_distributed.ipynb #63bd152b
 def part_of(batch_size:int) -> range:
     "Return which samples of the whole batch are this process's. Raises AshError when it cannot be divided."
     rank, size = rank_and_size()
@@ -115,3 +115,11 @@ def draw(
     rank, size = rank_and_size()
     whole = [n*size if a == axis else n for a, n in enumerate(shape)]
     return make(whole, generator=generator, device=generator.device).narrow(axis, rank*shape[axis], shape[axis])
+
+@torch.no_grad()
+def whole_batch(x:torch.Tensor) -> torch.Tensor:
+    "Return the rows of all processes, in order, without gradient."
+    if rank_and_size()[1] == 1: return x.detach()
+    parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, x.detach().contiguous())
+    return torch.cat(parts)

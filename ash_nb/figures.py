@@ -4,23 +4,28 @@
 
 # %% auto #0
 __all__ = ['restyle_image', 'stylize_file', 'pick_images', 'qualitative_figure', 'stylization_figure', 'probe_prediction',
-           'save_figure', 'run_figures', 'hallucination_figures', 'comparison_figures']
+           'save_figure', 'run_figures', 'hallucination_figures', 'comparison_tables', 'shown_methods',
+           'comparison_figures']
 
-# %% ../nbs/44_figures.ipynb #a7beb2f0
+# %% ../nbs/44_figures.ipynb #da4cf19f
 from pathlib import Path
 import numpy as np
+import pandas as pd
 import torch
 from . import plots
-from .compare import comparison_table, open_target, to_markdown
+from .analysis import class_table, compare_table, mean_over_targets
+from .compare import comparison_table, cost_table, open_target, rules_table, to_latex, to_markdown
 from .config import AshError, generator
 from .datasets import eval_transform, read_picture
 from .evaluation import confusion_matrix, iou, predict
 from .files import cannot_write, write_atomic
+from .hallucinator import AdaINHallucinator
+from .labels import PROTOCOLS
 from .report import folder_report
 from .stylizer import small_stylizer
-from .training import load_run, probe_image, style_data
+from .training import load_run, probe_image, run_name, style_data
 
-# %% ../nbs/44_figures.ipynb #c169c3a0
+# %% ../nbs/44_figures.ipynb #3da55355
 def _fit(image, limit=1024):
     "Bring a uint8 image (3, H, W) to [0, 1] with no side above `limit`."
     from torchvision.transforms.v2 import functional as f
@@ -36,10 +41,10 @@ def restyle_image(
     alpha:float=1.0, # share of the restyled features
     seed:int=0, # of the noise
 ): # (3, H, W)
-    "Restyle one image as a run's hallucinator would, or by plain AdaIN. Raises AshError for a run without a hallucinator."
+    "Restyle one image as a run's hallucinator would, or by plain AdaIN. Raises AshError for a run that does not restyle images."
     if not 0 <= alpha <= 1: raise AshError(f'alpha = {alpha}: expected 0 (the image itself) to 1 (fully restyled)')
     if learner is None: return small_stylizer().stylize(image, style, alpha)[0]
-    if learner.hallucinator is None: raise AshError(f'a run of {learner.method.name} has no hallucinator: give a run of ash, or none for plain AdaIN')
+    if not isinstance(learner.hallucinator, AdaINHallucinator): raise AshError(f'a run of {learner.method.name} does not restyle images by paintings: give a run of ash, or none for plain AdaIN')
     learner.hallucinator.alpha, learner.hallucinator.alpha_min = alpha, -1.
     probs = sum(learner.segmenter(image)).float().softmax(1)
     return learner.hallucinator(image, probs, style, generator(seed, 'stylize')).images[0]
@@ -102,7 +107,7 @@ def probe_prediction(learner): # (H, W)
     image = probe_image(learner.config)
     return predict(learner.segmenter, image, image.shape[-2:])[0].numpy()
 
-# %% ../nbs/44_figures.ipynb #2821168c
+# %% ../nbs/44_figures.ipynb #fa767296
 def save_figure(fig, path, photo=False) -> Path: # the file
     "Write a figure to a file, JPEG for photographs and PNG for drawings."
     return write_atomic(path, plots.encode(fig, photo, 130 if photo else 150))
@@ -121,22 +126,43 @@ def run_figures(
 
 def hallucination_figures(run, learner, folder) -> list: # files written
     "Draw restyled streets and Figure 4 of a run that has a hallucinator."
-    if learner.hallucinator is None: return []
+    if not isinstance(learner.hallucinator, AdaINHallucinator): return []
     files = [save_figure(stylization_figure(learner), folder/'stylization.jpg', True)]
     if (run.path/'classwise.csv').is_file(): files.append(save_figure(plots.figure4(run.table('classwise.csv'), probe_prediction(learner)), folder/'figure4.png'))
     return files
 
-# %% ../nbs/44_figures.ipynb #10281dcb
+# %% ../nbs/44_figures.ipynb #0e65df93
+def comparison_tables(out, runs, baseline=None) -> list: # files written
+    "Write a comparison's tables and the figure of its differences."
+    out, baseline = Path(out), baseline or runs.method.iloc[0]
+    summary, csv = comparison_table(runs, baseline), lambda name, frame: write_atomic(out/name, frame.to_csv(index=False).encode())
+    classes = [class_table(runs[runs.target == t], PROTOCOLS[str(runs[runs.target == t].protocol.iloc[0])].classes, baseline).assign(target=t) for t in runs.target.unique()]
+    files = [csv('table.csv', summary), write_atomic(out/'table.md', to_markdown(summary).encode()), write_atomic(out/'table.tex', to_latex(summary).encode()),
+             csv('rules.csv', rules_table(runs)), csv('cost.csv', cost_table(runs, baseline)), csv('classes.csv', pd.concat(classes))]
+    if runs.seed.nunique() < 2 or runs.method.nunique() < 2: return files
+    world = runs[runs.target.str.startswith('streetworld')]
+    every = pd.concat([runs, mean_over_targets(world, 'mean of StreetWorld')]) if world.target.nunique() > 1 else runs
+    panels = [t for t in every.target.unique() if not t.startswith('streetworld-')] or list(every.target.unique())
+    return [*files, save_figure(plots.forest(compare_table(every, baseline), panels[:3], baseline), out/'figures'/'differences.png')]
+
+def shown_methods(runs, n:int=4) -> list:
+    "Choose the methods whose examples are drawn: all if they are few, else the first and the best by mean over targets."
+    methods = list(runs.method.unique())
+    best = runs.groupby('method').miou.mean().sort_values(ascending=False)
+    return methods if len(methods) <= n + 1 else [methods[0], *[m for m in best.index if m != methods[0]][:n]]
+
+# %% ../nbs/44_figures.ipynb #c391b164
 def comparison_figures(
     out, # folder of a comparison
     runs, # its DataFrame of runs
     roots:dict=None, # target -> folder, for the examples
     device='cpu', # where
+    baseline:str=None, # method's word that differences are taken to; None: the first
 ) -> list: # files written
-    "Write a comparison's tables, examples, Figure 4 and report.html."
-    out, roots, methods, targets = Path(out), roots or {}, list(runs.method.unique()), list(runs.target.unique())
-    summary, first = comparison_table(runs), {m: load_run(out/f'{m}-{runs.seed.min()}') for m in methods}
-    files = [write_atomic(out/'table.csv', summary.to_csv(index=False).encode()), write_atomic(out/'table.md', to_markdown(summary).encode())]
+    "Write a comparison's tables, the figure of its differences, examples, Figure 4 and report.html."
+    out, roots, targets = Path(out), roots or {}, list(runs.target.unique())
+    first = {m: load_run(out/run_name(m, runs.seed.min())) for m in shown_methods(runs)}
+    files = comparison_tables(out, runs, baseline)
     for t in dict.fromkeys((targets[0], targets[-1])):
         data = open_target(t, roots.get(t), runs[runs.target == t].split.iloc[0])
         files.append(save_figure(qualitative_figure(first, data, device), out/'figures'/f'examples-{t}.jpg', True))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LiveMemory', 'step_forecast']
 
-# %% ../nbs/34_forecast.ipynb #828c2a44
+# %% ../nbs/34_forecast.ipynb #4960ec92
 import weakref
 from dataclasses import replace
 import torch
@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from .config import Config
-from .methods import METHODS, Learner
+from .methods import Learner
+from .presets import adapts
 from .stylizer import Decoder, Encoder, Stylizer
 
 # %% ../nbs/34_forecast.ipynb #2972b287
@@ -38,7 +39,7 @@ class LiveMemory(TorchDispatchMode):
 
     def remove(self, key, size): self.known.discard(key); self.now -= size
 
-# %% ../nbs/34_forecast.ipynb #7faab3a3
+# %% ../nbs/34_forecast.ipynb #198f55f1
 class _Whole:       # in place of torch's tracker of modules, which autograd.grad confuses
     parents = {'Global'}
     def __enter__(self): return self
@@ -59,9 +60,10 @@ def step_forecast(
     with FakeTensorMode(allow_non_fake_inputs=True), LiveMemory() as memory:
         learner = Learner(c, 'cpu', _stylizer(c))
         batch = dict(images=torch.zeros(c.batch_size, 3, c.height, c.width), labels=torch.zeros(c.batch_size, c.height, c.width, dtype=torch.int64))
-        styles = torch.zeros_like(batch['images']) if METHODS[c.method].hallucinator else None
-        learner.step(batch, styles, 0)
+        other = lambda wanted, copies=1: torch.zeros_like(batch['images']).repeat(copies, 1, 1, 1) if wanted else None
+        views = other(learner.needs('styles'), c.views if learner.method.extra == 'pyramid' else 1), other(adapts(c))
+        learner.step(batch, views[0], 0, views[1])
         for o in learner.optimizers.values(): o.zero_grad(set_to_none=True)
         weights, memory.peak = memory.now, memory.now
-        with _flops() as flops: learner.step(batch, styles, 1)
+        with _flops() as flops: learner.step(batch, views[0], 1, views[1])
     return dict(weights=weights/2**30, peak=memory.peak/2**30, tflop=flops.get_total_flops()/1e12)

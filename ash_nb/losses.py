@@ -4,36 +4,41 @@
 
 # %% auto #0
 __all__ = ['focal_cross_entropy', 'segmentation_loss', 'adversarial_loss', 'clan_weight_map', 'weighted_bce',
-           'weight_discrepancy', 'style_distance', 'restraint']
+           'weight_discrepancy', 'class_weights', 'self_information', 'maxsquare_loss', 'pyramid', 'pyramid_loss',
+           'feature_loss', 'style_distance', 'restraint']
 
-# %% ../nbs/30_losses.ipynb #cbf1f846
+# %% ../nbs/30_losses.ipynb #039398bf
+import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from .adain import channel_stats
+from .adain import channel_stats, full
 from .distributed import averaged
 from .labels import IGNORE
 
-# %% ../nbs/30_losses.ipynb #a2256049
+# %% ../nbs/30_losses.ipynb #d9e1401c
 def focal_cross_entropy(
     logits:Tensor, # (B, C, H, W)
     labels:Tensor, # (B, H, W) train ids, 255 ignored
     gamma:float=2.0, # exponent; 0 = cross entropy
+    weights:Tensor|None=None, # (C,) weight of each class; None: 1
 ) -> Tensor: # scalar
     "Average -(1-p)^gamma log p over labelled pixels, p the probability of the true class (focal loss, Lin et al. 2017)."
     log_p = -F.cross_entropy(logits.float() if logits.dtype != torch.float64 else logits, labels, ignore_index=IGNORE, reduction='none')  # (B, H, W)
     counted = labels != IGNORE
     loss = -log_p if gamma == 0 else -(1 - log_p.exp()).clamp(0, 1)**gamma * log_p
+    if weights is not None: loss = loss * weights.to(loss)[labels.where(counted, 0)]
     return (loss * counted).sum() / averaged(counted.sum().to(loss)).clamp(min=1).to(loss)
 
-# %% ../nbs/30_losses.ipynb #3399592b
+# %% ../nbs/30_losses.ipynb #a394ac48
 def segmentation_loss(
     heads, # tuple of logits, each (B, C, h, w)
     labels:Tensor, # (B, H, W) train ids
     focal:float=0.0, # exponent of the focal form; 0 = cross entropy
+    weights:Tensor|None=None, # (C,) weight of each class; None: 1
 ) -> Tensor: # scalar
-    "Sum the (focal) cross entropy of all heads at the labels' size."
-    return sum(focal_cross_entropy(F.interpolate(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x, labels.shape[-2:], mode='bilinear', align_corners=True), labels, focal) for x in heads)
+    "Sum the (focal, class-weighted) cross entropy of all heads at the labels' size."
+    return sum(focal_cross_entropy(F.interpolate(full(x), labels.shape[-2:], mode='bilinear', align_corners=True), labels, focal, weights) for x in heads)
 
 # %% ../nbs/30_losses.ipynb #7f914d50
 def adversarial_loss(
@@ -70,6 +75,53 @@ def weight_discrepancy(
     "Return one plus the cosine of the two heads' parameters, each taken as one vector (CLAN)."
     a, b = (torch.cat([p.flatten() for p in h.parameters()]) for h in (head1, head2))
     return 1 + F.cosine_similarity(a, b, dim=0)
+
+# %% ../nbs/30_losses.ipynb #4f097d05
+def class_weights(
+    counts:Tensor, # (C,) how many pixels of each class the source has
+    beta:float=0.9999, # 0: all classes weigh the same; towards 1: the inverse of their frequency
+    unit:float=1000., # pixels that count as one sample
+) -> Tensor: # (C,) float32
+    "Return the class-balanced weights (Cui et al. 2019)."
+    there = counts > 0
+    w = torch.where(there, (1 - beta)/(1 - beta**(counts.double()/unit).clamp(min=1.)), 0.)
+    return torch.where(there, w*there.sum()/w.sum(), 1.).float()
+
+# %% ../nbs/30_losses.ipynb #e23e48e4
+def self_information(
+    probs:Tensor, # (B, C, h, w) class probabilities
+) -> Tensor: # (B, C, h, w) in [0, 0.531/log2 C]; its sum over classes is the entropy, in [0, 1]
+    "Return each class's share of the normalised entropy (ADVENT, Vu et al. 2019)."
+    return -torch.xlogy(probs, probs.clamp(min=1e-30))/math.log(probs.shape[1])
+
+# %% ../nbs/30_losses.ipynb #a0ce2e58
+def maxsquare_loss(
+    probs:Tensor, # (B, C, h, w) class probabilities
+    ratio:float=0.2, # how much class sizes count: 0 not at all, 1 every class of an image the same
+) -> Tensor: # scalar in [-1, 0)
+    "Return minus the image-wise weighted mean of squared probabilities (MaxSquare, Chen et al. 2019)."
+    b, c, h, w = probs.shape
+    predicted = probs.detach().argmax(1).flatten(1)                             # (B, N)
+    sizes = torch.zeros(b, c, device=probs.device, dtype=probs.dtype).scatter_add_(1, predicted, torch.ones_like(predicted, dtype=probs.dtype))
+    weights = 1/(sizes.gather(1, predicted)**ratio * (h*w)**(1 - ratio))        # (B, N)
+    return -(weights[:, None]*probs.flatten(2)**2).sum()/(b*c)
+
+# %% ../nbs/30_losses.ipynb #9a65bf69
+def pyramid(
+    features:Tensor, # (B, D, h, w)
+    bins:tuple=(1, 2, 4, 8), # cells each way of every level
+) -> list: # one (B, D, b, b) a level
+    "Average features on a pyramid of grids."
+    return [F.adaptive_avg_pool2d(full(features), b) for b in bins]
+
+def pyramid_loss(features:Tensor, mean:list) -> Tensor: # scalar
+    "Average the absolute difference of a copy's pyramid to the mean pyramid of all copies."
+    levels = pyramid(features)
+    return sum(F.l1_loss(a, m) for a, m in zip(levels, mean))/len(levels)
+
+def feature_loss(a:Tensor, b:Tensor) -> Tensor: # scalar
+    "Average, over images and channels, the squared length of the difference of two feature maps (ASM)."
+    return (full(a) - full(b)).square().sum((2, 3)).mean()
 
 # %% ../nbs/30_losses.ipynb #6bc3c698
 def style_distance(

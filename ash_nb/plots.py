@@ -6,7 +6,7 @@
 __all__ = ['THEME', 'METHOD_NAMES', 'METHOD_COLOURS', 'REPAIRED', 'BROKEN', 'BOTH_WRONG', 'themed', 'figure', 'encode', 'name_of',
            'looks', 'colour_of', 'as_picture', 'grid', 'patches', 'show_grid', 'change_map', 'error_map', 'qualitative',
            'stylization_grid', 'curves', 'spread', 'ink', 'end_labels', 'figure4', 'targets_chart', 'iou_bars',
-           'class_colour', 'swatch', 'confusion_heatmap', 'table_picture', 'readable']
+           'class_colour', 'swatch', 'confusion_heatmap', 'forest', 'table_picture', 'readable']
 
 # %% ../nbs/41_plots.ipynb #b03e9837
 import functools
@@ -55,12 +55,19 @@ def encode(
     else: picture.quantize(255, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(out, 'PNG', optimize=True)
     return out.getvalue()
 
-# %% ../nbs/41_plots.ipynb #ef704bb4
+# %% ../nbs/41_plots.ipynb #9d83825e
 METHOD_NAMES = {'source_only': 'source only', 'stylization': 'stylization', 'ash': 'ASH', 'stylization_segmentation_loss': 'stylization + seg. loss', 'ash_segmentation_loss': 'ASH + seg. loss'}
 METHOD_COLOURS = {'source_only': '#777777', 'stylization': '#56B4E9', 'ash': '#D55E00', 'stylization_segmentation_loss': '#0072B2', 'ash_segmentation_loss': '#009E73'}
 _reserve, _markers = ('#CC79A7', '#E69F00', '#332288', '#882255', '#44AA99', '#999933'), 'osDv^P*Xph<>'
 
-def name_of(method) -> str: return METHOD_NAMES.get(method, method.replace('_', ' '))
+METHOD_NAMES |= {'advent': 'ADVENT', 'maxsquare': 'MaxSquare', 'clan': 'CLAN', 'asm': 'ASM', 'randconv': 'RandConv', 'fact': 'amplitude mix', 'advstyle': 'AdvStyle', 'mixstyle': 'MixStyle', 'dsu': 'DSU', 'shade': 'SHADE',
+    'gated_randconv': 'gated RandConv', 'gated_mixstyle': 'gated MixStyle', 'gated_dsu': 'gated DSU', 'gated_shade': 'gated SHADE', 'spatial_ash': 'spatial ASH', 'spatial_ash_segmentation_loss': 'spatial ASH + seg. loss',
+    'stylization_noise': 'stylization + noise', 'domain_randomization': 'domain randomisation', 'batch_norm_only': 'batch norm only (control)'}
+
+def name_of(method) -> str:
+    "Return a method's word as in pictures: its name, and settings behind a comma."
+    name, *settings = method.split(':')
+    return ', '.join([METHOD_NAMES.get(name, name.replace('_', ' ')), *settings])
 
 def looks(methods) -> dict: # method -> dict(color, marker)
     "Give each method a colour and a marker."
@@ -402,6 +409,33 @@ def confusion_heatmap(
     sns.heatmap(share, ax=ax, cmap='Blues', vmin=0, vmax=100, annot=text, fmt='', annot_kws=dict(size=7), linewidths=.6, linecolor='white', cbar=False, xticklabels=classes, yticklabels=classes)
     ax.set_xticklabels(classes, rotation=45, ha='right', rotation_mode='anchor', fontsize=8); ax.set_yticklabels(classes, rotation=0, fontsize=8); ax.set_facecolor('#f0f2f4')
     ax.set(xlabel='predicted', ylabel='true'); ax.tick_params(length=0); ax.grid(False)
+    return fig
+
+# %% ../nbs/41_plots.ipynb #64d7f46d
+@themed
+def forest(
+    table, # DataFrame of ash_nb.analysis.compare_table
+    targets, # which of its targets, a panel each
+    baseline:str, # what the differences are taken to
+):
+    "Draw paired differences to a baseline with their 95 % intervals, methods ordered by the first target."
+    first = table[(table.target == targets[0]) & (table.method != baseline)].sort_values('difference', ascending=False)
+    order = list(first.method)
+    fig, axes = figure(1, len(targets), (2.4 + 2.6*len(targets), .7 + .2*len(order)), sharey=True)
+    for ax, t in zip(axes[0], targets):
+        rows = table[table.target == t].set_index('method')
+        for y, m in enumerate(order):
+            r = rows.loc[m]
+            real = abs(r.difference) > r.difference_half
+            colour = '#0072B2' if real and r.difference > 0 else '#D55E00' if real else '#9aa3ab'
+            if r.difference_half == r.difference_half: ax.plot([r.difference - r.difference_half, r.difference + r.difference_half], [y, y], color=colour, lw=1.6)
+            ax.plot(r.difference, y, 'o', color=colour, ms=4.5)
+        ax.axvline(0, color='#1d2327', lw=.8)
+        ax.set_title(f'{t.removeprefix("streetworld-")}: {rows.loc[baseline]["mean"]:.1f} for {name_of(baseline)}', loc='left')
+        ax.set(xlabel='difference in mean IoU, points', ylim=(len(order) - .4, -.6)); ax.grid(axis='y', visible=False)
+        middle, reach = rows.loc[order].difference, (rows.loc[order].difference.abs().max() or 1)*2
+        ax.set_xlim(max(-reach, (middle - rows.loc[order].difference_half.fillna(0)).min() - 1), min(2*reach, (middle + rows.loc[order].difference_half.fillna(0)).max() + 1))
+    axes[0, 0].set_yticks(range(len(order)), list(map(name_of, order)), fontsize=8)
     return fig
 
 # %% ../nbs/41_plots.ipynb #403e88c7

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from ash_nb.cli import main
-from ash_nb.config import preset
+from ash_nb.presets import preset
 from ash_nb.files import load_tensors
 from ash_nb.training import load_run, train
 
@@ -121,9 +121,9 @@ def test_full_disk_keeps_the_last_good_checkpoint(tmp_path):
 def test_a_stopped_run_ends_with_the_same_bits(run, tmp_path):
     args = ['train', '--method', 'ash', '--out', str(tmp_path/'a'), *options]
     code = ("import os, signal, sys\nfrom ash_nb.cli import main\nfrom ash_nb.methods import Learner\nold = Learner.step\n"
-            "def step(self, batch, styles, number):\n"
+            "def step(self, batch, styles, number, target=None):\n"
             "    if number == 2: os.kill(os.getpid(), signal.SIGTERM)\n"
-            "    return old(self, batch, styles, number)\n"
+            "    return old(self, batch, styles, number, target)\n"
             "Learner.step = step\nsys.exit(main(sys.argv[1:]))")
     done = subprocess.run([sys.executable, '-c', code, *args], capture_output=True, text=True)
     assert done.returncode == 130 and 'run the same command again' in done.stderr, done.stderr

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ash_nb.methods import METHODS
+from ash_nb.presets import METHODS
 
 def python(n, port):
     "Begin a command line that runs in n processes under torchrun, or in one without it."
@@ -20,18 +20,20 @@ def spawn(n, code, folder, port):
 
 STEPS = '''
 import torch
-from ash_nb.config import generator, preset
+from ash_nb.config import generator
+from ash_nb.presets import METHODS, adapts, preset
 from ash_nb.distributed import *
-from ash_nb.methods import METHODS, Learner
+from ash_nb.methods import Learner
 join('cpu'); own = list(part_of(4)); answer = {}
-images, styles = (torch.rand(4, 3, 64, 96, generator=generator(0, k), dtype=torch.float64) for k in ('x', 's'))
+images, styles, target = (torch.rand(n, 3, 64, 96, generator=generator(0, k), dtype=torch.float64) for k, n in (('x', 4), ('s', 8), ('t', 4)))
 labels = torch.randint(19, (4, 64, 96), generator=generator(0, 'y'))
 labels[1] = 255; labels[2, :40] = 255                 # the processes have different numbers of labelled pixels
 for method in METHODS:
-    c = preset('streetworld', method=method, body='plain', freeze_norm=True, precision='float32', steps=10, local_weight=10., weight_discrepancy=0.02, focal=2., alpha_min=0.2, noise=NOISE)
+    c = preset('streetworld', method=method, views=2, body='plain', freeze_norm=True, precision='float32', steps=10, focal=2., alpha_min=0.2, noise=NOISE, jitter=1., **({} if method == 'clan' else dict(local_weight=10., weight_discrepancy=0.02)))
     learner = Learner(c)
     for n in [*learner.networks.values()] + [learner.hallucinator]*(learner.hallucinator is not None): n.double()
-    for number in (4, 5): learner.step({'images': images[own], 'labels': labels[own]}, styles[own], number)
+    rows = list(part_of(8)) if learner.method.extra == 'pyramid' else own
+    for number in (4, 5): learner.step({'images': images[own], 'labels': labels[own]}, styles[rows], number, target[own] if adapts(c) else None)
     for k, n in learner.networks.items():
         for name, p in n.named_parameters():
             if p.grad is not None: answer[f'{method}/{k}/{name}/grad'], answer[f'{method}/{k}/{name}'] = p.grad, p.detach()

@@ -3,7 +3,7 @@ import shutil
 from pathlib import Path
 import pytest
 from ash_nb.compare import compare
-from ash_nb.config import preset
+from ash_nb.presets import preset
 from ash_nb.figures import comparison_figures
 
 chromium = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
