@@ -90,7 +90,7 @@ def _add_evaluate(subparsers):
     p.add_argument('--device', default=settings()['device'], help='auto, cpu, cuda (default %(default)s)')
     p.set_defaults(do=_evaluate)
 
-# %% ../nbs/46_cli.ipynb #3ee2ccb7
+# %% ../nbs/46_cli.ipynb #9fada115
 def _compare(args):
     from ash_nb.compare import compare, comparison_table, target_names
     from ash_nb.figures import comparison_figures
@@ -100,7 +100,7 @@ def _compare(args):
     config = configuration(args)
     if args.root and config.target in roots and not config.target_root: config = replace(config, target_root=args.root)
     if args.baseline: one_of(args.baseline, words, 'baseline')
-    runs = compare(words, args.seeds, targets, args.out, config, roots, args.split, args.device, args.images, args.workers)
+    runs = compare(words, args.seeds, targets, args.out, config, roots, args.split, args.device, args.images, args.protocol, args.workers)
     print(comparison_table(runs, args.baseline).to_string(index=False))
     for f in comparison_figures(args.out, runs, roots, baseline=args.baseline): print(f'written: {f}')
 
@@ -110,6 +110,7 @@ def _add_compare(subparsers):
     p.add_argument('--methods', required=True, help='names with commas, e.g. source_only,ash,ash:delta=0; `ash-nb methods` lists them')
     p.add_argument('--baseline', help='method that differences are taken to (default: the first)')
     p.add_argument('--seeds', type=int, default=3, help='seeds 0 .. N-1 (default %(default)s)')
+    p.add_argument('--protocol', help="classes to score: 19, 16, 13, camvid11 (default: each target's own)")
     p.add_argument('--out', required=True, help='folder of the comparison; what it already holds is not trained again')
     _target_options(p, 'unseen')
     _run_options(p)

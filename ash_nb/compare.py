@@ -64,14 +64,14 @@ def evaluate_run(
 def step_of(run:Run, checkpoint:int) -> int: return int(run.checkpoints[checkpoint].name[5:])
 def last_step(run:Run) -> int: return step_of(run, -1)
 
-# %% ../nbs/43_compare.ipynb #b6dc22de
-def score(run:Run, target, root, split, device, images, checkpoint=-1) -> dict:
+# %% ../nbs/43_compare.ipynb #6622562a
+def score(run:Run, target, root, split, device, images, checkpoint=-1, protocol=None) -> dict:
     "Return the record of a checkpoint on a target, evaluated only if it is not there yet."
     file, step = evaluation_file(run, target, split, step_of(run, checkpoint)), step_of(run, checkpoint)
     record = read_json(file) if file.is_file() else {}
-    wanted = dict(step=step, root=str(root or '')) | (dict(images=images or UNSEEN_IMAGES) if target.startswith('streetworld') else {})
+    wanted = dict(step=step, root=str(root or '')) | (dict(images=images or UNSEEN_IMAGES) if target.startswith('streetworld') else {}) | (dict(protocol=protocol) if protocol else {})
     if any(record.get(k) != v for k, v in wanted.items()):
-        evaluate_run(run, target, root, split, device, images, checkpoint=checkpoint)
+        evaluate_run(run, target, root, split, device, images, protocol, checkpoint)
         record = read_json(file)
     return record
 
@@ -82,21 +82,21 @@ def source_scores(run:Run, device, images) -> list: # one mIoU a checkpoint; emp
     except AshError: return []
     return [score(run, c.source, c.root, 'val', device, images, k)['miou'] for k in range(len(run.checkpoints))]
 
-# %% ../nbs/43_compare.ipynb #4437ade1
-def cell_rows(run:Run, word, targets, roots, split, device, images) -> list:
+# %% ../nbs/43_compare.ipynb #1f32f9fc
+def cell_rows(run:Run, word, targets, roots, split, device, images, protocol=None) -> list:
     "Evaluate a run's checkpoints where there is no current result; return one row a target, of the last checkpoint, with the scores of the other rules."
     rows, own = [], source_scores(run, device, images)
     cost = run.table('sessions.csv')
     head = dict(method=word, seed=run.config.seed, access=METHODS[run.config.method].access if adapts(run.config) else 'none',
                 seconds_a_step=cost.seconds.sum()/max(1, (cost.end - cost.start).sum()), peak_mb=int(cost.peak_mb.max()))
     for t in targets:
-        records = [score(run, t, roots.get(t), split, device, images, k) for k in range(len(run.checkpoints))]
+        records = [score(run, t, roots.get(t), split, device, images, k, protocol) for k in range(len(run.checkpoints))]
         of = [r['miou'] for r in records]
         rules = dict(step=records[-1]['step'], best_on_source=of[own.index(max(own))] if own else None, best_on_target=max(of))
         rows.append(head | dict(target=t, split=split, images=records[-1]['images'], protocol=records[-1]['protocol'], miou=of[-1]) | rules | records[-1]['iou'])
     return rows
 
-# %% ../nbs/43_compare.ipynb #03c48d7d
+# %% ../nbs/43_compare.ipynb #77a17d05
 _own = {} # of a worker process: its device
 
 def _take_device(devices, threads):
@@ -104,11 +104,11 @@ def _take_device(devices, threads):
     torch.set_num_threads(threads)
     _own['device'] = devices.get()
 
-def _cell(cell, config, out, targets, roots, split, images, workers, progress, device=None):
+def _cell(cell, config, out, targets, roots, split, images, protocol, workers, progress, device=None):
     word, seed = cell
     device = pick_device(device or _own['device'])
     run = train(with_method(config, word, seed), Path(out)/run_name(word, seed), str(device), workers, progress)
-    return cell_rows(run, word, targets, roots, split, device, images)
+    return cell_rows(run, word, targets, roots, split, device, images, protocol)
 
 def _in_processes(cells, work, devices, progress):
     from tqdm.auto import tqdm
@@ -119,7 +119,7 @@ def _in_processes(cells, work, devices, progress):
         with ProcessPoolExecutor(len(devices), context, _take_device, (queue, threads)) as pool:
             return list(tqdm(pool.map(work, cells), total=len(cells), desc='runs', disable=not progress))
 
-# %% ../nbs/43_compare.ipynb #46db3fbe
+# %% ../nbs/43_compare.ipynb #f3012880
 def compare(
     methods, # words of methods, the first is the baseline
     seeds:int, # how many seeds: 0 .. seeds-1
@@ -130,6 +130,7 @@ def compare(
     split:str='val', # split of the targets
     device='auto', # where; several with commas: one process each
     images:int=None, # StreetWorld targets: how many scenes
+    protocol:str=None, # classes to score; None: each target's own
     workers:int=0, # loader processes
     progress:bool=True, # show progress bars
 ): # pandas.DataFrame: a row per method, seed and target
@@ -139,12 +140,12 @@ def compare(
     if seeds < 1: raise AshError(f'seeds = {seeds}: expected at least 1')
     for t in targets: open_target(t, roots.get(t), split, images)       # a missing data set is told before hours of training
     for word in methods: with_method(config, word)
-    work = partial(_cell, config=config, out=out, targets=targets, roots=roots, split=split, images=images, workers=workers)
+    work = partial(_cell, config=config, out=out, targets=targets, roots=roots, split=split, images=images, protocol=protocol, workers=workers)
     cells, devices = [(word, seed) for seed in range(seeds) for word in methods], [str(pick_device(d.strip())) for d in str(device).split(',')]
     if len(devices) > 1: rows = _in_processes(cells, partial(work, progress=False), devices, progress)
     else: rows = [work(cell, progress=progress, device=devices[0]) for cell in cells]
     runs = pd.DataFrame([r for found in rows for r in found])
-    write_json(Path(out)/'protocol.json', protocol_record(config, methods, seeds, targets, roots, split, images))
+    write_json(Path(out)/'protocol.json', protocol_record(config, methods, seeds, targets, roots, split, images, protocol))
     write_atomic(Path(out)/'runs.csv', runs.to_csv(index=False).encode())
     return runs
 
@@ -155,7 +156,7 @@ def check_methods(methods) -> list:
     if len(set(methods)) < len(methods): raise AshError(f'methods {",".join(methods)}: one is named twice')
     return list(methods)
 
-# %% ../nbs/43_compare.ipynb #89d26f79
+# %% ../nbs/43_compare.ipynb #55bf2bb5
 def label_hash(data) -> str: # 16 hex digits
     "Hash the names and label maps of a data set, in order."
     h = hashlib.sha256()
@@ -164,14 +165,14 @@ def label_hash(data) -> str: # 16 hex digits
         h.update(s['name'].encode() + bytes(str(tuple(s['label'].shape)), 'ascii') + s['label'].numpy().tobytes())
     return h.hexdigest()[:16]
 
-def protocol_record(c, methods, seeds, targets, roots, split, images) -> dict:
+def protocol_record(c, methods, seeds, targets, roots, split, images, protocol=None) -> dict:
     "Describe what the numbers of a comparison were measured with."
     opened = {t: open_target(t, roots.get(t), split, images) for t in targets}
     extra = {'resnet101': 'ImageNet weights or a file', 'lite0': 'ImageNet weights', 'plain': 'none'}[c.body] if c.pretrained else 'none'
     return dict(source=dict(name=c.source, split=c.split, scenes=c.scenes or None), steps=c.steps, batch_size=c.batch_size, extra_data=dict(body=extra, styles=c.styles, adapted_to=c.target or None),
                 methods={w: dict(access=METHODS[w.split(':')[0]].access, **method_settings(w)) for w in methods}, seeds=list(range(seeds)), interval='t-based, 95 %',
                 test_size=[c.test_width, c.test_height], checkpoint_rules=dict(miou='last', best_on_source='best on source validation', best_on_target='best on the target (oracle)'),
-                targets={t: dict(split=split, images=len(d), classes=getattr(d, 'protocol', '19'), labels_sha256=label_hash(d)) for t, d in opened.items()})
+                targets={t: dict(split=split, images=len(d), classes=protocol or getattr(d, 'protocol', '19'), labels_sha256=label_hash(d)) for t, d in opened.items()})
 
 # %% ../nbs/43_compare.ipynb #447e83b7
 def comparison_table(
