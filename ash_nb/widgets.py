@@ -220,7 +220,7 @@ class PreviewWidget:
         from IPython.display import display
         display(self.widget)
 
-# %% ../nbs/47_widgets.ipynb #561aa769
+# %% ../nbs/47_widgets.ipynb #91490223
 @patch
 def _buttons(self:PreviewWidget):
     import ipywidgets as w
@@ -242,6 +242,7 @@ def _class_controls(self:PreviewWidget):
         self.toggles[k] = w.ToggleButton(True, description=c, layout=w.Layout(width='94px', border=f'2px solid {colour}'))
         self.toggles[k].observe(lambda change, k=k: change['new'] != (self.preview.gains[k] > 0) and self.set_gain(k, float(change['new'])), 'value')
 
+# %% ../nbs/47_widgets.ipynb #1395f981
 @patch
 def _lay_out(self:PreviewWidget):
     import ipywidgets as w
