@@ -184,6 +184,20 @@ def _add_prepare(subparsers):
     p.add_argument('--workers', type=int, default=settings()['workers'], help='processes (default: one a processor)')
     p.set_defaults(do=_prepare)
 
+# %% ../nbs/46_cli.ipynb #3b04994b
+def _bench(args):
+    from ash_nb.bench import bench
+    from ash_nb.files import write_json
+    result = bench(args.name)
+    for k, v in result.items(): print(f'{k:28} {v["median_ms"]:8.1f} ms   ({v["low_ms"]:.1f} to {v["high_ms"]:.1f}, {v["repeats"]} times)')
+    if args.json: write_json(args.json, result); print(f'written: {args.json}')
+
+def _add_bench(subparsers):
+    p = _parser(subparsers, 'bench', 'Measure this machine: preview (slider to picture), import.', 'ash-nb bench preview --json preview.json')
+    p.add_argument('name', help='preview or import')
+    p.add_argument('--json', help='file for the result')
+    p.set_defaults(do=_bench)
+
 # %% ../nbs/46_cli.ipynb #41c26071
 def _methods(args):
     print(f'{"method":30} {"target data":12} what it is')
@@ -193,14 +207,14 @@ def _add_methods(subparsers):
     p = _parser(subparsers, 'methods', 'List the methods and what each is given of the target.', 'ash-nb methods')
     p.set_defaults(do=_methods)
 
-# %% ../nbs/46_cli.ipynb #c184a8be
+# %% ../nbs/46_cli.ipynb #00c23dfa
 def parser():
     "Build the parser of all verbs."
     from ash_nb import __version__
     p = argparse.ArgumentParser(prog='ash-nb', description='Domain-generalised semantic segmentation by adversarial semantic hallucination.', epilog='Each verb explains itself: ash-nb train --help')
     p.add_argument('--version', action='version', version=f'ash_nb {__version__}')
     verbs = p.add_subparsers(dest='verb', required=True, metavar='VERB')
-    for add in (_add_methods, _add_train, _add_evaluate, _add_compare, _add_stylize, _add_figures, _add_prepare, _add_demo): add(verbs)
+    for add in (_add_methods, _add_train, _add_evaluate, _add_compare, _add_stylize, _add_figures, _add_prepare, _add_bench, _add_demo): add(verbs)
     return p
 
 def main(words=None) -> int: # exit code

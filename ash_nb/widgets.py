@@ -91,7 +91,7 @@ def condition(self:Preview): # (1, C, h, w)
         probs = probs[:, order]
     return smooth(probs, self.learner.config.label_smoothing)*torch.tensor(self.gains, device=probs.device).view(1, -1, 1, 1)
 
-# %% ../nbs/47_widgets.ipynb #306dd9f5
+# %% ../nbs/47_widgets.ipynb #5f0ee3f9
 @patch
 @torch.no_grad()
 def restyled(self:Preview) -> tuple: # image (3, H, W), gamma and beta (1, D, h', w')
@@ -99,16 +99,20 @@ def restyled(self:Preview) -> tuple: # image (3, H, W), gamma and beta (1, D, h'
     h, f = self.learner.hallucinator, self.street_features()
     h.delta, h.label_smoothing = self.delta, 0.                     # the condition is smoothed already
     features, _, gamma, beta = h.transfer(f, self.style_features(), self.condition())
-    image = h.stylizer.decode(self.alpha*features + (1 - self.alpha)*f, self.images[self.image].shape[-2:])[0]
-    return image, gamma, beta
+    return self.decoded(self.alpha*features + (1 - self.alpha)*f), gamma, beta
+
+@patch
+@torch.no_grad()
+def decoded(self:Preview, features): # (3, H, W)
+    "Decode features in the precision that the run trains in."
+    with self.learner.autocast(): return self.learner.hallucinator.stylizer.decode(features, self.images[self.image].shape[-2:])[0]
 
 @patch
 @torch.no_grad()
 def plain(self:Preview): # (3, H, W)
     "Restyle the street by AdaIN alone, without noise."
-    f, s, h = self.street_features(), self.painting_features(), self.learner.hallucinator
-    decode = lambda: h.stylizer.decode(self.alpha*restyle(f, *channel_stats(s)) + (1 - self.alpha)*f, self.images[self.image].shape[-2:])[0]
-    return self.kept(('plain', self.image, self.painting, self.alpha), decode)
+    f, s = self.street_features(), self.painting_features()
+    return self.kept(('plain', self.image, self.painting, self.alpha), lambda: self.decoded(self.alpha*restyle(f, *channel_stats(s)) + (1 - self.alpha)*f))
 
 # %% ../nbs/47_widgets.ipynb #7434d72f
 @patch
