@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: demo test setup export weights lab clean
+.PHONY: demo test setup export weights lab docs clean
 demo: setup
 	$(BIN)/ash-nb demo --out runs/demo
 
@@ -23,5 +23,9 @@ export: setup  # notebooks -> ash_nb/
 lab: setup
 	$(BIN)/jupyter lab nbs
 
+docs: setup  # site/ from notebooks and docstrings; stops at a dead link
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict -f docs/mkdocs.yml
+
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache artifacts
+	rm -rf .venv build site *.egg-info .pytest_cache artifacts
