@@ -56,6 +56,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'ash_nb.cli.parser': ('cli.html#parser', 'ash_nb/cli.py')},
             'ash_nb.compare': { 'ash_nb.compare._cell': ('compare.html#_cell', 'ash_nb/compare.py'),
                                 'ash_nb.compare._in_processes': ('compare.html#_in_processes', 'ash_nb/compare.py'),
+                                'ash_nb.compare._stay_with': ('compare.html#_stay_with', 'ash_nb/compare.py'),
                                 'ash_nb.compare._take_device': ('compare.html#_take_device', 'ash_nb/compare.py'),
                                 'ash_nb.compare.cell_rows': ('compare.html#cell_rows', 'ash_nb/compare.py'),
                                 'ash_nb.compare.check_methods': ('compare.html#check_methods', 'ash_nb/compare.py'),

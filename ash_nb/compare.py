@@ -7,8 +7,8 @@ __all__ = ['UNSEEN_TARGETS', 'UNSEEN_IMAGES', 'target_names', 'open_target', 'ev
            'last_step', 'score', 'source_scores', 'cell_rows', 'compare', 'check_methods', 'label_hash',
            'protocol_record', 'comparison_table', 'rules_table', 'cost_table', 'to_markdown', 'to_latex']
 
-# %% ../nbs/43_compare.ipynb #60910b5c
-import hashlib, multiprocessing, os
+# %% ../nbs/43_compare.ipynb #7718addd
+import hashlib, multiprocessing, os, signal, threading, time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -96,13 +96,21 @@ def cell_rows(run:Run, word, targets, roots, split, device, images, protocol=Non
         rows.append(head | dict(target=t, split=split, images=records[-1]['images'], protocol=records[-1]['protocol'], miou=of[-1]) | rules | records[-1]['iou'])
     return rows
 
-# %% ../nbs/43_compare.ipynb #77a17d05
+# %% ../nbs/43_compare.ipynb #310b20d0
 _own = {} # of a worker process: its device
 
-def _take_device(devices, threads):
+def _take_device(devices, threads, parent):
     import torch
     torch.set_num_threads(threads)
     _own['device'] = devices.get()
+    threading.Thread(target=_stay_with, args=(parent,), daemon=True).start()
+
+def _stay_with(parent):
+    "Stop this process, with its checkpoint saved, when the one that began it is gone."
+    while os.getppid() == parent: time.sleep(2)
+    os.kill(os.getpid(), signal.SIGTERM)           # a run in training saves and stops
+    time.sleep(30)
+    os._exit(1)
 
 def _cell(cell, config, out, targets, roots, split, images, protocol, workers, progress, device=None):
     word, seed = cell
@@ -113,11 +121,10 @@ def _cell(cell, config, out, targets, roots, split, images, protocol, workers, p
 def _in_processes(cells, work, devices, progress):
     from tqdm.auto import tqdm
     context, threads = multiprocessing.get_context('spawn'), max(1, (os.cpu_count() or 1)//len(devices))
-    with context.Manager() as manager:
-        queue = manager.Queue()
-        for d in devices: queue.put(d)
-        with ProcessPoolExecutor(len(devices), context, _take_device, (queue, threads)) as pool:
-            return list(tqdm(pool.map(work, cells), total=len(cells), desc='runs', disable=not progress))
+    queue = context.Queue()
+    for d in devices: queue.put(d)
+    with ProcessPoolExecutor(len(devices), context, _take_device, (queue, threads, os.getpid())) as pool:
+        return list(tqdm(pool.map(work, cells), total=len(cells), desc='runs', disable=not progress))
 
 # %% ../nbs/43_compare.ipynb #f3012880
 def compare(
