@@ -467,6 +467,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'ash_nb.report.embed': ('report.html#embed', 'ash_nb/report.py'),
                                'ash_nb.report.facts': ('report.html#facts', 'ash_nb/report.py'),
                                'ash_nb.report.figure_blocks': ('report.html#figure_blocks', 'ash_nb/report.py'),
+                               'ash_nb.report.folded': ('report.html#folded', 'ash_nb/report.py'),
                                'ash_nb.report.folder_report': ('report.html#folder_report', 'ash_nb/report.py'),
                                'ash_nb.report.hallucinator_blocks': ('report.html#hallucinator_blocks', 'ash_nb/report.py'),
                                'ash_nb.report.page': ('report.html#page', 'ash_nb/report.py'),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LIMIT', 'CAPTIONS', 'EFFECT', 'PROTOCOL', 'TABLE', 'paragraph', 'embed', 'picture', 'table', 'facts', 'bars', 'page',
-           'slim', 'report', 'configuration', 'figure_blocks', 'hallucinator_blocks', 'run_page', 'comparison_page',
-           'folder_report']
+           'slim', 'report', 'configuration', 'figure_blocks', 'hallucinator_blocks', 'run_page', 'folded',
+           'comparison_page', 'folder_report']
 
 # %% ../nbs/42_report.ipynb #9d4e737d
 import base64, html, io, json, re
@@ -279,10 +279,12 @@ def _scores(found) -> list:
         blocks.append(bars(values, f'IoU in percent over {len(values) - 1} classes (protocol {protocol}). ' + '; '.join(f'{", ".join(v)}: {k}' for k, v in counts.items()) + '.'))
     return blocks
 
-# %% ../nbs/42_report.ipynb #7cf9653e
+# %% ../nbs/42_report.ipynb #bada2299
 PROTOCOL = (('Which checkpoint', 'rules.csv', 'Mean IoU in percent under three rules for the checkpoint, mean over seeds. The oracle picks by the score that it reports: nobody has it in practice.'),
             ('What training costs', 'cost.csv', "Seconds a step and peak memory of the process; time and memory over the baseline's. Runs that shared the machine with others compare roughly."))
 TABLE = 'Mean IoU in percent. ±: half width of the t-based 95 % interval over seeds (a single seed has none). Differences are paired by seed; * marks an interval that leaves out zero.'
+
+def folded(content:str, summary:str) -> str: return f'<details><summary>{html.escape(summary)}</summary>{content}</details>'
 
 def comparison_page(folder) -> dict: # what `report` takes
     "Compose the report of a comparison from its folder: runs.csv, figures/, and the run folders METHOD-SEED."
@@ -291,10 +293,10 @@ def comparison_page(folder) -> dict: # what `report` takes
     own = [folder/run_name(m, s) for m, s in runs[['method', 'seed']].drop_duplicates().itertuples(index=False) if (folder/run_name(m, s)/'config.json').is_file()]
     many = len(methods) > 6
     summary = _csv(folder/'table.csv').fillna('').astype(str) if (folder/'table.csv').is_file() else summarise(runs)
-    sections = [('Result', [facts({'methods': len(methods), 'seeds each': runs.seed.nunique(), 'unseen targets': len(targets)} | _cost(own)), table(plots.readable(summary), TABLE, True),
+    sections = [('Result', [facts({'methods': len(methods), 'seeds each': runs.seed.nunique(), 'unseen targets': len(targets)} | _cost(own)), folded(table(plots.readable(summary), TABLE, True), 'Every method on every target') if many else table(plots.readable(summary), TABLE, True),
                             *([] if many else [picture(plots.targets_chart(runs), caption='Mean IoU per target: mean over seeds with its 95 % interval; small strokes are seeds.')])])]
-    sections += [(title, [table(_csv(folder/name).round(2).fillna('').astype(str), note, True)]) for title, name, note in PROTOCOL if (folder/name).is_file()]
-    if done := figure_blocks(folder, 'differences', {'differences': 'Paired difference to the baseline with its 95 % interval, method by method; dark where the interval leaves out zero.'}): sections.insert(1, ('Which differences are real', done))
+    sections += [(title, [(lambda t: folded(t, note) if many else t)(table(_csv(folder/name).round(2).fillna('').astype(str), note, True))]) for title, name, note in PROTOCOL if (folder/name).is_file()]
+    if done := figure_blocks(folder, 'differences', {'differences': 'Paired difference to the baseline with its 95 % interval, method by method; dark where the interval leaves out zero.'}): sections.insert(0 if many else 1, ('Which differences are real', done))
     if seen := figure_blocks(folder, 'examples'): sections.append(('What they see', seen))
     if not many: sections.append(('Class by class', _class_bars(runs)))
     if done := hallucinator_blocks(folder, next((f for f in own if (f/'classwise.csv').is_file()), folder)): sections.append(('What the hallucinator does', done))
