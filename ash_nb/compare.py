@@ -7,7 +7,7 @@ __all__ = ['UNSEEN_TARGETS', 'UNSEEN_IMAGES', 'target_names', 'open_target', 'ev
            'last_step', 'score', 'source_scores', 'cell_rows', 'compare', 'check_methods', 'label_hash',
            'protocol_record', 'comparison_table', 'rules_table', 'cost_table', 'to_markdown', 'to_latex']
 
-# %% ../nbs/43_compare.ipynb #7718addd
+# %% ../nbs/43_compare.ipynb #439d776e
 import hashlib, multiprocessing, os, signal, threading, time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -21,7 +21,7 @@ from .files import read_json, write_atomic, write_json
 from .methods import pick_device
 from .presets import METHODS, adapts, method_settings, preset, with_method
 from .streetworld import UNSEEN
-from .training import Run, _open_once, run_name, train
+from .training import Run, _open_once, run_name, target_data, train
 
 # %% ../nbs/43_compare.ipynb #bdbc1336
 UNSEEN_TARGETS = tuple(f'streetworld-{a}' for a in UNSEEN)
@@ -126,7 +126,7 @@ def _in_processes(cells, work, devices, progress):
     with ProcessPoolExecutor(len(devices), context, _take_device, (queue, threads, os.getpid())) as pool:
         return list(tqdm(pool.map(work, cells), total=len(cells), desc='runs', disable=not progress))
 
-# %% ../nbs/43_compare.ipynb #f3012880
+# %% ../nbs/43_compare.ipynb #86372d0f
 def compare(
     methods, # words of methods, the first is the baseline
     seeds:int, # how many seeds: 0 .. seeds-1
@@ -146,7 +146,7 @@ def compare(
     methods, roots, config = check_methods(methods), roots or {}, config or preset('streetworld')
     if seeds < 1: raise AshError(f'seeds = {seeds}: expected at least 1')
     for t in targets: open_target(t, roots.get(t), split, images)       # a missing data set is told before hours of training
-    for word in methods: with_method(config, word)
+    for word in methods: target_data(with_method(config, word))
     work = partial(_cell, config=config, out=out, targets=targets, roots=roots, split=split, images=images, protocol=protocol, workers=workers)
     cells, devices = [(word, seed) for seed in range(seeds) for word in methods], [str(pick_device(d.strip())) for d in str(device).split(',')]
     if len(devices) > 1: rows = _in_processes(cells, partial(work, progress=False), devices, progress)
