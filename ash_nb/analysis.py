@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Estimate', 'mean_ci', 'paired_difference', 'compare_table', 'summarise', 'class_table', 'mean_over_targets',
-           'contributions', 'size_effect']
+           'with_world_mean', 'contributions', 'size_effect']
 
 # %% ../nbs/40_analysis.ipynb #d41744fb
 from typing import NamedTuple
@@ -111,6 +111,15 @@ def mean_over_targets(
     group = runs.groupby(['method', 'seed'], sort=False, as_index=False)
     if (group.target.nunique().target != runs.target.nunique()).any(): raise AshError('a run lacks a target that another has: evaluate all runs on the same targets first')
     return group.miou.mean().assign(target=name, protocol='')
+
+# %% ../nbs/40_analysis.ipynb #09d45614
+def with_world_mean(
+    runs, # DataFrame with columns method, seed, target, miou
+): # DataFrame
+    "Add the mean over StreetWorld's targets as one more target, when there are several."
+    import pandas as pd
+    world = runs[runs.target.str.startswith('streetworld')]
+    return runs if world.target.nunique() < 2 else pd.concat([runs, mean_over_targets(world, 'mean of StreetWorld')], ignore_index=True)
 
 # %% ../nbs/40_analysis.ipynb #6f389680
 def contributions(

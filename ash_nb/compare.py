@@ -7,15 +7,14 @@ __all__ = ['UNSEEN_TARGETS', 'UNSEEN_IMAGES', 'target_names', 'open_target', 'ev
            'last_step', 'score', 'source_scores', 'cell_rows', 'compare', 'check_methods', 'label_hash',
            'protocol_record', 'comparison_table', 'rules_table', 'cost_table', 'to_markdown', 'to_latex']
 
-# %% ../nbs/43_compare.ipynb #439d776e
+# %% ../nbs/43_compare.ipynb #51be3d41
 import hashlib, multiprocessing, os, signal, threading, time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from .config import AshError, Config
 from .datasets import open_dataset
-from .analysis import mean_over_targets, summarise
+from .analysis import summarise, with_world_mean
 from .evaluation import Evaluation, evaluate
 from .files import read_json, write_atomic, write_json
 from .methods import pick_device
@@ -64,10 +63,11 @@ def evaluate_run(
 def step_of(run:Run, checkpoint:int) -> int: return int(run.checkpoints[checkpoint].name[5:])
 def last_step(run:Run) -> int: return step_of(run, -1)
 
-# %% ../nbs/43_compare.ipynb #6622562a
+# %% ../nbs/43_compare.ipynb #712174bf
 def score(run:Run, target, root, split, device, images, checkpoint=-1, protocol=None) -> dict:
     "Return the record of a checkpoint on a target, evaluated only if it is not there yet."
-    file, step = evaluation_file(run, target, split, step_of(run, checkpoint)), step_of(run, checkpoint)
+    step = step_of(run, checkpoint)
+    file = evaluation_file(run, target, split, step)
     record = read_json(file) if file.is_file() else {}
     wanted = dict(step=step, root=str(root or '')) | (dict(images=images or UNSEEN_IMAGES) if target.startswith('streetworld') else {}) | (dict(protocol=protocol) if protocol else {})
     if any(record.get(k) != v for k, v in wanted.items()):
@@ -181,16 +181,13 @@ def protocol_record(c, methods, seeds, targets, roots, split, images, protocol=N
                 test_size=[c.test_width, c.test_height], checkpoint_rules=dict(miou='last', best_on_source='best on source validation', best_on_target='best on the target (oracle)'),
                 targets={t: dict(split=split, images=len(d), classes=protocol or getattr(d, 'protocol', '19'), labels_sha256=label_hash(d)) for t, d in opened.items()})
 
-# %% ../nbs/43_compare.ipynb #447e83b7
+# %% ../nbs/43_compare.ipynb #5155ec62
 def comparison_table(
     runs, # DataFrame
     baseline:str=None, # method's word to compare with; None: the first
 ): # DataFrame of text
     "Summarise a comparison per target, and over all StreetWorld targets together."
-    world = runs[runs.target.str.startswith('streetworld')]
-    if world.target.nunique() < 2: return summarise(runs, baseline)
-    import pandas as pd
-    return pd.concat([summarise(runs, baseline), summarise(mean_over_targets(world, 'mean of StreetWorld'), baseline or runs.method.iloc[0])], ignore_index=True)
+    return summarise(with_world_mean(runs), baseline)
 
 def rules_table(runs): # DataFrame: target, method, mIoU in percent under the three checkpoint rules, and the oracle's gap
     "Average mIoU under each checkpoint rule over seeds."

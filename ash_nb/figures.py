@@ -7,13 +7,13 @@ __all__ = ['restyle_image', 'stylize_file', 'pick_images', 'qualitative_figure',
            'save_figure', 'run_figures', 'hallucination_figures', 'comparison_tables', 'shown_methods',
            'comparison_figures']
 
-# %% ../nbs/44_figures.ipynb #da4cf19f
+# %% ../nbs/44_figures.ipynb #bb237557
 from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
 from . import plots
-from .analysis import class_table, compare_table, mean_over_targets
+from .analysis import class_table, compare_table, with_world_mean
 from .compare import comparison_table, cost_table, open_target, rules_table, to_latex, to_markdown
 from .config import AshError, generator
 from .datasets import eval_transform, read_picture
@@ -131,7 +131,7 @@ def hallucination_figures(run, learner, folder) -> list: # files written
     if (run.path/'classwise.csv').is_file(): files.append(save_figure(plots.figure4(run.table('classwise.csv'), probe_prediction(learner)), folder/'figure4.png'))
     return files
 
-# %% ../nbs/44_figures.ipynb #0e65df93
+# %% ../nbs/44_figures.ipynb #4715d301
 def comparison_tables(out, runs, baseline=None) -> list: # files written
     "Write a comparison's tables and the figure of its differences."
     out, baseline = Path(out), baseline or runs.method.iloc[0]
@@ -140,8 +140,7 @@ def comparison_tables(out, runs, baseline=None) -> list: # files written
     files = [csv('table.csv', summary), write_atomic(out/'table.md', to_markdown(summary).encode()), write_atomic(out/'table.tex', to_latex(summary).encode()),
              csv('rules.csv', rules_table(runs)), csv('cost.csv', cost_table(runs, baseline)), csv('classes.csv', pd.concat(classes))]
     if runs.seed.nunique() < 2 or runs.method.nunique() < 2: return files
-    world = runs[runs.target.str.startswith('streetworld')]
-    every = pd.concat([runs, mean_over_targets(world, 'mean of StreetWorld')]) if world.target.nunique() > 1 else runs
+    every = with_world_mean(runs)
     panels = [t for t in every.target.unique() if not t.startswith('streetworld-')] or list(every.target.unique())
     return [*files, save_figure(plots.forest(compare_table(every, baseline), panels[:3], baseline), out/'figures'/'differences.png')]
 

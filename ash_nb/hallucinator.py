@@ -101,7 +101,13 @@ class AdaINHallucinator(nn.Module):
         low = self.alpha if self.alpha_min < 0 else self.alpha_min
         return low + (self.alpha - low) * draw(torch.rand, (batch, 1, 1, 1), generator)
 
-# %% ../nbs/22_hallucinator.ipynb #00cc90ef
+# %% ../nbs/22_hallucinator.ipynb #ec341b12
+@patch
+def blend(self:AdaINHallucinator, source, features, size, generator):
+    "Decode a share of the restyled features and the rest of the source's, (B, 3, *size)."
+    alpha = self.share(len(source), generator).to(source)
+    return self.stylizer.decode(alpha*features + (1 - alpha)*source, size, self.clamp)
+
 @torch.no_grad()
 def _encode(hallucinator, images, styles): return full(hallucinator.stylizer.encode(images)), full(hallucinator.stylizer.encode(styles))
 
@@ -116,8 +122,7 @@ def forward(self:AdaINHallucinator,
     source, style = _encode(self, images, styles)
     style = perturb(style, self.noise, self.noise_strength, generator)
     features, stats, gamma, beta = self.transfer(source, style, probs)
-    alpha = self.share(len(images), generator).to(source)
-    out = self.stylizer.decode(alpha*features + (1 - alpha)*source, images.shape[-2:], self.clamp)
+    out = self.blend(source, features, images.shape[-2:], generator)
     return Hallucination(out, source, features, channel_stats(source), channel_stats(style), stats, gamma, beta)
 
 # %% ../nbs/22_hallucinator.ipynb #4cbed2e2

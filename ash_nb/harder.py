@@ -6,7 +6,7 @@
 __all__ = ['HALLUCINATORS', 'RandConv', 'AmplitudeMix', 'AdvStyle', 'changed', 'FeatureHallucinator', 'own_rows', 'MixStyle',
            'DSU', 'farthest_points', 'Bank', 'SHADE', 'Gate', 'Gated', 'StyleVAE', 'fit_vae', 'ASMHallucinator']
 
-# %% ../nbs/27_harder.ipynb #b1934d8b
+# %% ../nbs/27_harder.ipynb #a1270189
 import functools
 from contextlib import contextmanager
 import torch
@@ -18,7 +18,6 @@ from .distributed import averaged, draw, rank_and_size, whole_batch
 from .hallucinator import HALLUCINATORS, AdaINHallucinator, Hallucination, _encode, _share
 from .labels import CLASSES
 from .segmenter import BODY_KINDS
-from .stylizer import clamp_through
 
 # %% ../nbs/27_harder.ipynb #f93e2f16
 class RandConv(nn.Module):
@@ -246,7 +245,7 @@ def fit_vae(
         optimizer.step()
     return vae.requires_grad_(False)
 
-# %% ../nbs/27_harder.ipynb #6f1e57f5
+# %% ../nbs/27_harder.ipynb #7ac7a72e
 class ASMHallucinator(AdaINHallucinator):
     "Restyle by a sample near one image's style, moved up the loss between two views (ASM, Luo et al. 2020)."
     copies = 2 # views a step
@@ -269,9 +268,7 @@ class ASMHallucinator(AdaINHallucinator):
             self.sample = mean + std*draw(torch.randn, mean.shape, generator).to(mean)
         self.sample.requires_grad_()
         mean, std = self.vae.decode(self.sample)[..., None, None].chunk(2, 1)
-        features = restyle(source, mean, std.clamp(min=1e-3))
-        alpha = self.share(len(images), generator).to(source)
-        return Hallucination(self.stylizer.decode(alpha*features + (1 - alpha)*source, images.shape[-2:], self.clamp))
+        return Hallucination(self.blend(source, restyle(source, mean, std.clamp(min=1e-3)), images.shape[-2:], generator))
 
 # %% ../nbs/27_harder.ipynb #61515b0a
 from fastcore.basics import patch

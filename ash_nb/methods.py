@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['rate', 'pick_device', 'fast_bf16', 'settle', 'make_stylizer', 'Learner', 'condition', 'Seen']
 
-# %% ../nbs/31_methods.ipynb #456313fb
+# %% ../nbs/31_methods.ipynb #2d5d17e4
 from typing import NamedTuple
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from .adain import full
 from .config import AshError, Config, generator, one_of, stream_seed
 from .datasets import photometric
 from .discriminator import Discriminator
-from .distributed import average_gradients, averaged
+from .distributed import average_gradients
 from .hallucinator import HALLUCINATORS, Hallucination, make_hallucinator
 from .harder import changed
 from .labels import CLASSES, IGNORE

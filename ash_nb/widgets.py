@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Preview', 'encoded', 'bars_html', 'linked_panels', 'framed', 'PreviewWidget', 'RunBrowser', 'run_line']
 
-# %% ../nbs/47_widgets.ipynb #d461fc30
+# %% ../nbs/47_widgets.ipynb #68c827cd
 import base64, html, io, json
 from pathlib import Path
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from . import plots
 from .adain import channel_stats, perturb, restyle
 from .config import AshError, generator, one_of
-from .evaluation import full_size
+from .evaluation import full_size, predict
 from .files import write_atomic
 from .hallucinator import ASHHallucinator, classwise_l1, smooth
 from .labels import CLASSES, PALETTE
@@ -114,13 +114,14 @@ def plain(self:Preview): # (3, H, W)
     f, s = self.street_features(), self.painting_features()
     return self.kept(('plain', self.image, self.painting, self.alpha), lambda: self.decoded(self.alpha*restyle(f, *channel_stats(s)) + (1 - self.alpha)*f))
 
-# %% ../nbs/47_widgets.ipynb #7434d72f
+# %% ../nbs/47_widgets.ipynb #b7c686af
 @patch
 def segmented(self:Preview, image=None): # (H, W) train ids
     "Segment an image by the checkpoint; None: the street."
     street = self.images[self.image]
-    with torch.no_grad(): logits = self.logits(self.image, street) if image is None else sum(x.float() for x in self.learner.segmenter(image[None]))
-    return full_size(logits, street.shape[-2:])[0].cpu().numpy()
+    size = street.shape[-2:]
+    found = full_size(self.logits(self.image, street), size) if image is None else predict(self.learner.segmenter, image[None], size)
+    return found[0].cpu().numpy()
 
 @patch
 def shares(self:Preview) -> list: # one dictionary a class
