@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['svd_noise', 'two_answers', 'stylised', 'reference_step']
 
-# %% ../nbs/37_reference.ipynb #d9079f5b
+# %% ../nbs/37_reference.ipynb #b6a0576f
 import torch
 import torch.nn.functional as F
 from .adain import channel_stats, full, restyle
@@ -15,7 +15,7 @@ from .losses import adversarial_loss, restraint, segmentation_loss
 from .methods import Learner, rate
 from .stylizer import clamp_through
 
-# %% ../nbs/37_reference.ipynb #e77e88ae
+# %% ../nbs/37_reference.ipynb #151c951d
 def svd_noise(
     features, # (B, D, h, w) style features
     generator, # torch.Generator on the CPU
@@ -24,7 +24,7 @@ def svd_noise(
     draws = torch.randn(features.shape, generator=generator, dtype=features.dtype)
     return features*(1 + torch.linalg.svd(draws, full_matrices=False)[2].to(features.device))
 
-# %% ../nbs/37_reference.ipynb #ac0a277b
+# %% ../nbs/37_reference.ipynb #0a4b3871
 def two_answers(segmenter, images):
     "Run the segmenter with its heads one by one."
     features = segmenter.body(segmenter.normalize(images))
@@ -48,7 +48,7 @@ def stylised(
     out = h.stylizer.decoder(c.alpha*features + (1 - c.alpha)*source)[..., :images.shape[2], :images.shape[3]]
     return Hallucination(clamp_through(out) if c.clamp_images else out, source, features, channel_stats(source), channel_stats(style), stats, gamma, beta)
 
-# %% ../nbs/37_reference.ipynb #3700a137
+# %% ../nbs/37_reference.ipynb #e7917392
 def _only(*nets): # freeze everything else's weights; batch norm's frozen affine stays frozen
     def take(learner):
         for name, weights in learner.trainable.items():
@@ -75,7 +75,7 @@ def reference_step(
     for o in learner.optimizers.values(): o.step()                                    # lines 9 to 12
     return losses
 
-# %% ../nbs/37_reference.ipynb #f05f662f
+# %% ../nbs/37_reference.ipynb #4f9fa0cb
 def _begin(learner, number):
     c = learner.config
     for o in learner.optimizers.values():
@@ -93,7 +93,7 @@ def _ash_learns(learner, images, styles, number, noise):
     (hold - adversarial).backward()                                                   # eq. 6
     return {'restraint': hold.detach()}
 
-# %% ../nbs/37_reference.ipynb #c93c1e1d
+# %% ../nbs/37_reference.ipynb #9b72cb17
 def _segmenter_learns(learner, images, labels, styles, number, noise, draw, condition):
     c = learner.config
     _only('segmenter')(learner)
