@@ -10,7 +10,7 @@ __all__ = ['LOGS', 'source_data', 'style_data', 'target_data', 'Unlabelled', 'ba
            'reset_peak', 'log_session']
 
 # %% ../nbs/32_training.ipynb #2cfa2501
-import csv, fcntl, functools, itertools, os, platform, resource, shutil, signal, subprocess, sys, time
+import csv, errno, fcntl, functools, itertools, os, platform, resource, shutil, signal, subprocess, sys, time
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -143,7 +143,7 @@ def write_checkpoint(self:Run, learner, step:int):
     except OSError as e: raise cannot_write(final, e) from None
     finally: shutil.rmtree(part, ignore_errors=True)      # half a checkpoint only fills the disk
 
-# %% ../nbs/32_training.ipynb #6a71f871
+# %% ../nbs/32_training.ipynb #4682a918
 LOGS = ('metrics.csv', 'classwise.csv', 'skipped.csv')
 
 def write_learner(learner, folder, step:int, **more):
@@ -228,6 +228,7 @@ def append_row(path, row:dict):
     "Append a row to a CSV file and name the columns that are new to it. Raises AshError when it cannot be written."
     path = Path(path)
     try:
+        if not path.parent.is_dir(): raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         old = path.read_bytes() if path.exists() else b''
         head, _, rows = old.decode().partition('\n')
         columns = head.split(',') if head else []
@@ -318,7 +319,7 @@ def only_one(folder):
     if not chief(): yield; return
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        file = open(Path(folder)/'.lock', 'w')
+        file = open(os.open(Path(folder)/'.lock', os.O_RDONLY | os.O_CREAT))
     except OSError as e: raise cannot_write(Path(folder)/'.lock', e) from None
     with file:
         try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -359,7 +360,7 @@ def ready_learner(config:Config, device) -> Learner:
     if config.class_balance: learner.class_weights = class_weights(class_counts(source_data(config), skip=config.skip_bad), config.class_balance).to(device)
     return learner
 
-# %% ../nbs/32_training.ipynb #b3425555
+# %% ../nbs/32_training.ipynb #e3bebb70
 def out_of_memory(error) -> bool:
     "Tell whether an error says that there is no memory left."
     words = ("can't allocate memory", 'bad_alloc', 'bad allocation', 'could not create a memory object', 'CUBLAS_STATUS_ALLOC_FAILED')

@@ -105,7 +105,7 @@ def attack(config, out, rng, whole, report, kills, fresh_every) -> bool: # wheth
     limit = 600 if last else rng.uniform(0, 1.3*whole + 6*bool(command_line))
     status = await_end(pid, limit)
     if status is None and aimed: status = await_end(pid, 60, part.exists) if not part.exists() else None
-    if status is None and aimed: status = await_end(pid, rng.uniform(0, 0.02))
+    if status is None and aimed: status = await_end(pid, rng.uniform(0, 0.01))
     if status is None:
         died, half = kill(pid, part.exists)
         report['kills'] += died

@@ -24,10 +24,10 @@ def whole(tmp_path_factory): return train(small(6, checkpoint_every=2), tmp_path
 
 @pytest.fixture
 def disk(tmp_path):
-    "A disk of 1 MB; skips where none can be mounted."
+    "A disk of 4 MB; skips where none can be mounted."
     path = tmp_path/'disk'
     path.mkdir()
-    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', path], capture_output=True).returncode: pytest.skip('no disk can be mounted here: needs root')
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', path], capture_output=True).returncode: pytest.skip('no disk can be mounted here: needs root')
     yield path
     subprocess.run(['umount', path])
 
@@ -113,12 +113,12 @@ def test_a_full_disk(disk, tmp_path):
     run = load_run(disk/'a')
     done = len(run.checkpoints)
     assert 0 < done < 6 and not run.damage() and not (run.path/'checkpoints/.part').exists()
-    subprocess.run(['mount', '-o', 'remount,size=9m', disk], check=True)
+    subprocess.run(['mount', '-o', 'remount,size=30m', disk], check=True)
     assert difference(train(c, tmp_path/'whole', **go), train(c, disk/'a', **go)) == []
 
 def test_a_disk_that_becomes_read_only(disk, monkeypatch):
     c = small(6, checkpoint_every=2)
-    subprocess.run(['mount', '-o', 'remount,size=9m', disk], check=True)
+    subprocess.run(['mount', '-o', 'remount,size=30m', disk], check=True)
     at_step(monkeypatch, 3, lambda: subprocess.run(['mount', '-o', 'remount,ro', disk], check=True))
     with pytest.raises(AshError, match='Read-only file system; allow writing there or choose another folder'): train(c, disk/'a', **go)
     monkeypatch.undo()
@@ -190,7 +190,7 @@ def test_out_of_memory(tmp_path):
             "    resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, used + 2**20))\n"
             "    return old(self, *args)\n"
             "Learner.step = step\nsys.exit(main(sys.argv[1:]))")
-    c = small(4, method='source_only', width=512, height=512, batch_size=4)
+    c = small(4, method='source_only', width=256, height=256, batch_size=4)
     done = subprocess.run([sys.executable, '-c', code, *words(c, '--out', str(tmp_path/'a'))], capture_output=True, text=True)
     assert done.returncode == 2 and 'Traceback' not in done.stderr, done.stderr
-    assert 'ash-nb train: out of memory: lower batch_size (now 4) or width and height (now 512 x 512), or set precision=bf16' in done.stderr, done.stderr
+    assert 'ash-nb train: out of memory: lower batch_size (now 4) or width and height (now 256 x 256), or set precision=bf16' in done.stderr, done.stderr
