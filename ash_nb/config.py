@@ -26,7 +26,9 @@ def one_of(
     what:str, # the name of the field, for the message
 ):
     "Return `value` if it is among `allowed`; raise AshError with the possible values otherwise."
-    if value in allowed: return value
+    try:
+        if value in allowed: return value
+    except TypeError: pass                                 # a list, from a file, is in no dictionary
     raise AshError(f'unknown {what} {value!r}: choose one of {", ".join(map(str, allowed))}')
 
 # %% ../nbs/00_config.ipynb #46fc537a

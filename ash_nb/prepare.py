@@ -151,7 +151,8 @@ def prepare(
     progress:bool=True, # show a bar
 ) -> dict: # split, samples, problems (list of str), text (the report)
     "Check a data set and write its training-ready copy. Raises AshError for a wrong layout and for a copy of something else."
-    split, size = split or SPLITS.get(one_of(name, READERS, 'data set'), 'val'), size or SIZES.get(name)
+    one_of(name, READERS, 'data set')
+    split, size = split or SPLITS.get(name, 'val'), size or SIZES.get(name)
     root = data_root(name, root)
     if (root/'prepared.json').is_file(): raise AshError(f'{root} is a prepared copy: give the folder of the original download')
     data = open_dataset(name, root, split, strict=False)

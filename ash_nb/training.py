@@ -143,7 +143,7 @@ def write_checkpoint(self:Run, learner, step:int):
     except OSError as e: raise cannot_write(final, e) from None
     finally: shutil.rmtree(part, ignore_errors=True)      # half a checkpoint only fills the disk
 
-# %% ../nbs/32_training.ipynb #4682a918
+# %% ../nbs/32_training.ipynb #7ab7f0e0
 LOGS = ('metrics.csv', 'classwise.csv', 'skipped.csv')
 
 def write_learner(learner, folder, step:int, **more):
@@ -238,6 +238,7 @@ def append_row(path, row:dict):
             write_atomic(path, '\n'.join([','.join(columns), *filled, '']).encode())
         with open(path, 'a', newline='') as f: csv.DictWriter(f, columns, lineterminator='\n').writerow(row)
     except OSError as e: raise cannot_write(path, e) from None
+    except UnicodeDecodeError: raise AshError(f'{path} is damaged: it is no text; mend it, or train again in a new folder') from None
 
 def truncate_log(path, step:int):
     "Drop the rows of a CSV file whose step is above `step`, and a row cut short. Raises AshError for a file that is no log."
@@ -360,7 +361,7 @@ def ready_learner(config:Config, device) -> Learner:
     if config.class_balance: learner.class_weights = class_weights(class_counts(source_data(config), skip=config.skip_bad), config.class_balance).to(device)
     return learner
 
-# %% ../nbs/32_training.ipynb #e3bebb70
+# %% ../nbs/32_training.ipynb #b71da0c3
 def out_of_memory(error) -> bool:
     "Tell whether an error says that there is no memory left."
     words = ("can't allocate memory", 'bad_alloc', 'bad allocation', 'could not create a memory object', 'CUBLAS_STATUS_ALLOC_FAILED')
