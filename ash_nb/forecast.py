@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from .config import Config
-from .methods import Learner
+from .methods import Guard, Learner
 from .presets import adapts
 from .stylizer import Decoder, Encoder, Stylizer
 
@@ -59,6 +59,7 @@ def step_forecast(
     c = replace(c, pretrained=False, body_weights='', precision='bf16' if c.precision == 'auto' else c.precision)
     with FakeTensorMode(allow_non_fake_inputs=True), LiveMemory() as memory:
         learner = Learner(c, 'cpu', _stylizer(c))
+        learner.guard = Guard(learner, lag=9)      # fake tensors hold no verdict to read
         batch = dict(images=torch.zeros(c.batch_size, 3, c.height, c.width), labels=torch.zeros(c.batch_size, c.height, c.width, dtype=torch.int64))
         other = lambda wanted, copies=1: torch.zeros_like(batch['images']).repeat(copies, 1, 1, 1) if wanted else None
         views = other(learner.needs('styles'), c.views if learner.method.extra == 'pyramid' else 1), other(adapts(c))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CAFFE_MEAN', 'IMAGENET_MEAN', 'IMAGENET_STD', 'BODY_KINDS', 'BODIES', 'Normalize', 'normalization', 'Head',
-           'CaffeBottleneck', 'DeepLabBody', 'load_imagenet', 'lite0_weights', 'fill_in_order', 'Float32',
+           'both_heads', 'CaffeBottleneck', 'DeepLabBody', 'load_imagenet', 'lite0_weights', 'fill_in_order', 'Float32',
            'depthwise_in_float32', 'Lite0', 'Fuse', 'Residual', 'PlainBody', 'Lite0Body', 'Segmenter']
 
 # %% ../nbs/23_segmenter.ipynb #0204223a
@@ -53,6 +53,28 @@ class Head(nn.Module):
         for branch in self.branches: nn.init.normal_(branch.weight, std=0.01)
 
     def forward(self, features:Tensor) -> Tensor: return sum(branch(features) for branch in self.branches) # (B, C, h, w)
+
+# %% ../nbs/23_segmenter.ipynb #f248bb0a
+def _by_branch(pairs, features): # narrow features: one convolution a branch
+    conv = lambda a, b: F.conv2d(features, torch.cat([a.weight, b.weight]), torch.cat([a.bias, b.bias]), padding=a.padding, dilation=a.dilation)
+    return sum(conv(a, b) for a, b in pairs)
+
+def _as_product(pairs, features): # wide features: one matrix product, then shifts
+    (n, _, h, w), outputs = features.shape, 2*pairs[0][0].out_channels
+    taps = torch.stack([torch.cat([a.weight, b.weight]) for a, b in pairs]).flip(3, 4)          # (branches, 2C, D, 3, 3)
+    terms = F.conv2d(features, taps.movedim(2, -1).reshape(-1, taps.shape[2], 1, 1))              # (B, branches*2C*9, h, w)
+    terms = terms.to(torch.promote_types(terms.dtype, torch.float32)).contiguous().view(n, len(pairs), outputs*9, h*w)
+    parts = [F.fold(terms[:, k], (h, w), 3, dilation=a.dilation, padding=a.padding) for k, (a, b) in enumerate(pairs)]
+    return sum(parts) + sum(torch.cat([a.bias, b.bias]) for a, b in pairs).view(-1, 1, 1)
+
+def both_heads(
+    a:Head, # one head
+    b:Head, # another of the same shape
+    features:Tensor, # (B, D, h, w)
+) -> tuple: # the logits of each, (B, C, h, w)
+    "Answer both heads at once, as each would alone."
+    way = _as_product if features.shape[1] > 256 else _by_branch
+    return way(list(zip(a.branches, b.branches)), features).chunk(2, 1)
 
 # %% ../nbs/23_segmenter.ipynb #45acd57a
 class CaffeBottleneck(Bottleneck):
@@ -242,7 +264,7 @@ class Segmenter(nn.Module):
         _check_images(images)
         features = self.body(self.normalize(images))
         dtype = torch.promote_types(images.dtype, torch.float32)
-        return self.head1(features).to(dtype), self.head2(features).to(dtype)
+        return tuple(x.to(dtype).contiguous() for x in both_heads(self.head1, self.head2, features))
 
 # %% ../nbs/23_segmenter.ipynb #fb943a60
 def _check_images(images):

@@ -83,13 +83,17 @@ class Stylizer(nn.Module):
         self.encoder, self.decoder, self.channels = encoder, decoder, encoder.channels
         self.eval().requires_grad_(False)
 
+    def run(self, net, x):
+        "Run a network in the precision of its weights, whatever autocast says, in channels_last order."
+        with torch.autocast(x.device.type, enabled=False): return net(x.to(next(net.parameters()).dtype, memory_format=torch.channels_last))
+
     def encode(self,
         images:Tensor, # (B, 3, H, W) RGB in [0, 1], each side at least 9 pixels
     ) -> Tensor: # (B, channels, H/stride, W/stride), rounded up
         "Return the features of images. Raises AshError for anything but a float batch of RGB images that is large enough."
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() or min(images.shape[-2:]) < 9:
             raise AshError(f'cannot encode {images.dtype} of shape {tuple(images.shape)}: expected float RGB images in [0, 1], (B, 3, H, W), at least 9 x 9')
-        return self.encoder(images)
+        return self.run(self.encoder, images)
 
     def decode(self,
         features:Tensor, # (B, channels, h, w)
@@ -97,7 +101,7 @@ class Stylizer(nn.Module):
         clamp:bool=True, # to [0, 1], with the gradient going straight through
     ) -> Tensor: # (B, 3, H, W), float32 (float64 for float64 features)
         "Return images of features; gradients flow to the features, none to the weights."
-        images = self.decoder(features)
+        images = self.run(self.decoder, features)
         if size is not None: images = images[..., :size[0], :size[1]]
         if images.dtype != torch.float64: images = images.float()
         return clamp_through(images) if clamp else images
