@@ -668,6 +668,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'ash_nb.training.class_counts': ('training.html#class_counts', 'ash_nb/training.py'),
                                  'ash_nb.training.classwise_rows': ('training.html#classwise_rows', 'ash_nb/training.py'),
                                  'ash_nb.training.fit': ('training.html#fit', 'ash_nb/training.py'),
+                                 'ash_nb.training.inspected': ('training.html#inspected', 'ash_nb/training.py'),
                                  'ash_nb.training.load_run': ('training.html#load_run', 'ash_nb/training.py'),
                                  'ash_nb.training.log_losses': ('training.html#log_losses', 'ash_nb/training.py'),
                                  'ash_nb.training.log_session': ('training.html#log_session', 'ash_nb/training.py'),

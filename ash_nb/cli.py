@@ -229,6 +229,9 @@ def main(words=None) -> int: # exit code
     except AshError as e: print(f'ash-nb: {e}', file=sys.stderr); return 2
     try: args.do(args)
     except AshError as e: print(f'ash-nb {args.verb}: {e}', file=sys.stderr); return 2
+    except OSError as e:                                      # a path that the system refuses, one too long say
+        if e.filename is None: raise
+        print(f'ash-nb {args.verb}: {str(e.filename)[:200]}: {e.strerror}', file=sys.stderr); return 2
     except KeyboardInterrupt: print('ash-nb: stopped', file=sys.stderr); return 130
     except Stopped as e:
         print(f'ash-nb {args.verb}: stopped by {e}; the checkpoint is saved, run the same command again to go on', file=sys.stderr); return 130

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['LOGS', 'source_data', 'style_data', 'target_data', 'Unlabelled', 'batches', 'provenance', 'Run', 'run_name',
            'write_learner', 'load_run', 'append_row', 'truncate_log', 'probe_image', 'classwise_rows', 'stop_requests',
-           'log_losses', 'log_skipped', 'records', 'only_one', 'refuse_other', 'prepare_run', 'class_counts',
-           'readable', 'ready_learner', 'out_of_memory', 'memory_advice', 'train', 'fit', 'tensorboard_writer',
-           'reset_peak', 'log_session']
+           'log_losses', 'log_skipped', 'inspected', 'records', 'only_one', 'refuse_other', 'prepare_run',
+           'class_counts', 'readable', 'ready_learner', 'out_of_memory', 'memory_advice', 'train', 'fit',
+           'tensorboard_writer', 'reset_peak', 'log_session']
 
 # %% ../nbs/32_training.ipynb #2cfa2501
 import csv, errno, fcntl, functools, itertools, os, platform, resource, shutil, signal, subprocess, sys, time
+from collections import deque
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -23,7 +24,7 @@ from .files import cannot_write, load_state, load_tensors, read_hashed, read_jso
 from .hallucinator import classwise_l1, smooth
 from .labels import CLASSES
 from .losses import class_weights
-from .methods import Learner, pick_device
+from .methods import Learner, NotFinite, pick_device
 from .presets import METHODS, adapts
 
 # %% ../nbs/32_training.ipynb #7cd556a6
@@ -67,7 +68,7 @@ def batches(c:Config, start:int, workers:int=0, styles:bool=True):
     none = itertools.repeat({'images': None})
     for s, p, t in zip(source, paint or none, none if target is None else images_of(target, 'target')):
         skipped = [(role, *x) for role, b in (('source', s), ('styles', p), ('target', t)) for x in b.get('skipped', ())]
-        yield s | {'skipped': skipped}, p['images'], t['images']
+        yield s | dict(skipped=skipped, style_names=p.get('names', []), target_names=t.get('names', [])), p['images'], t['images']
 
 # %% ../nbs/32_training.ipynb #9973686b
 def provenance() -> dict:
@@ -143,7 +144,7 @@ def write_checkpoint(self:Run, learner, step:int):
     except OSError as e: raise cannot_write(final, e) from None
     finally: shutil.rmtree(part, ignore_errors=True)      # half a checkpoint only fills the disk
 
-# %% ../nbs/32_training.ipynb #7ab7f0e0
+# %% ../nbs/32_training.ipynb #fea8b421
 LOGS = ('metrics.csv', 'classwise.csv', 'skipped.csv')
 
 def write_learner(learner, folder, step:int, **more):
@@ -297,19 +298,44 @@ def log_skipped(run:Run, step:int, skipped:list):
         for role, name, reason in found[rank]:
             if chief(): append_row(run.path/'skipped.csv', dict(step=step, role=role, name=one_line(name), reason=one_line(reason)))
 
+# %% ../nbs/32_training.ipynb #26646b37
+@contextmanager
+def inspected(run, learner, recent):
+    "Save what a step that was not finite had before it. Raises AshError saying what, in which step, on which samples, and where they are."
+    try: yield
+    except NotFinite as e:
+        number, batch, styles, target = next(r for r in recent if r[0] == e.step)
+        folder, rank = run.path/'inspection'/f'step-{number + 1:07d}', rank_and_size()[0]
+        tensors = dict(images=batch['images'], labels=batch['labels'], styles=styles, target=target)
+        save_tensors(folder/f'batch-{rank}.safetensors', {k: v for k, v in tensors.items() if v is not None})
+        names = {k: batch[k] for k in ('names', 'style_names', 'target_names')}
+        names = gathered({rank: names})
+        if chief():
+            write_learner(learner, folder, number)
+            write_json(folder/'report.json', dict(step=number + 1, not_finite=e.names, samples=names, config=asdict(run.config)), sealed=True)
+        samples = ', '.join(n for r in sorted(names) for k in names[r] for n in names[r][k])
+        raise AshError(f'step {number + 1} of {run.config.steps}: {", ".join(e.names)} is NaN or infinite; no weight was changed. Samples: {samples}. Batch, networks and optimizers are in {folder}. '
+                       f'Look at those samples; in a new folder, lower lr or set precision=float32') from None
+
+# %% ../nbs/32_training.ipynb #9a7bcf53
 def records(run:Run, learner:Learner, start:int, workers:int=0):
     "Train from step `start` to the end; log, save and yield a record per step."
-    c = run.config
+    c, recent = run.config, deque(maxlen=9)
     probe = probe_image(c) if 'ash' in learner.networks and chief() else None
     with stop_requests() as asked:
         for number, (batch, styles, target) in enumerate(batches(c, start, workers, learner.needs('styles')), start):
-            losses, done = learner.step(batch, styles, number, target), number + 1
-            if c.skip_bad: log_skipped(run, done, batch['skipped'])
-            if done % c.log_every == 0 or done == c.steps: log_losses(run, done, losses)
-            if probe is not None and (done % c.classwise_every == 0 or done == c.steps):
-                for row in classwise_rows(learner, probe, done): append_row(run.path/'classwise.csv', row)
-            stop = any_process(bool(asked))
-            if done % c.checkpoint_every == 0 or done == c.steps or stop: run.save_checkpoint(learner, done)
+            recent.append((number, batch, styles, target))
+            with inspected(run, learner, recent):
+                losses, done = learner.step(batch, styles, number, target), number + 1
+                if c.skip_bad: log_skipped(run, done, batch['skipped'])
+                if done % c.log_every == 0 or done == c.steps: log_losses(run, done, losses)
+                if probe is not None and (done % c.classwise_every == 0 or done == c.steps):
+                    for row in classwise_rows(learner, probe, done): append_row(run.path/'classwise.csv', row)
+                stop = any_process(bool(asked))
+                if done % c.checkpoint_every == 0 or done == c.steps or stop:
+                    while learner.guard.waiting: learner.guard.read()           # nothing is saved before it is judged
+                    run.save_checkpoint(learner, done)
+            while recent[0][0] < number - learner.guard.lag: recent.popleft()
             yield dict(step=done, **losses)
             if stop and done < c.steps: raise Stopped(f'{(asked or ["another process"])[0]} after step {done} of {c.steps}')
 
@@ -361,7 +387,7 @@ def ready_learner(config:Config, device) -> Learner:
     if config.class_balance: learner.class_weights = class_weights(class_counts(source_data(config), skip=config.skip_bad), config.class_balance).to(device)
     return learner
 
-# %% ../nbs/32_training.ipynb #b71da0c3
+# %% ../nbs/32_training.ipynb #0344fe3c
 def out_of_memory(error) -> bool:
     "Tell whether an error says that there is no memory left."
     words = ("can't allocate memory", 'bad_alloc', 'bad allocation', 'could not create a memory object', 'CUBLAS_STATUS_ALLOC_FAILED')

@@ -162,7 +162,66 @@ def flip_bits(flips=1000, seed=0) -> dict:
         for files, read in kinds.values(): read()             # whole again: none of them refuses what is good
     return dict(flips=flips, by_kind=tried, missed=missed, crashed=crashed, seed=seed)
 
-PARTS = {'kills': soak, 'flips': flip_bits}
+def poison(rng, number, where, value):
+    "Return a step that puts a value which is no number into one place of what a given step reads or computes, and a list that tells the samples."
+    from ash_nb.methods import Learner
+    step, seen = Learner.step, []
+    def anywhere(x): x.view(-1)[rng.randrange(x.numel())] = value; return x
+    def stepped(self, batch, styles, n, target=None):
+        if n != number: return step(self, batch, styles, n, target)
+        seen.extend(batch['names'])
+        if where == 'image': anywhere(batch['images'])
+        elif where == 'style image': anywhere(styles)
+        else: network = self.networks[rng.choice(list(self.networks))]
+        hook = None
+        if where == 'gradient': hook = rng.choice([p for p in network.parameters() if p.requires_grad]).register_hook(lambda g: anywhere(g.clone().contiguous()))
+        if where == 'activation': hook = rng.choice([m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]).register_forward_hook(lambda m, i, o: anywhere(o.clone(memory_format=torch.contiguous_format)))
+        try: return step(self, batch, styles, n, target)
+        finally:
+            if hook: hook.remove()
+    return stepped, seen
+
+def poison_steps(poisons=200, seed=0) -> dict:
+    "Put NaN or infinity into random places of a short run and look at what has become of its weights."
+    from ash_nb.methods import Learner
+    rng, config, step, states = random.Random(seed), small(4, checkpoint_every=9), Learner.step, []
+    torch.set_num_threads(1)
+    def remembered(self, *args): states.append({k: bits(dict(sorted(n.state_dict().items()))) for k, n in self.networks.items()}); return step(self, *args)
+    report = dict(places=0, stopped_with_the_samples_named=0, poisoned_weights=[], not_stopped=[], wrong_message=[], by_place={})
+    with tempfile.TemporaryDirectory() as d:
+        Learner.step = remembered
+        try: train(config, Path(d)/'clean', device='cpu', workers=0, progress=False)
+        finally: Learner.step = step
+        for k in range(poisons):
+            number, where, value = rng.randrange(4), ('image', 'style image', 'gradient', 'activation')[k % 4], rng.choice([float('nan'), float('inf')] + [float('-inf')]*(k % 4 == 2))
+            if where == 'activation': value = float('nan')         # an infinity can vanish in a ReLU or a clamp
+            Learner.step, seen = poison(rng, number, where, value)
+            out, told = Path(d)/str(k), ''
+            try: train(config, out, device='cpu', workers=0, progress=False)
+            except AshError as e: told = str(e)
+            finally: Learner.step = step
+            kept, name = out/'inspection'/f'step-{number + 1:07d}', f'{where} {value} in step {number + 1}'
+            report['places'] += 1
+            report['by_place'][where] = report['by_place'].get(where, 0) + 1
+            if not told: report['not_stopped'].append(name)
+            elif not all(n in told for n in seen) or f'step {number + 1} of 4: ' not in told: report['wrong_message'].append(f'{name}: {told}')
+            else:
+                report['stopped_with_the_samples_named'] += 1
+                if {n: bits(dict(sorted(load_tensors(kept/f'{n}.safetensors').items()))) for n in states[number]} != states[number]: report['poisoned_weights'].append(name)
+            shutil.rmtree(out)
+    return report | dict(seed=seed)
+
+def bad_inputs(cases=10000, seed=0) -> dict:
+    "Let tests/test_fuzz.py generate about `cases` bad inputs; its tests fail at anything but an answer or an AshError."
+    with tempfile.TemporaryDirectory() as d:
+        file = Path(d)/'tried.json'
+        done = subprocess.run([sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', str(Path(__file__).parent/'test_fuzz.py')], capture_output=True, text=True,
+                              env=os.environ | {'ASH_FUZZ_CASES': str(cases//CASES_PER_UNIT + 1), 'ASH_FUZZ_JSON': str(file)})
+        tried = json.loads(file.read_text()) if file.exists() else {}
+    return dict(tried=sum(v for k, v in tried.items() if k.endswith('tried')), refused=sum(v for k, v in tried.items() if k.endswith('refused')), crashes=done.stdout[-3000:] if done.returncode else 0, by_reader=tried)
+
+CASES_PER_UNIT = 42     # inputs that the tests of test_fuzz.py try together for ASH_FUZZ_CASES = 1
+PARTS = {'kills': soak, 'flips': flip_bits, 'poisons': poison_steps, 'cases': bad_inputs}
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -14,7 +14,7 @@ from ash_nb.presets import METHODS, adapts
 from ash_nb.streetworld import street
 from ash_nb.training import Run, load_run, only_one, train
 import ash_nb.training
-from soak import difference, small, soak
+from soak import difference, flip_bits, poison_steps, small, soak
 
 go = dict(device='cpu', workers=0, progress=False)
 plain = small(6, method='source_only', checkpoint_every=2)
@@ -194,3 +194,14 @@ def test_out_of_memory(tmp_path):
     done = subprocess.run([sys.executable, '-c', code, *words(c, '--out', str(tmp_path/'a'))], capture_output=True, text=True)
     assert done.returncode == 2 and 'Traceback' not in done.stderr, done.stderr
     assert 'ash-nb train: out of memory: lower batch_size (now 4) or width and height (now 256 x 256), or set precision=bf16' in done.stderr, done.stderr
+
+# --- numbers and bits
+
+def test_nan_and_infinity_stop_a_step_before_the_weights():
+    report = poison_steps(16, seed=1)
+    assert report['stopped_with_the_samples_named'] == report['places'] == 16, report
+    assert report['poisoned_weights'] == report['not_stopped'] == report['wrong_message'] == []
+
+def test_every_flipped_bit_is_found():
+    report = flip_bits(210, seed=1)
+    assert report['missed'] == report['crashed'] == [] and len(report['by_kind']) == 7

@@ -1,2 +1,0 @@
-"placeholder"
-def test_nothing(): pass
