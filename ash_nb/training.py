@@ -144,7 +144,7 @@ def write_checkpoint(self:Run, learner, step:int):
     except OSError as e: raise cannot_write(final, e) from None
     finally: shutil.rmtree(part, ignore_errors=True)      # half a checkpoint only fills the disk
 
-# %% ../nbs/32_training.ipynb #fea8b421
+# %% ../nbs/32_training.ipynb #05cfade4
 LOGS = ('metrics.csv', 'classwise.csv', 'skipped.csv')
 
 def write_learner(learner, folder, step:int, **more):
@@ -298,7 +298,7 @@ def log_skipped(run:Run, step:int, skipped:list):
         for role, name, reason in found[rank]:
             if chief(): append_row(run.path/'skipped.csv', dict(step=step, role=role, name=one_line(name), reason=one_line(reason)))
 
-# %% ../nbs/32_training.ipynb #26646b37
+# %% ../nbs/32_training.ipynb #68c02b4a
 @contextmanager
 def inspected(run, learner, recent):
     "Save what a step that was not finite had before it. Raises AshError saying what, in which step, on which samples, and where they are."
@@ -317,7 +317,7 @@ def inspected(run, learner, recent):
         raise AshError(f'step {number + 1} of {run.config.steps}: {", ".join(e.names)} is NaN or infinite; no weight was changed. Samples: {samples}. Batch, networks and optimizers are in {folder}. '
                        f'Look at those samples; in a new folder, lower lr or set precision=float32') from None
 
-# %% ../nbs/32_training.ipynb #9a7bcf53
+# %% ../nbs/32_training.ipynb #2569280a
 def records(run:Run, learner:Learner, start:int, workers:int=0):
     "Train from step `start` to the end; log, save and yield a record per step."
     c, recent = run.config, deque(maxlen=9)
@@ -387,7 +387,7 @@ def ready_learner(config:Config, device) -> Learner:
     if config.class_balance: learner.class_weights = class_weights(class_counts(source_data(config), skip=config.skip_bad), config.class_balance).to(device)
     return learner
 
-# %% ../nbs/32_training.ipynb #0344fe3c
+# %% ../nbs/32_training.ipynb #541a041a
 def out_of_memory(error) -> bool:
     "Tell whether an error says that there is no memory left."
     words = ("can't allocate memory", 'bad_alloc', 'bad allocation', 'could not create a memory object', 'CUBLAS_STATUS_ALLOC_FAILED')
@@ -474,5 +474,6 @@ def log_session(run, learner, start, end, seconds):
     gpu = learner.device.type == 'cuda'
     peak = torch.cuda.max_memory_allocated(learner.device) if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     row = dict(start=start, end=end, seconds=round(seconds, 1), peak_mb=round(peak/2**20), device=str(learner.device), threads=torch.get_num_threads(), precision=str(learner.dtype)[6:])
+    failing = sys.exc_info()[0]
     try: append_row(run.path/'sessions.csv', row)
-    except AshError as e: print(e, file=sys.stderr)       # what ended the session is the news, not that its cost is not written down
+    except AshError as e: failing or print(e, file=sys.stderr)       # what ended the session is the news, not that its cost is not written down

@@ -17,6 +17,7 @@ CORE = { # module -> notebook, and pytest files with a choice of tests
     'hallucinator': ('22_hallucinator', ['test_numerics.py']), 'evaluation': ('33_evaluation', ['test_numerics.py']), 'files': ('02_files', ['test_fuzz.py']),
     'methods': ('31_methods', ['test_numerics.py', 'test_faults.py::test_every_method_goes_on_to_the_same_bits']),
     'training': ('32_training', ['test_faults.py'])}
+QUICK = 'every_method or signal or late or removed or skip or cut_off or nan_and or two_processes'        # of test_faults.py: those that take a second or so
 
 # --- edits
 
@@ -119,7 +120,7 @@ def attempt(folder, module, skip, tests):
     run_cells(module, skip)
     import pytest
     for t in CORE[module][1] if tests else ():
-        if pytest.main(['-q', '-x', '-p', 'no:cacheprovider', '--rootdir', str(folder), str(folder/'tests'/t)] + (['-k', 'not kills and not memory and not disk and not worker'] if 'faults' in t else [])): raise AssertionError(t)
+        if pytest.main(['-q', '-x', '-p', 'no:cacheprovider', '--rootdir', str(folder), str(folder/'tests'/t)] + (['-k', QUICK.removeprefix('every_method or ') if '::' not in t else QUICK] if 'faults' in t else [])): raise AssertionError(t)
 
 def forked(function, limit) -> str:
     "Run a function in a forked process; return '' when it ends well, else how it ended."

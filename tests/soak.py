@@ -79,7 +79,7 @@ def soak(kills=200, steps=24, seed=0, fresh_every=20, progress=True, **changes) 
     "Kill until `kills` processes have died, then let the last run end; every run that ends is compared with the reference."
     torch.set_num_threads(1)
     rng, config, begin = random.Random(seed), small(steps, **changes), time.perf_counter()
-    report = dict(kills=0, while_a_checkpoint_was_written=0, command_line_processes_killed=0, before_the_first_checkpoint=0, runs_compared=0, different_files=[], unreadable_checkpoints=[], other_errors=[])
+    report = dict(kills=0, while_a_checkpoint_was_written=0, command_line_processes_killed=0, before_the_first_checkpoint=0, runs_compared=0, different_files=[], unreadable_checkpoints=[], other_errors=[], seconds_of_life=[], of_which_writing=[])
     with tempfile.TemporaryDirectory() as d:
         d = Path(d)
         for data in (source_data(config), style_data(config)): [data[k] for k in range(len(data))]       # drawn once, for all children
@@ -101,13 +101,14 @@ def attack(config, out, rng, whole, report, kills, fresh_every) -> bool: # wheth
     run, part = Run(out), out/'checkpoints'/'.part'
     command_line = fresh_every and report['kills'] % fresh_every == fresh_every - 1
     pid = (fresh if command_line else child)(config, out)
-    aimed, last = rng.random() < 0.5, report['kills'] >= kills
+    aimed, last, born = rng.random() < 0.5, report['kills'] >= kills, time.perf_counter()
     limit = 600 if last else rng.uniform(0, 1.3*whole + 6*bool(command_line))
     status = await_end(pid, limit)
     if status is None and aimed: status = await_end(pid, 60, part.exists) if not part.exists() else None
     if status is None and aimed: status = await_end(pid, rng.uniform(0, 0.01))
     if status is None:
         died, half = kill(pid, part.exists)
+        if died and not command_line: report['of_which_writing' if half else 'seconds_of_life'].append(round(time.perf_counter() - born, 2))
         report['kills'] += died
         report['while_a_checkpoint_was_written'] += died and half
         report['command_line_processes_killed'] += died and bool(command_line)
