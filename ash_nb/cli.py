@@ -8,6 +8,7 @@ __all__ = ['configuration', 'parser', 'main']
 # %% ../nbs/46_cli.ipynb #a38d7757
 import argparse, sys
 from dataclasses import replace
+from pathlib import Path
 from .config import AshError, Stopped, one_of, parse_field, settings
 from .presets import METHODS, PRESETS, preset
 
@@ -48,12 +49,15 @@ def _train(args):
     if args.forecast: return _forecast(configuration(args, method=args.method))
     from ash_nb.distributed import chief, leave
     from ash_nb.training import train
-    run = train(configuration(args, method=args.method, seed=args.seed, **({'root': args.root} if args.root else {})), args.out, args.device, args.workers, tensorboard=args.tensorboard)
+    if not args.resume and args.out and (Path(args.out)/'config.json').is_file(): raise AshError(f'{args.out} holds a run already: choose another folder, or leave out --no-resume to go on with it')
+    changes = ({'root': args.root} if args.root else {}) | ({'skip_bad': True} if args.skip_bad else {})
+    run = train(configuration(args, method=args.method, seed=args.seed, **changes), args.out, args.device, args.workers, tensorboard=args.tensorboard)
     speaks = chief()
     leave()
     if not speaks: return
     last = run.metrics.iloc[-1]
     print(f'{run.path}: {run.config.method}, seed {run.config.seed}, finished after {int(last.step)} steps; last segmentation loss {last.segmentation:.3f}')
+    if (run.path/'skipped.csv').is_file(): print(f'{len(run.table("skipped.csv"))} times a sample could not be read and another took its place: {run.path/"skipped.csv"}')
 
 def _add_train(subparsers):
     p = _parser(subparsers, 'train', 'Train one method; running it again resumes.', 'ash-nb train --method ash --seed 0 --out runs/a')
@@ -61,6 +65,8 @@ def _add_train(subparsers):
     p.add_argument('--seed', type=int, default=0, help='of every random stream (default %(default)s)')
     p.add_argument('--out', help="run folder (default: runs/PRESET-METHOD-SEED)")
     p.add_argument('--root', help='folder of the source data set (default: as settings.ini says)')
+    p.add_argument('--resume', action=argparse.BooleanOptionalAction, default=True, help='go on with the run that the folder holds (default)')
+    p.add_argument('--skip-bad', action='store_true', help='replace samples that cannot be read, list them in skipped.csv (default: stop)')
     p.add_argument('--forecast', action='store_true', help='say what memory and arithmetic a step takes, and end')
     p.add_argument('--tensorboard', action='store_true', help="also log to the run's folder tensorboard/")
     _run_options(p)
@@ -223,6 +229,9 @@ def main(words=None) -> int: # exit code
     except AshError as e: print(f'ash-nb: {e}', file=sys.stderr); return 2
     try: args.do(args)
     except AshError as e: print(f'ash-nb {args.verb}: {e}', file=sys.stderr); return 2
+    except OSError as e:                                      # a path that the system refuses, one too long say
+        if e.filename is None: raise
+        print(f'ash-nb {args.verb}: {str(e.filename)[:200]}: {e.strerror}', file=sys.stderr); return 2
     except KeyboardInterrupt: print('ash-nb: stopped', file=sys.stderr); return 130
     except Stopped as e:
         print(f'ash-nb {args.verb}: stopped by {e}; the checkpoint is saved, run the same command again to go on', file=sys.stderr); return 130

@@ -7,7 +7,8 @@ __all__ = ['DATA_ROOTS', 'AshError', 'Stopped', 'one_of', 'settings', 'stream_se
            'differences']
 
 # %% ../nbs/00_config.ipynb #0367db5c
-import os, zlib
+import os, sys, zlib
+from configparser import Error as BadIni
 from dataclasses import asdict, dataclass, fields
 from fastcore.xtras import Config as IniFile
 
@@ -25,7 +26,9 @@ def one_of(
     what:str, # the name of the field, for the message
 ):
     "Return `value` if it is among `allowed`; raise AshError with the possible values otherwise."
-    if value in allowed: return value
+    try:
+        if value in allowed: return value
+    except TypeError: pass                                 # a list, from a file, is in no dictionary
     raise AshError(f'unknown {what} {value!r}: choose one of {", ".join(map(str, allowed))}')
 
 # %% ../nbs/00_config.ipynb #46fc537a
@@ -35,8 +38,9 @@ _defaults = dict(preset='streetworld', device='auto', workers=0, runs='runs') | 
 def settings(
     file:str='settings.ini', # a name looked for from the working directory upwards, or a path
 ) -> dict: # the settings of this machine, one value a key
-    "Read `settings.ini` over the defaults, and environment variables `ASH_NB_KEY` over both."
-    ini = IniFile.find(file) or {}
+    "Read `settings.ini` over the defaults, and environment variables `ASH_NB_KEY` over both. Raises AshError for a file that is none."
+    try: ini = IniFile.find(file, interpolation=None) or {}
+    except (BadIni, UnicodeDecodeError) as e: raise AshError(f'{file} cannot be read as settings: {" ".join(str(e).split())[:160]}') from None
     found = {k: os.environ.get(f'ASH_NB_{k.upper()}', ini.get(k, v)) for k, v in _defaults.items()}
     try: return found | {'workers': int(found['workers'])}
     except ValueError: raise AshError(f"settings.ini: workers = {found['workers']!r} is not a whole number") from None
@@ -76,6 +80,7 @@ class _Data:
     flip: float = 0.5 # probability of a horizontal flip
     jitter: float = 0.0 # strength of random photometric changes to every image that the segmenter learns from; 0 = none (paper), 1 = strong
     batch_size: int = 1 # images a step
+    skip_bad: bool = False # put the next sample of the epoch in the place of one that cannot be read, and list it in skipped.csv; False: stop with its name
     target: str = '' # data set whose images, without labels, are given to methods that adapt to a target; must be empty for all others
     target_root: str = '' # its folder; empty: as settings.ini says
     target_split: str = 'train' # its split
@@ -160,11 +165,14 @@ def _check(c):
         kind = type(f.default)
         if not isinstance(v, (int, float) if kind is float else kind) or (kind is not bool and isinstance(v, bool)):
             raise AshError(f'{f.name} = {v!r}: expected {kind.__name__}')
-        if kind in (int, float) and f.name != 'alpha_min' and not 0 <= v < float('inf'): raise AshError(f'{f.name} = {v}: must not be negative, infinite or NaN')
+        if f.name == 'alpha_min' and not abs(v) <= sys.float_info.max: raise AshError(f'alpha_min = {v}: must not be infinite or NaN')
+        if kind in (int, float) and f.name != 'alpha_min' and not 0 <= v <= sys.float_info.max: raise AshError(f'{f.name} = {v}: must not be negative, infinite or NaN')
     for k in _positive:
         if not getattr(c, k) > 0: raise AshError(f'{k} = {getattr(c, k)}: must be greater than 0')
     for k in ('begin', 'class_balance'):
         if getattr(c, k) >= 1: raise AshError(f'{k} = {getattr(c, k)}: must be below 1')
+    for k in ('flip', 'jitter', 'warmup', 'noise_strength', 'label_smoothing'):
+        if getattr(c, k) > 1: raise AshError(f'{k} = {getattr(c, k)}: must not be above 1')
     if c.scale_min > c.scale_max: raise AshError(f'scale_min = {c.scale_min} is above scale_max = {c.scale_max}')
     if min(c.width, c.height) < 64: raise AshError(f'width x height = {c.width} x {c.height}: the networks need at least 64 pixels each way')
 

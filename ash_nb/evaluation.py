@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from .config import AshError, one_of
-from .datasets import eval_transform
+from .datasets import Loader, eval_transform
 from .distributed import gathered, rank_and_size, summed
 from .labels import CLASSES, IGNORE, PROTOCOLS, Protocol
 
@@ -103,8 +103,8 @@ class Resized(torch.utils.data.Dataset):
 
 def eval_batches(data, width, height, batch_size=1, workers=0):
     "Iterate over lists of samples, in order."
-    return torch.utils.data.DataLoader(Resized(data, width, height), batch_size, num_workers=workers, collate_fn=list,
-                                       multiprocessing_context='forkserver' if workers else None)
+    return Loader(Resized(data, width, height), batch_size, num_workers=workers, collate_fn=list, generator=torch.Generator(),
+                  multiprocessing_context='forkserver' if workers else None)
 
 # %% ../nbs/33_evaluation.ipynb #90fe3d4b
 def score_batch(segmenter, samples, device): # yields (name, (19, 19) counts)

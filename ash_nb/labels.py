@@ -55,10 +55,10 @@ def to_train_ids(
     path='label map', # the file, for the message
 ) -> np.ndarray: # (H, W) uint8 train ids, 255 ignored
     "Translate a data set's ids to train ids. Raises AshError naming the file and the ids that are unknown."
-    table = np.full(max(256, int(raw.max(initial=0)) + 1), -1, np.int16)
+    table = np.full(257, -1, np.int16)                     # the last entry is for ids below 0 and above 255
     ids = ID_MAPS[one_of(dataset, ID_MAPS, 'id map')]
     table[list(ids)] = list(ids.values())
-    out = table[raw]
+    out = table[raw if raw.dtype == np.uint8 else raw.astype(np.int64).clip(-1, 256)]
     if (out < 0).any():
         odd = np.unique(raw[out < 0])[:5].tolist()
         raise AshError(f'{path} holds unknown label id {", ".join(map(str, odd))}: {dataset} has ids {min(ids)} to {max(ids)}; is it a label file of another data set, or a colour picture?')

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as tvf
 from .config import AshError, one_of
-from .datasets import READERS, cover, data_root, open_dataset
+from .datasets import READERS, cover, data_root, is_record, open_dataset
 from .files import read_json, sha256, write_atomic, write_json
 from .labels import CLASSES, IGNORE, colorize
 
@@ -49,9 +49,10 @@ def stamp(pair) -> list:
 
 def intact(old, pair, out) -> bool:
     "Tell whether the record of a sample still fits its raw files and the files of the copy."
-    if not old or 'problem' in old or old['stamp'] != stamp(pair): return False
+    if not old or 'problem' in old or old.get('stamp') != stamp(pair) or not is_record(old): return False
     files = [(old['image'], old['image_sha256'])] + ([(old['label'], old['label_sha256'])] if old['label'] else [])
-    return all((out/f).is_file() and sha256((out/f).read_bytes()) == digest for f, digest in files)
+    try: return all((out/f).is_file() and sha256((out/f).read_bytes()) == digest for f, digest in files)
+    except (OSError, ValueError): return False
 
 # %% ../nbs/12_prepare.ipynb #b5fff5de
 def prepare_one(data, out, size, lossless:bool, k:int, old:dict=None) -> dict:
@@ -150,7 +151,8 @@ def prepare(
     progress:bool=True, # show a bar
 ) -> dict: # split, samples, problems (list of str), text (the report)
     "Check a data set and write its training-ready copy. Raises AshError for a wrong layout and for a copy of something else."
-    split, size = split or SPLITS.get(one_of(name, READERS, 'data set'), 'val'), size or SIZES.get(name)
+    one_of(name, READERS, 'data set')
+    split, size = split or SPLITS.get(name, 'val'), size or SIZES.get(name)
     root = data_root(name, root)
     if (root/'prepared.json').is_file(): raise AshError(f'{root} is a prepared copy: give the folder of the original download')
     data = open_dataset(name, root, split, strict=False)
@@ -170,10 +172,10 @@ def _claim(out, head):
     if out is None: return None
     out = Path(out)
     if (out/'prepared.json').is_file():
-        there = read_json(out/'prepared.json')
+        there = read_json(out/'prepared.json', sealed=True)
         for k, v in head.items():
             if there.get(k) != v: raise AshError(f'{out} was prepared with {k} {there.get(k)!r}, now {v!r}: choose another folder')
-    write_json(out/'prepared.json', head | dict(complete=False))
+    write_json(out/'prepared.json', head | dict(complete=False), sealed=True)
     return out
 
 def _collect(records, out, n, progress):
@@ -195,7 +197,7 @@ def _finish(out, head, records, text, complete):
     write_atomic(out/'report.md', text.encode())
     counts = class_shares(good)
     histogram = {CLASSES[k]: int(counts[k]) for k in range(19)} | {'ignored': int(counts[IGNORE])}
-    write_json(out/'prepared.json', head | dict(complete=complete, samples=len(good), left_out=len(records) - len(good), histogram=histogram, index_sha256=sha256(index)))
+    write_json(out/'prepared.json', head | dict(complete=complete, samples=len(good), left_out=len(records) - len(good), histogram=histogram, index_sha256=sha256(index)), sealed=True)
     (out/'index.part').unlink()
     if complete and good[0]['label']: write_atomic(out/'sheet.png', encode(sheet(open_dataset(head['dataset'], out, head['split'])), 'png'))
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from ash_nb.cli import main
 from ash_nb.presets import preset
-from ash_nb.files import load_tensors
+from ash_nb.files import load_tensors, write_json
 from ash_nb.training import load_run, train
 
 tiny = preset('streetworld', method='ash', body='plain', scenes=6, width=96, height=64, test_width=96, test_height=64, batch_size=2, steps=4, log_every=1, checkpoint_every=2, classwise_every=2)
@@ -87,8 +87,10 @@ def test_another_configuration_is_refused_with_the_difference(run, capsys):
 
 def test_folders_that_are_no_runs(tmp_path, capsys):
     fails(capsys, 'figures', tmp_path/'nothing', says='is not a run folder')
-    (tmp_path/'config.json').write_text('{"config": {"method": "ash"}}')
+    write_json(tmp_path/'config.json', {'config': {'method': 'ash'}}, sealed=True)
     fails(capsys, 'evaluate', tmp_path, '--target', 'unseen', says='another version of ash_nb')
+    (tmp_path/'config.json').write_text((tmp_path/'config.json').read_text().replace('ash', 'asm'))
+    fails(capsys, 'evaluate', tmp_path, '--target', 'unseen', says='config.json is damaged or was edited')
     (tmp_path/'config.json').write_text('{')
     fails(capsys, 'evaluate', tmp_path, '--target', 'unseen', says='cannot be read as JSON')
 

@@ -56,7 +56,7 @@ def test_palette_labels_keep_their_indices(tmp_path):
     picture.save(tmp_path/'a.png')
     assert to_train_ids(read_ids(tmp_path/'a.png'), 'gta5').tolist() == [[0, 13], [10, 255]]
 
-@given(hnp.arrays(st.sampled_from([np.uint8, np.uint16, np.int32]), (3, 4), elements=st.integers(0, 255)), st.sampled_from(sorted(ID_MAPS)))
+@given(st.one_of(hnp.arrays(st.sampled_from([np.uint8, np.uint16, np.int32]), (3, 4), elements=st.integers(0, 255)), hnp.arrays(np.int32, (3, 4))), st.sampled_from(sorted(ID_MAPS)))
 @settings(max_examples=300, deadline=None)
 def test_any_label_map_is_translated_or_refused(raw, name):
     try: out = to_train_ids(raw, name, 'x.png')

@@ -48,15 +48,13 @@ def test_command_line(camvid, tmp_path, capsys):
     with pytest.raises(AshError, match="dataset 'camvid', not 'kitti'"): open_dataset('kitti', copy)
 
 def test_index_cannot_lead_outside(camvid, tmp_path):
-    from ash_nb.files import sha256
-    import json
+    from ash_nb.files import read_json, sha256, write_json
     copy = tmp_path/'copy'
     prepare('camvid', camvid, copy, workers=1, progress=False)
     text = (copy/'index.jsonl').read_text().replace('images/val/00.jpg', '../../secret.jpg')
     (copy/'index.jsonl').write_text(text)
     with pytest.raises(AshError, match='missing or damaged'): open_dataset('camvid', copy)
-    head = json.loads((copy/'prepared.json').read_text()) | {'index_sha256': sha256(text.encode())}
-    (copy/'prepared.json').write_text(json.dumps(head))
+    write_json(copy/'prepared.json', read_json(copy/'prepared.json', sealed=True) | {'index_sha256': sha256(text.encode())}, sealed=True)
     with pytest.raises(AshError, match='outside the folder'): open_dataset('camvid', copy)[0]
 
 @pytest.mark.parametrize('name, split', [('gta5', 'train'), ('kitti', 'val'), ('cityscapes', 'train'), ('camvid', 'val'), ('paintings', 'train')])
