@@ -416,6 +416,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'ash_nb.plots.colour_of': ('plots.html#colour_of', 'ash_nb/plots.py'),
                               'ash_nb.plots.confusion_heatmap': ('plots.html#confusion_heatmap', 'ash_nb/plots.py'),
                               'ash_nb.plots.curves': ('plots.html#curves', 'ash_nb/plots.py'),
+                              'ash_nb.plots.diagram': ('plots.html#diagram', 'ash_nb/plots.py'),
                               'ash_nb.plots.encode': ('plots.html#encode', 'ash_nb/plots.py'),
                               'ash_nb.plots.encoded': ('plots.html#encoded', 'ash_nb/plots.py'),
                               'ash_nb.plots.end_labels': ('plots.html#end_labels', 'ash_nb/plots.py'),

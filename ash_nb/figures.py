@@ -78,6 +78,7 @@ def predictions(
     learner, t = run.learner(device=device), eval_transform(run.config.test_width, run.config.test_height)
     with learner.autocast(): return [predict(learner.segmenter, t(s)['image'][None].to(device), s['label'].shape)[0].cpu().numpy() for s in samples]
 
+# %% ../nbs/44_figures.ipynb #188efbd1
 def qualitative_figure(
     runs:dict, # method -> Run
     data, # target data set
@@ -186,6 +187,7 @@ def ranked(first:dict, last:dict, n:int) -> list: # names: n of the largest gain
     order = sorted(first.keys() & last.keys(), key=lambda name: (first[name] - last[name], name))
     return order[:n] + order[len(order) - n:]
 
+# %% ../nbs/44_figures.ipynb #fb41aab2
 def error_stills(
     runs:dict, # method -> Run, the baseline first; evaluated on all targets
     targets:dict, # name -> (data set, split)
@@ -207,6 +209,7 @@ def error_stills(
     ranks = [f'gain {k + 1}' for k in range(n)] + [f'loss {k + 1}' for k in reversed(range(n))]
     return save_stills(path, {'target': [t.removeprefix('streetworld-') for t in targets], 'method': list(map(plots.name_of, others)), 'image': ranks}, stills)
 
+# %% ../nbs/44_figures.ipynb #1f4cefcd
 def _error_row(baseline, sample, first, last, before, after, limit=320):
     label = np.asarray(sample['label'])
     step = -(-max(label.shape)//limit)

@@ -6,7 +6,7 @@
 __all__ = ['THEME', 'METHOD_NAMES', 'METHOD_COLOURS', 'REPAIRED', 'BROKEN', 'BOTH_WRONG', 'themed', 'figure', 'encode', 'name_of',
            'looks', 'colour_of', 'as_picture', 'encoded', 'grid', 'patches', 'show_grid', 'change_map', 'error_map',
            'qualitative', 'stylization_grid', 'curves', 'spread', 'ink', 'end_labels', 'figure4', 'targets_chart',
-           'iou_bars', 'class_colour', 'swatch', 'confusion_heatmap', 'forest', 'table_picture', 'readable']
+           'iou_bars', 'class_colour', 'swatch', 'confusion_heatmap', 'forest', 'table_picture', 'readable', 'diagram']
 
 # %% ../nbs/41_plots.ipynb #b03e9837
 import functools
@@ -88,7 +88,7 @@ def as_picture(x) -> np.ndarray: # (H, W, 3) uint8
     if x.shape[0] == 3 and x.shape[-1] != 3: x = x.transpose(1, 2, 0)
     return x if x.dtype == np.uint8 else (np.nan_to_num(x.astype(float)).clip(0, 1)*255 + .5).astype(np.uint8)
 
-# %% ../nbs/41_plots.ipynb #77b9023c
+# %% ../nbs/41_plots.ipynb #d729f15b
 def encoded(picture, lossless:bool=None) -> bytes:
     "Encode an image or label map as JPEG or, lossless, as PNG; by default label maps as PNG."
     import io
@@ -487,3 +487,25 @@ def readable(
     words = {'target': lambda t: t.removeprefix('streetworld-'), 'method': name_of}
     names = {c: f'minus {name_of(c[6:])}' for c in summary.columns if c.startswith('minus ')} | {'seconds_a_step': 'seconds a step', 'peak_mb': 'peak MB'}
     return summary.assign(**{c: summary[c].map(f) for c, f in words.items() if c in summary}).rename(columns=names)
+
+# %% ../nbs/41_plots.ipynb #589955fb
+@themed
+def diagram(
+    boxes:dict, # text -> (column, row), row 0 on top
+    arrows, # (from, to) or (from, to, label), by the first lines of the boxes' texts
+    width:float=9., # inches
+    height:float=.85, # inches of a row
+):
+    "Draw boxes and arrows between them."
+    columns, rows = (1 + max(place[k] for place in boxes.values()) for k in (0, 1))
+    fig, drawn = _bare((width, height*rows)), {}
+    ax = fig.add_axes((0, 0, 1, 1)); ax.axis('off'); ax.set(xlim=(-.5, columns - .5), ylim=(rows - .5, -.5))
+    for text, place in boxes.items():
+        name, *rest = text.lstrip('*').split('\n')
+        look = dict(boxstyle='round,pad=.55', lw=.9, fc='#cfe3f1' if text[0] == '*' else '#f5f7f8', ec='#0a5c8c' if text[0] == '*' else '#8a939b')
+        drawn[name] = ax.text(*place, '\n'.join([name, *rest]), ha='center', va='center', fontsize=8.5, linespacing=1.35, bbox=look, parse_math=False, zorder=3)
+    for a, b, *label in arrows:
+        (x, y), (u, v) = drawn[a].get_position(), drawn[b].get_position()
+        ax.annotate('', (u, v), (x, y), arrowprops=dict(arrowstyle='-|>', lw=1, color='#5a656e', patchA=drawn[a].get_bbox_patch(), patchB=drawn[b].get_bbox_patch(), shrinkA=1, shrinkB=1), zorder=4)
+        if label: ax.text((x + u)/2, (y + v)/2, label[0], ha='center', va='center', fontsize=7.5, color='#5a656e', zorder=5, parse_math=False, bbox=dict(fc='white', ec='none', pad=1.5))
+    return fig

@@ -103,9 +103,7 @@ td.wrap { white-space: normal; min-width: 14rem; color: var(--soft) } code, pre 
 .bars td, .bars th { padding: .2rem .6rem .2rem 0 } .bars td.bar { min-width: 6.5rem; padding-left: .6rem; background: linear-gradient(90deg, #cfe3f1 var(--v), var(--wash) 0) no-repeat 0 50% / calc(100% - .3rem) 82% ; -webkit-print-color-adjust: exact; print-color-adjust: exact }
 .bars tr.mean > * { font-weight: 650; background: none; padding-bottom: .45rem } .bars i { display: inline-block; width: .75em; height: .75em; margin-right: .55em; border-radius: 2px; -webkit-print-color-adjust: exact; print-color-adjust: exact }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .8rem; margin: .6rem 0 1.4rem } .facts div { background: var(--wash); border-radius: 10px; padding: .85rem 1rem } .facts b { display: block; font-size: 1.45rem; line-height: 1.25; font-weight: 650; font-variant-numeric: tabular-nums } .facts span { color: var(--soft); font-size: .83rem; line-height: 1.35; display: block }
-.flip input { position: absolute; opacity: 0 } .flip .axis { display: flex; flex-wrap: wrap; gap: .3rem; align-items: baseline; margin: .3rem 0; font-size: .85rem } .flip .axis > span { color: var(--soft); min-width: 5.2rem }
-.flip label { cursor: pointer; padding: .05rem .6rem; border: 1px solid var(--line); border-radius: 99px } .flip input:checked + label { background: var(--ink); border-color: var(--ink); color: #fff } .flip input:focus-visible + label { outline: 2px solid var(--link); outline-offset: 1px }
-.stills { display: grid; grid-template-columns: repeat(auto-fill, minmax(17.5rem, 1fr)); gap: .9rem; margin-top: .7rem } .stills b { font-size: .88rem; font-weight: 600 } .stills img { width: 100% } .stills small { color: var(--soft) } $flip
+$flip
 details { margin: .8rem 0 } summary { cursor: pointer; color: var(--link) } pre { overflow-x: auto; background: var(--wash); padding: .9rem; border-radius: 8px } footer { color: var(--soft); font-size: .83rem; padding-top: 2.5rem; padding-bottom: 3rem }
 @media (max-width: 640px) { header, main, footer { padding-left: 1rem; padding-right: 1rem } h1 { font-size: 1.5rem } th, td { padding-right: .75rem } figure img { width: 40rem; max-width: none } .facts { grid-template-columns: 1fr 1fr } }
 @page { margin: 1.5cm }
@@ -131,7 +129,10 @@ $body
 
 # %% ../nbs/42_report.ipynb #25ae9e5c
 AXES, VALUES = 4, 12 # settings, and values of each, that stills can depend on
-_FLIP = ' '.join(f'.flip:has(input[name$="-{k}"][value="{v}"]:checked) [data-a{k}]:not([data-a{k}="{v}"]) {{ display: none }}' for k in range(AXES) for v in range(VALUES))
+_FLIP = '''.flip input { position: absolute; opacity: 0 } .flip .axis { display: flex; flex-wrap: wrap; gap: .3rem; align-items: baseline; margin: .3rem 0; font-size: .85rem } .flip .axis > span { color: var(--soft); min-width: 5.2rem }
+.flip label { cursor: pointer; padding: .05rem .6rem; border: 1px solid var(--line); border-radius: 99px } .flip input:checked + label { background: var(--ink); border-color: var(--ink); color: #fff } .flip input:focus-visible + label { outline: 2px solid var(--link); outline-offset: 1px }
+.stills { display: grid; grid-template-columns: repeat(auto-fill, minmax(17.5rem, 1fr)); gap: .9rem; margin-top: .7rem } .stills b { font-size: .88rem; font-weight: 600 } .stills img { width: 100% } .stills small { color: var(--soft) }
+''' + ' '.join(f'.flip:has(input[name$="-{k}"][value="{v}"]:checked) [data-a{k}]:not([data-a{k}="{v}"]) {{ display: none }}' for k in range(AXES) for v in range(VALUES))
 
 def save_stills(
     path, # JSON file to write
@@ -246,6 +247,7 @@ CAPTIONS = {
     'preview': 'The stylization preview as stills: choose a painting, how much of the restyled features the decoder is given (alpha), and a checkpoint. Live, with sliders for all settings, it is in the notebook 55_preview.',
     'errors': 'The error browser: the images on which a method gains and loses most against the baseline, by the mean IoU of the image. Blue is repaired, orange broken, grey wrong in both.'}
 
+# %% ../nbs/42_report.ipynb #65030508
 def figure_blocks(
     folder, # of a run or comparison
     stems, # beginnings of file names, in order
@@ -342,6 +344,7 @@ def _rounded(frame):
 
 def folded(content:str, summary:str) -> str: return f'<details><summary>{html.escape(summary)}</summary>{content}</details>'
 
+# %% ../nbs/42_report.ipynb #4ebf8919
 def comparison_page(folder) -> dict: # what `report` takes
     "Compose the report of a comparison from its folder: runs.csv, figures/, and the run folders METHOD-SEED."
     folder, runs = Path(folder), _csv(Path(folder)/'runs.csv')

@@ -124,6 +124,7 @@ def segmented(self:Preview, image=None): # (H, W) train ids
     found = full_size(self.logits(self.image, street), size) if image is None else predict(self.learner.segmenter, image[None], size)
     return found[0].cpu().numpy()
 
+# %% ../nbs/47_widgets.ipynb #c77a6df7
 @patch
 def shares(self:Preview) -> list: # one dictionary a class
     "Measure each class's share of the norms of gamma and beta (Figure 4), as things stand."
