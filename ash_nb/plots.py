@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['THEME', 'METHOD_NAMES', 'METHOD_COLOURS', 'REPAIRED', 'BROKEN', 'BOTH_WRONG', 'themed', 'figure', 'encode', 'name_of',
-           'looks', 'colour_of', 'as_picture', 'grid', 'patches', 'show_grid', 'change_map', 'error_map', 'qualitative',
-           'stylization_grid', 'curves', 'spread', 'ink', 'end_labels', 'figure4', 'targets_chart', 'iou_bars',
-           'class_colour', 'swatch', 'confusion_heatmap', 'forest', 'table_picture', 'readable']
+           'looks', 'colour_of', 'as_picture', 'encoded', 'grid', 'patches', 'show_grid', 'change_map', 'error_map',
+           'qualitative', 'stylization_grid', 'curves', 'spread', 'ink', 'end_labels', 'figure4', 'targets_chart',
+           'iou_bars', 'class_colour', 'swatch', 'confusion_heatmap', 'forest', 'table_picture', 'readable', 'diagram']
 
 # %% ../nbs/41_plots.ipynb #b03e9837
 import functools
@@ -88,6 +88,15 @@ def as_picture(x) -> np.ndarray: # (H, W, 3) uint8
     if x.shape[0] == 3 and x.shape[-1] != 3: x = x.transpose(1, 2, 0)
     return x if x.dtype == np.uint8 else (np.nan_to_num(x.astype(float)).clip(0, 1)*255 + .5).astype(np.uint8)
 
+# %% ../nbs/41_plots.ipynb #d729f15b
+def encoded(picture, lossless:bool=None) -> bytes:
+    "Encode an image or label map as JPEG or, lossless, as PNG; by default label maps as PNG."
+    import io
+    from PIL import Image
+    out, lossless = io.BytesIO(), picture.ndim == 2 if lossless is None else lossless
+    Image.fromarray(as_picture(picture)).save(out, 'PNG' if lossless else 'JPEG', **({} if lossless else dict(quality=90)))
+    return out.getvalue()
+
 # %% ../nbs/41_plots.ipynb #4a28fc9f
 @themed
 def grid(
@@ -126,8 +135,8 @@ def _place(fig, picture, box, title, caption):
     ax = fig.add_axes((box[0]/w, box[1]/h, box[2]/w, box[3]/h))
     ax.axis('off')
     if picture is not None: ax.imshow(picture, aspect='auto')
-    if title: ax.set_title(title, fontsize=9, pad=4)
-    if caption: ax.text(.5, -.13/box[3], caption.lstrip('*'), transform=ax.transAxes, ha='center', va='baseline', fontsize=8, weight='bold' if caption[0] == '*' else 'normal', color='#1d2327')
+    if title: ax.set_title(title, fontsize=9, pad=4, parse_math=False)
+    if caption: ax.text(.5, -.13/box[3], caption.lstrip('*'), parse_math=False, transform=ax.transAxes, ha='center', va='baseline', fontsize=8, weight='bold' if caption[0] == '*' else 'normal', color='#1d2327')
 
 # %% ../nbs/41_plots.ipynb #2661dc51
 def patches(what):
@@ -396,20 +405,24 @@ def swatch(ax, x, y, colour):
 # %% ../nbs/41_plots.ipynb #ecb43dcd
 @themed
 def confusion_heatmap(
-    confusion:np.ndarray, # (n, n) counts, rows truth
+    confusion:np.ndarray, # (n, n) counts, rows truth; or (n, n + 1), the last column what is not among the classes
     classes=CLASSES, # their names
+    minus:np.ndarray=None, # another one: draw what changed from it
 ):
-    "Draw a confusion matrix as shares of each true class, in percent."
+    "Draw a confusion matrix as shares of each true class, in percent, or the points by which two differ."
     import seaborn as sns
-    confusion = np.asarray(confusion)
-    share = 100*confusion/np.where(confusion.sum(1, keepdims=True) > 0, confusion.sum(1, keepdims=True), np.nan)
-    text = np.where(np.nan_to_num(share) >= 1, np.char.mod('%.0f', np.nan_to_num(share)), '')
-    fig, axes = figure(1, 1, (.33*len(classes) + 1.3, .3*len(classes) + 1.3))
-    ax = axes[0, 0]
-    sns.heatmap(share, ax=ax, cmap='Blues', vmin=0, vmax=100, annot=text, fmt='', annot_kws=dict(size=7), linewidths=.6, linecolor='white', cbar=False, xticklabels=classes, yticklabels=classes)
-    ax.set_xticklabels(classes, rotation=45, ha='right', rotation_mode='anchor', fontsize=8); ax.set_yticklabels(classes, rotation=0, fontsize=8); ax.set_facecolor('#f0f2f4')
+    share, named = _shares(confusion) - (0 if minus is None else _shares(minus)), [*classes, 'other'][:np.shape(confusion)[1]]
+    text = np.where(np.abs(np.nan_to_num(share)) >= .5, np.char.mod('%.0f' if minus is None else '%+.0f', np.nan_to_num(share)), '')
+    fig, axes = figure(1, 1, (.33*len(named) + 1.3, .3*len(classes) + 1.3))
+    ax, look = axes[0, 0], dict(cmap='Blues', vmin=0, vmax=100) if minus is None else dict(cmap='PuOr_r', vmin=-50, vmax=50)
+    sns.heatmap(share, ax=ax, **look, annot=text, fmt='', annot_kws=dict(size=7), linewidths=.6, linecolor='white', cbar=False, xticklabels=named, yticklabels=classes)
+    ax.set_xticklabels(named, rotation=45, ha='right', rotation_mode='anchor', fontsize=8); ax.set_yticklabels(classes, rotation=0, fontsize=8); ax.set_facecolor('#f0f2f4')
     ax.set(xlabel='predicted', ylabel='true'); ax.tick_params(length=0); ax.grid(False)
     return fig
+
+def _shares(confusion): # percent of each true class; NaN for a class that does not occur
+    total = np.sum(confusion, 1, keepdims=True)
+    return 100*np.asarray(confusion)/np.where(total > 0, total, np.nan)
 
 # %% ../nbs/41_plots.ipynb #64d7f46d
 @themed
@@ -468,8 +481,31 @@ def _blocks(texts, j):
 
 # %% ../nbs/41_plots.ipynb #4d1806f4
 def readable(
-    summary, # DataFrame with columns target, method, and perhaps `minus BASELINE`
+    summary, # DataFrame with columns method, and perhaps target and `minus BASELINE`
 ): # DataFrame
     "Write the names in a comparison's table as in the pictures."
-    names = {c: f'minus {name_of(c[6:])}' for c in summary.columns if c.startswith('minus ')}
-    return summary.assign(target=summary.target.str.removeprefix('streetworld-'), method=summary.method.map(name_of)).rename(columns=names)
+    words = {'target': lambda t: t.removeprefix('streetworld-'), 'method': name_of}
+    names = {c: f'minus {name_of(c[6:])}' for c in summary.columns if c.startswith('minus ')} | {'seconds_a_step': 'seconds a step', 'peak_mb': 'peak MB'}
+    return summary.assign(**{c: summary[c].map(f) for c, f in words.items() if c in summary}).rename(columns=names)
+
+# %% ../nbs/41_plots.ipynb #589955fb
+@themed
+def diagram(
+    boxes:dict, # text -> (column, row), row 0 on top
+    arrows, # (from, to) or (from, to, label), by the first lines of the boxes' texts
+    width:float=9., # inches
+    height:float=.85, # inches of a row
+):
+    "Draw boxes and arrows between them."
+    columns, rows = (1 + max(place[k] for place in boxes.values()) for k in (0, 1))
+    fig, drawn = _bare((width, height*rows)), {}
+    ax = fig.add_axes((0, 0, 1, 1)); ax.axis('off'); ax.set(xlim=(-.5, columns - .5), ylim=(rows - .5, -.5))
+    for text, place in boxes.items():
+        name, *rest = text.lstrip('*').split('\n')
+        look = dict(boxstyle='round,pad=.55', lw=.9, fc='#cfe3f1' if text[0] == '*' else '#f5f7f8', ec='#0a5c8c' if text[0] == '*' else '#8a939b')
+        drawn[name] = ax.text(*place, '\n'.join([name, *rest]), ha='center', va='center', fontsize=8.5, linespacing=1.35, bbox=look, parse_math=False, zorder=3)
+    for a, b, *label in arrows:
+        (x, y), (u, v) = drawn[a].get_position(), drawn[b].get_position()
+        ax.annotate('', (u, v), (x, y), arrowprops=dict(arrowstyle='-|>', lw=1, color='#5a656e', patchA=drawn[a].get_bbox_patch(), patchB=drawn[b].get_bbox_patch(), shrinkA=1, shrinkB=1), zorder=4)
+        if label: ax.text((x + u)/2, (y + v)/2, label[0], ha='center', va='center', fontsize=7.5, color='#5a656e', zorder=5, parse_math=False, bbox=dict(fc='white', ec='none', pad=1.5))
+    return fig
