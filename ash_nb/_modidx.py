@@ -706,6 +706,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'ash_nb.training.Unlabelled.__getitem__': ('training.html#unlabelled.__getitem__', 'ash_nb/training.py'),
                                  'ash_nb.training.Unlabelled.__init__': ('training.html#unlabelled.__init__', 'ash_nb/training.py'),
                                  'ash_nb.training.Unlabelled.__len__': ('training.html#unlabelled.__len__', 'ash_nb/training.py'),
+                                 'ash_nb.training._drawn': ('training.html#_drawn', 'ash_nb/training.py'),
                                  'ash_nb.training._loop': ('training.html#_loop', 'ash_nb/training.py'),
                                  'ash_nb.training.append_row': ('training.html#append_row', 'ash_nb/training.py'),
                                  'ash_nb.training.batches': ('training.html#batches', 'ash_nb/training.py'),

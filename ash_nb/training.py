@@ -30,14 +30,16 @@ from .presets import METHODS, adapts
 # %% ../nbs/32_training.ipynb #7cd556a6
 _open_once = functools.lru_cache(maxsize=8)(open_dataset)  # runs of one process share what they have drawn
 
+def _drawn(c): return dict(width=c.test_width, height=c.test_height, cache=True) # procedural pictures have the size at which the segmenter is tested; training takes crops
+
 def source_data(c:Config):
     "Open the source data set of a configuration. Raises AshError when it is not there."
     if not c.source.startswith('streetworld'): return open_dataset(c.source, c.root or None, c.split)
-    return _open_once(c.source, None, c.split, n=c.scenes, width=c.width, height=c.height, cache=True)
+    return _open_once(c.source, None, c.split, n=c.scenes, **_drawn(c))
 
 def style_data(c:Config):
     "Open the style images of a configuration: a folder, 'paintings' of settings.ini, or 'procedural' ones."
-    if c.styles == 'procedural': return _open_once('procedural-paintings', None, 'train', n=200, width=c.width, height=c.height, cache=True)
+    if c.styles == 'procedural': return _open_once('procedural-paintings', None, 'train', n=200, **_drawn(c))
     return open_dataset('paintings', None if c.styles == 'paintings' else c.styles)
 
 def target_data(c:Config):
@@ -46,7 +48,7 @@ def target_data(c:Config):
         if c.target: raise AshError(f"target = {c.target!r}, but method {c.method} (access: {METHODS[c.method].access}, second_view: {c.second_view}) must not see target images: leave target empty")
         return None
     if not c.target: raise AshError(f"method {c.method} adapts to target images: set target, e.g. --set target=camvid, or --set second_view=stylized to show it restyled source images instead")
-    world = dict(n=200, width=c.width, height=c.height, cache=True) if c.target.startswith('streetworld') else {}
+    world = dict(n=200, **_drawn(c)) if c.target.startswith('streetworld') else {}
     return Unlabelled(_open_once(c.target, c.target_root or None, c.target_split, **world), 1 if METHODS[c.method].access == 'one_image' else None)
 
 class Unlabelled(torch.utils.data.Dataset):
@@ -259,7 +261,7 @@ def probe_image(c:Config): # (1, 3, H, W)
     if not c.source.startswith('streetworld'):
         data = source_data(c)
         return next(readable(data, range(len(data)), c.skip_bad))['image'][None].float()/255
-    return open_dataset('streetworld', split='val', n=1, width=c.width, height=c.height, seed=0)[0]['image'][None].float()/255
+    return open_dataset('streetworld', split='val', n=1, seed=0, **_drawn(c))[0]['image'][None].float()/255
 
 @torch.no_grad()
 def classwise_rows(learner, image, step:int) -> list: # one dictionary a class
