@@ -191,17 +191,29 @@ def _add_prepare(subparsers):
     p.set_defaults(do=_prepare)
 
 # %% ../nbs/46_cli.ipynb #3b04994b
+_units = dict(gflop_s='GFLOP/s', share_of_limit='of the limit', times_as_fast='times as fast', peak_mb='MB', share_of_memory='of the memory', steps_a_minute='steps a minute')
+
+def _bench_line(name, v):
+    clock = f'{v["median_ms"]:9.1f} ms' + (f' ({v["low_ms"]:.1f} to {v["high_ms"]:.1f}, {v["repeats"]} times)' if 'low_ms' in v else '') if 'median_ms' in v else ''
+    return f'{name:36} {clock}' + ''.join(f', {v[k]:.3g} {unit}' for k, unit in _units.items() if k in v)
+
 def _bench(args):
     from ash_nb.bench import bench
     from ash_nb.files import write_json
-    result = bench(args.name)
-    for k, v in result.items(): print(f'{k:28} {v["median_ms"]:8.1f} ms   ({v["low_ms"]:.1f} to {v["high_ms"]:.1f}, {v["repeats"]} times)')
+    of_step = {k: getattr(args, k) for k in ('size', 'repeats', 'device', 'compiled') if getattr(args, k)}
+    if of_step and args.name != 'step': raise AshError(f'--{next(iter(of_step))} belongs to: ash-nb bench step')
+    result = bench(args.name, **of_step)
+    for k, v in result.items(): print(_bench_line(k, v))
     if args.json: write_json(args.json, result); print(f'written: {args.json}')
 
 def _add_bench(subparsers):
-    p = _parser(subparsers, 'bench', 'Measure this machine: preview (slider to picture), import.', 'ash-nb bench preview --json preview.json')
-    p.add_argument('name', help='preview or import')
+    p = _parser(subparsers, 'bench', 'Measure this machine.', 'ash-nb bench step --size embedded --json step.json')
+    p.add_argument('name', help="step (the kit's against the published order), heads, data, streetworld, preview, import")
     p.add_argument('--json', help='file for the result')
+    p.add_argument('--size', help='step: paper (640 x 360, eight minutes on two cores; the default), embedded or tiny')
+    p.add_argument('--repeats', type=int, help='step: how often each (default 3)')
+    p.add_argument('--device', help='step: where (default: cpu)')
+    p.add_argument('--compiled', action='store_true', help='step: torch.compile, too')
     p.set_defaults(do=_bench)
 
 # %% ../nbs/46_cli.ipynb #41c26071

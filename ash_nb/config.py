@@ -98,6 +98,7 @@ class _Networks(_Data):
     discriminator_layers: int = 5 # convolutions of the discriminator, each halving its map
     ash_width: int = 128 # channels of the ASH module's first layer
     freeze_norm: bool = False # keep batch-norm statistics as they came
+    checkpointing: bool = False # body resnet101: keep less for the gradient and compute it twice
 
 # %% ../nbs/00_config.ipynb #9ba76c9c
 @dataclass(frozen=True)
@@ -173,6 +174,7 @@ def _check(c):
         if getattr(c, k) >= 1: raise AshError(f'{k} = {getattr(c, k)}: must be below 1')
     for k in ('flip', 'jitter', 'warmup', 'noise_strength', 'label_smoothing'):
         if getattr(c, k) > 1: raise AshError(f'{k} = {getattr(c, k)}: must not be above 1')
+    if c.checkpointing and c.body != 'resnet101': raise AshError(f'checkpointing is made for body resnet101, and body is {c.body!r}: leave it off')
     if c.scale_min > c.scale_max: raise AshError(f'scale_min = {c.scale_min} is above scale_max = {c.scale_max}')
     if min(c.width, c.height) < 64: raise AshError(f'width x height = {c.width} x {c.height}: the networks need at least 64 pixels each way')
 

@@ -142,6 +142,7 @@ class Learner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(config.seed, 'init'))
             self.segmenter = Segmenter(config.body, pretrained=config.pretrained and not config.body_weights, freeze_norm=config.freeze_norm)
+            self.segmenter.body.checkpointing = config.checkpointing
             if config.body_weights: load_initial(self.segmenter, config.body_weights)
             self.networks = {'segmenter': self.segmenter}
             self.optimizers = {'segmenter': _segmenter_optimizer(self.segmenter, config)}

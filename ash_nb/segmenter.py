@@ -4,12 +4,15 @@
 
 # %% auto #0
 __all__ = ['CAFFE_MEAN', 'IMAGENET_MEAN', 'IMAGENET_STD', 'BODY_KINDS', 'BODIES', 'Normalize', 'normalization', 'Head',
-           'both_heads', 'CaffeBottleneck', 'DeepLabBody', 'load_imagenet', 'lite0_weights', 'fill_in_order', 'Float32',
-           'depthwise_in_float32', 'Lite0', 'Fuse', 'Residual', 'PlainBody', 'Lite0Body', 'Segmenter']
+           'both_heads', 'CaffeBottleneck', 'still', 'recomputed', 'DeepLabBody', 'load_imagenet', 'lite0_weights',
+           'fill_in_order', 'Float32', 'depthwise_in_float32', 'Lite0', 'Fuse', 'Residual', 'PlainBody', 'Lite0Body',
+           'Segmenter']
 
 # %% ../nbs/23_segmenter.ipynb #0204223a
+from contextlib import contextmanager, nullcontext
 import torch, torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from fastcore.basics import patch
 from torchvision.models.resnet import Bottleneck, ResNet
 from .config import AshError, one_of
@@ -83,10 +86,24 @@ class CaffeBottleneck(Bottleneck):
         super().__init__(*args, **kwargs)
         self.conv1.stride, self.conv2.stride = self.conv2.stride, self.conv1.stride
 
+# %% ../nbs/23_segmenter.ipynb #88f85341
+@contextmanager
+def still(net):
+    "Leave the running statistics of a network alone."
+    kept = [(m, m.momentum, m.num_batches_tracked.clone()) for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    for m, *_ in kept: m.momentum = 0.
+    try: yield
+    finally:
+        for m, momentum, count in kept: m.momentum = momentum; m.num_batches_tracked.copy_(count)
+
+def recomputed(net, x):
+    "Run a network that keeps its input alone and is run again for the gradient."
+    return checkpoint(net, x, use_reentrant=False, context_fn=lambda: (nullcontext(), still(net)))
+
 # %% ../nbs/23_segmenter.ipynb #ceab98d1
 class DeepLabBody(ResNet):
     "ResNet-101 at output stride 8: the last map only. Frozen batch-norm affine; every convolution drawn from N(0, 0.01)."
-    features, stride, dilations, early = 2048, 8, (6, 12, 18, 24), ('layer1', 256)
+    features, stride, dilations, early, checkpointing = 2048, 8, (6, 12, 18, 24), ('layer1', 256), False
 
     def __init__(self,
         convention:str='caffe', # caffe: stride in the first 1x1; torchvision: in the 3x3
@@ -101,7 +118,8 @@ class DeepLabBody(ResNet):
 
     def forward(self, x):
         x = self.maxpool(self.relu(self.bn1(self.conv1(x)))) # stride 4
-        return self.layer4(self.layer3(self.layer2(self.layer1(x)))) # (B, 2048, h, w), stride 8
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4): x = recomputed(stage, x) if self.checkpointing and x.requires_grad else stage(x)
+        return x # (B, 2048, h, w), stride 8
 
 # %% ../nbs/23_segmenter.ipynb #5fb9cb37
 def load_imagenet(body:DeepLabBody):
