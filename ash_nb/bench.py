@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SIZES', 'PHASES', 'BENCHES', 'once', 'spread', 'timed', 'inputs', 'bench_learner', 'as_published',
            'convolution_limit', 'cost_of', 'step_bench', 'phases', 'phase_bench', 'heads_bench', 'data_bench',
-           'streetworld_bench', 'preview_bench', 'import_bench', 'bench']
+           'streetworld_bench', 'one_step', 'methods_bench', 'preview_bench', 'import_bench', 'bench']
 
 # %% ../nbs/48_bench.ipynb #9ef3e7b9
 import contextlib, functools, gc, os, statistics, subprocess, sys, tempfile, time
@@ -17,7 +17,7 @@ from .config import Config, one_of
 from .datasets import open_dataset, train_transform
 from .forecast import LiveMemory, counted_flops
 from .methods import Learner, fast_bf16, keep_memory, pick_device
-from .presets import preset
+from .presets import METHODS, adapts, preset, with_method
 from .reference import reference_step
 from .segmenter import Head, both_heads
 from .stylizer import Decoder, Encoder, Stylizer
@@ -181,6 +181,26 @@ def streetworld_bench(repeats:int=10) -> dict: # name -> as spread, of one scene
     numbers = iter(range(10**9))
     return {f'a scene, {a}': timed(lambda: street(next(numbers), 320, 240, a), repeats) for a in APPEARANCES}
 
+# %% ../nbs/48_bench.ipynb #3089c292
+def one_step(learner, number:int=5): # a function without arguments
+    "Return a training step of a learner on random images, with what its method needs."
+    (batch, styles), c = inputs(learner.config, learner.device), learner.config
+    copies = c.views if learner.method.extra == 'pyramid' else 1
+    return functools.partial(learner.step, batch, styles.repeat(copies, 1, 1, 1) if learner.needs('styles') and not adapts(c) else None, number, styles if adapts(c) else None)
+
+def methods_bench(repeats:int=7, device='cpu', **changes) -> dict: # method -> as spread, peak_mb, times_as_long and times_the_memory of source only
+    "Measure a step of every method, in turn."
+    device = pick_device(device)
+    keep_memory(device)
+    works = {m: one_step(bench_learner(with_method(preset('streetworld', target='camvid', begin=0., **changes), f'{m}:begin=0'), device)) for m in METHODS}
+    peaks = {m: cost_of(work)['peak_mb'] for m, work in works.items()}
+    spans = {m: [] for m in works}
+    for _ in range(repeats):
+        for m, work in works.items(): spans[m].append(once(work))
+    rows = {m: spread(spans[m]) | dict(peak_mb=peaks[m]) for m in works}
+    base = rows['source_only']
+    return {m: r | dict(times_as_long=r['median_ms']/base['median_ms'], times_the_memory=r['peak_mb']/base['peak_mb']) for m, r in rows.items()}
+
 # %% ../nbs/48_bench.ipynb #8e005c42
 def preview_bench(
     stylizer:str='small', # small or vgg19
@@ -214,7 +234,7 @@ def import_bench(repeats:int=5) -> dict: # name -> median_ms, low_ms, high_ms, r
 def _step(size='paper', **kw): return step_bench(size, **kw) | phase_bench(size, kw.get('device', 'cpu'))
 def _preview(): return {f'{k}, {s} pair': v for s in ('small', 'vgg19') for k, v in preview_bench(s).items()}
 
-BENCHES = {'step': _step, 'heads': heads_bench, 'data': data_bench, 'streetworld': streetworld_bench, 'preview': _preview, 'import': import_bench}
+BENCHES = {'step': _step, 'heads': heads_bench, 'methods': methods_bench, 'data': data_bench, 'streetworld': streetworld_bench, 'preview': _preview, 'import': import_bench}
 
 def bench(
     name:str, # one of BENCHES

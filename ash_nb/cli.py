@@ -191,7 +191,7 @@ def _add_prepare(subparsers):
     p.set_defaults(do=_prepare)
 
 # %% ../nbs/46_cli.ipynb #3b04994b
-_units = dict(gflop_s='GFLOP/s', share_of_limit='of the limit', times_as_fast='times as fast', peak_mb='MB', share_of_memory='of the memory', steps_a_minute='steps a minute')
+_units = dict(gflop_s='GFLOP/s', share_of_limit='of the limit', times_as_fast='times as fast', times_as_long='times as long', times_the_memory='times the memory', peak_mb='MB', share_of_memory='of the memory', steps_a_minute='steps a minute')
 
 def _bench_line(name, v):
     clock = f'{v["median_ms"]:9.1f} ms' + (f' ({v["low_ms"]:.1f} to {v["high_ms"]:.1f}, {v["repeats"]} times)' if 'low_ms' in v else '') if 'median_ms' in v else ''
@@ -208,7 +208,7 @@ def _bench(args):
 
 def _add_bench(subparsers):
     p = _parser(subparsers, 'bench', 'Measure this machine.', 'ash-nb bench step --size embedded --json step.json')
-    p.add_argument('name', help="step (the kit's against the published order), heads, data, streetworld, preview, import")
+    p.add_argument('name', help="step (the kit's against the published order), heads, methods, data, streetworld, preview, import")
     p.add_argument('--json', help='file for the result')
     p.add_argument('--size', help='step: paper (640 x 360, eight minutes on two cores; the default), embedded or tiny')
     p.add_argument('--repeats', type=int, help='step: how often each (default 3)')
