@@ -170,10 +170,10 @@ def channels_html(
     def column(what, change):
         out, shown = io.BytesIO(), change[classes]
         Image.fromarray(viridis[(255*shown/max(shown.max(), 1e-9)).astype(int)]).save(out, 'PNG')
-        return (f'<div><b style="font-size:11px">change of {html.escape(what)}, {shown.shape[1]} channels</b><br><img alt="{html.escape(what)}" style="width:255px;height:{height*len(classes)}px;image-rendering:pixelated" '
+        return (f'<div><b style="font-size:11px">change of {html.escape(what)}, {shown.shape[1]} channels</b><br><img alt="{html.escape(what)}" style="width:255px;display:block;height:{height*len(classes)}px;image-rendering:pixelated" '
                 f'src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"></div>')
     names = ''.join(f'<div style="height:{height}px;line-height:{height}px">{CLASSES[k]} <span style="display:inline-block;width:10px;height:10px;background:rgb{tuple(map(int, PALETTE[k]))}"></span></div>' for k in classes)
-    return f'<div style="display:flex;gap:8px"><div style="font-size:12px;text-align:right;padding-top:20px;white-space:nowrap">{names}</div>{"".join(column(*m) for m in maps.items())}</div>'
+    return f'<div style="display:flex;gap:8px;align-items:flex-end"><div style="font-size:12px;text-align:right;white-space:nowrap">{names}</div>{"".join(column(*m) for m in maps.items())}</div>'
 
 # %% ../nbs/47_widgets.ipynb #1267bad8
 _PANELS = """<style>body{margin:0;font:12px sans-serif;color:#1d2327}#p{display:flex;flex-wrap:wrap;gap:6px}figure{margin:0}figcaption{height:1.5em;white-space:nowrap;overflow:hidden}canvas{background:#eee;cursor:crosshair;image-rendering:pixelated}</style>

@@ -12,13 +12,15 @@ modules = sorted(p.stem for p in (root/'ash_nb').glob('*.py') if not p.stem.star
 groups = {'0': 'Words and foundations', '1': 'Data', '2': 'Networks', '3': 'Learning', '4': 'Looking', '5': 'Experiments', '6': "The paper's tables"}
 
 def reading_copy(folder):
-    "Write the notebooks without hidden cells and directives, as a reader wants them."
+    "Write the notebooks without hidden cells, directives, and the code of cells that only show something, as a reader wants them."
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for n in notebooks:
         book = json.loads((root/'nbs'/f'{n}.ipynb').read_text())
         book['cells'] = [c for c in book['cells'] if not ''.join(c['source']).startswith(('#| hide', '#| default_exp'))]
-        for c in book['cells']: c['source'] = [line for line in c['source'] if not (c['cell_type'] == 'code' and line.startswith('#|'))]
+        for c in book['cells']:
+            if ''.join(c['source']).startswith('#| echo: false'): c['metadata']['tags'] = ['hide_input']
+            c['source'] = [line for line in c['source'] if not (c['cell_type'] == 'code' and line.startswith('#|'))]
         (folder/f'{n}.ipynb').write_text(json.dumps(book))
     (folder/'style.css').write_text('.jp-InputPrompt, .jp-OutputPrompt {display: none !important} .jupyter-wrapper .jp-Cell-inputWrapper {margin-left: 0} .md-typeset h1 {font-weight: 500; color: inherit} .jupyter-wrapper table {font-size: .64rem}')
 
