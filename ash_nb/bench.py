@@ -144,6 +144,7 @@ def phases(learner):
         for k in (*PHASES, 'step'): delattr(learner, k)
         del learner.guard.update
 
+# %% ../nbs/48_bench.ipynb #081f34e9
 def phase_bench(size:str='paper', device='cpu', repeats:int=2) -> dict: # phase -> median_ms, repeats
     "Split a step of the kit into its phases."
     device = pick_device(device)

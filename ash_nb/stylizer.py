@@ -95,20 +95,22 @@ class Stylizer(nn.Module):
             raise AshError(f'cannot encode {images.dtype} of shape {tuple(images.shape)}: expected float RGB images in [0, 1], (B, 3, H, W), at least 9 x 9')
         return self.run(self.encoder, images)
 
-    def decode(self,
-        features:Tensor, # (B, channels, h, w)
-        size=None, # (H, W) of the image that was encoded; None: stride*h, stride*w
-        clamp:bool=True, # to [0, 1], with the gradient going straight through
-    ) -> Tensor: # (B, 3, H, W), float32 (float64 for float64 features)
-        "Return images of features; gradients flow to the features, none to the weights."
-        images = self.run(self.decoder, features)
-        if size is not None: images = images[..., :size[0], :size[1]]
-        if images.dtype != torch.float64: images = images.float()
-        return clamp_through(images) if clamp else images
-
-# %% ../nbs/21_stylizer.ipynb #9df3a94f
+# %% ../nbs/21_stylizer.ipynb #3f497731
 from fastcore.basics import patch
 
+@patch
+def decode(self:Stylizer,
+    features:Tensor, # (B, channels, h, w)
+    size=None, # (H, W) of the image that was encoded; None: stride*h, stride*w
+    clamp:bool=True, # to [0, 1], with the gradient going straight through
+) -> Tensor: # (B, 3, H, W), float32 (float64 for float64 features)
+    "Return images of features; gradients flow to the features, none to the weights."
+    images = self.run(self.decoder, features)
+    if size is not None: images = images[..., :size[0], :size[1]]
+    if images.dtype != torch.float64: images = images.float()
+    return clamp_through(images) if clamp else images
+
+# %% ../nbs/21_stylizer.ipynb #9df3a94f
 @patch
 def stylize(self:Stylizer,
     images:Tensor, # (B, 3, H, W) RGB in [0, 1]
