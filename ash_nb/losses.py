@@ -24,7 +24,8 @@ def focal_cross_entropy(
     weights:Tensor|None=None, # (C,) weight of each class; None: 1
 ) -> Tensor: # scalar
     "Average -(1-p)^gamma log p over labelled pixels, p the probability of the true class (focal loss, Lin et al. 2017)."
-    log_p = -F.cross_entropy(logits.float() if logits.dtype != torch.float64 else logits, labels, ignore_index=IGNORE, reduction='none')  # (B, H, W)
+    rows = full(logits).movedim(1, -1).flatten(0, -2)                      # (B*H*W, C): twice as fast as over axis 1, and no copy in channels_last order
+    log_p = -F.cross_entropy(rows, labels.flatten(), ignore_index=IGNORE, reduction='none').view(labels.shape)
     counted = labels != IGNORE
     loss = -log_p if gamma == 0 else -(1 - log_p.exp()).clamp(0, 1)**gamma * log_p
     if weights is not None: loss = loss * weights.to(loss)[labels.where(counted, 0)]

@@ -369,7 +369,7 @@ def maps(self:Learner, heads):
     "Return what the discriminator sees, at the segmenter's stride or at the images' size."
     logits, c = heads[0] + heads[1], self.config
     if c.discriminator_size == 'full': logits = F.interpolate(logits, (c.height, c.width), mode='bilinear', align_corners=True)
-    probs = logits.softmax(1)
+    probs = logits.movedim(1, -1).softmax(-1).movedim(-1, 1)               # over the innermost axis: no copy in channels_last order
     return self_information(probs) if self.method.adversary == 'self_information' else probs
 
 # %% ../nbs/31_methods.ipynb #f135b760

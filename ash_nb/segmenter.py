@@ -282,7 +282,7 @@ class Segmenter(nn.Module):
         _check_images(images)
         features = self.body(self.normalize(images))
         dtype = torch.promote_types(images.dtype, torch.float32)
-        return tuple(x.to(dtype).contiguous() for x in both_heads(self.head1, self.head2, features))
+        return tuple(x.to(dtype, memory_format=torch.channels_last) for x in both_heads(self.head1, self.head2, features))
 
 # %% ../nbs/23_segmenter.ipynb #fb943a60
 def _check_images(images):
