@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SIZES', 'PHASES', 'BENCHES', 'once', 'spread', 'timed', 'inputs', 'bench_learner', 'as_published',
            'convolution_limit', 'cost_of', 'step_bench', 'phases', 'phase_bench', 'heads_bench', 'data_bench',
-           'streetworld_bench', 'one_step', 'methods_bench', 'preview_bench', 'import_bench', 'bench']
+           'streetworld_bench', 'one_step', 'methods_bench', 'scale_bench', 'process_bench', 'preview_bench',
+           'import_bench', 'bench']
 
 # %% ../nbs/48_bench.ipynb #9ef3e7b9
 import contextlib, functools, gc, os, statistics, subprocess, sys, tempfile, time
@@ -19,9 +20,10 @@ from .forecast import LiveMemory, counted_flops
 from .methods import Learner, fast_bf16, keep_memory, pick_device
 from .presets import METHODS, adapts, preset, with_method
 from .reference import reference_step
-from .segmenter import Head, both_heads
+from .losses import segmentation_loss
+from .segmenter import Head, Segmenter, both_heads
 from .stylizer import Decoder, Encoder, Stylizer
-from .training import train
+from .training import load_run, train
 from .widgets import Preview, PreviewWidget, encoded
 
 # %% ../nbs/48_bench.ipynb #bbcbcd7e
@@ -73,12 +75,13 @@ def convolution_limit(dtype, device='cpu', repeats:int=5) -> float: # GFLOP/s
         best = max(best, 2*9*channels**2*h*w/spans['median_ms']/1e6)
     return best
 
-def cost_of(work) -> dict: # gflop, peak_mb
+def cost_of(work, grouped:bool=False) -> dict: # peak_mb, and gflop unless there are grouped convolutions, whose gradients torch's counter takes for dense ones
     "Count the arithmetic of some work and the most memory that its tensors hold at once, on top of what was there."
     gc.collect()
     with LiveMemory() as memory: work()
+    if grouped: return dict(peak_mb=memory.peak/2**20)
     with counted_flops() as flops: work()
-    return dict(gflop=flops.get_total_flops()/1e9, peak_mb=memory.peak/2**20)
+    return dict(peak_mb=memory.peak/2**20, gflop=flops.get_total_flops()/1e9)
 
 # %% ../nbs/48_bench.ipynb #85050e4f
 def step_bench(
@@ -95,7 +98,7 @@ def step_bench(
     for p in ('float32',) + ('bf16',)*fast_bf16(device):
         works[f'fast, {p}'] = functools.partial(bench_learner(make(precision=p), device).step, *batch, 5)
         if compiled: works[f'fast, {p}, compiled'] = functools.partial(_compiled(bench_learner(make(precision=p), device)).step, *batch, 5)
-    costs = {k: _cost(k, works) for k in works}
+    costs = {k: _cost(k, works, grouped=slow.config.body == 'lite0') for k in works}
     spans = {k: [] for k in works}
     for _ in range(repeats):
         for k, work in works.items(): spans[k].append(once(work))
@@ -107,16 +110,15 @@ def _compiled(learner):
     learner.segmenter.body.compile()
     return learner
 
-def _cost(name, works): # warms up, too; a compiled body hides its operations from the counters
+def _cost(name, works, grouped): # warms up, too; a compiled body hides its operations from the counters
     for _ in range(2): works[name]()
-    return cost_of(works[name.removesuffix(', compiled')])
+    return cost_of(works[name.removesuffix(', compiled')], grouped)
 
 def _compared(rows, limits):
     base = next(iter(rows.values()))
     for k, r in rows.items():
-        r['gflop_s'] = r['gflop']/r['median_ms']*1e3
-        r |= dict(times_as_fast=base['median_ms']/r['median_ms'], share_of_memory=r['peak_mb']/base['peak_mb'], share_of_limit=r['gflop_s']/limits['bf16' if 'bf16' in k else 'float32'],
-                  steps_a_minute=6e4/r['median_ms'])
+        r |= dict(times_as_fast=base['median_ms']/r['median_ms'], share_of_memory=r['peak_mb']/base['peak_mb'], steps_a_minute=6e4/r['median_ms'])
+        if 'gflop' in r: r |= dict(gflop_s=r['gflop']/r['median_ms']*1e3, share_of_limit=r['gflop']/r['median_ms']*1e3/limits['bf16' if 'bf16' in k else 'float32'])
     return rows | {f'limit: a convolution, {p}': dict(gflop_s=v) for p, v in limits.items()}
 
 # %% ../nbs/48_bench.ipynb #86fbedb6
@@ -194,13 +196,51 @@ def methods_bench(repeats:int=7, device='cpu', **changes) -> dict: # method -> a
     device = pick_device(device)
     keep_memory(device)
     works = {m: one_step(bench_learner(with_method(preset('streetworld', target='camvid', begin=0., **changes), f'{m}:begin=0'), device)) for m in METHODS}
-    peaks = {m: cost_of(work)['peak_mb'] for m, work in works.items()}
+    peaks = {m: cost_of(work, grouped=True)['peak_mb'] for m, work in works.items()}
     spans = {m: [] for m in works}
     for _ in range(repeats):
         for m, work in works.items(): spans[m].append(once(work))
     rows = {m: spread(spans[m]) | dict(peak_mb=peaks[m]) for m in works}
     base = rows['source_only']
     return {m: r | dict(times_as_long=r['median_ms']/base['median_ms'], times_the_memory=r['peak_mb']/base['peak_mb']) for m, r in rows.items()}
+
+# %% ../nbs/48_bench.ipynb #5505c3c5
+def scale_bench(repeats:int=5, device='cpu', **changes) -> dict: # name -> as spread, and what varied
+    "Measure how the cost of a step grows."
+    device, out = pick_device(device), {}
+    keep_memory(device)
+    c = preset('streetworld', method='ash', **changes)
+    def step(name, **new): out[name] = timed(one_step(bench_learner(replace(c, **new), device)), repeats) | new
+    for k in (1, 2, 3, 4): step(f'images {64*k} x {48*k}' if k > 1 else 'images 86 x 64', width=max(86, 64*k), height=max(64, 48*k))
+    for n in (1, 2, 4, 8): step(f'batch {n}', batch_size=n)
+    for n in (2, 19, 64, 150): out[f'{n} classes'] = timed(_segmenter_pass(c, n, device), repeats) | dict(classes=n)
+    return out
+
+def _segmenter_pass(c, classes, device):
+    net = Segmenter(c.body, classes, pretrained=False).to(device).train()
+    batch, _ = inputs(c, device)
+    autocast = bench_learner(replace(c, method='source_only'), device).autocast
+    def work():
+        with autocast(): heads = net(batch['images'].contiguous(memory_format=torch.channels_last))
+        segmentation_loss(heads, batch['labels'] % classes).backward()
+    return work
+
+# %% ../nbs/48_bench.ipynb #93060884
+def process_bench(most:int=2, steps:tuple=(20, 80), **changes) -> dict: # name -> median_ms, steps_a_minute
+    "Measure a training step with one process and with more, at the same batch."
+    return {f'{n} process{"es"*(n > 1)}, {max(1, (os.cpu_count() or 1)//n)} threads each': _processes(n, steps, changes) for n in range(1, most + 1)}
+
+def _processes(n, steps, changes):
+    words = [w for k, v in dict(scenes=16, checkpoint_every=1000, classwise_every=1000, **changes).items() for w in ('--set', f'{k}={v}')]
+    env = os.environ | {'OMP_NUM_THREADS': str(max(1, (os.cpu_count() or 1)//n)), 'TQDM_DISABLE': '1'}
+    seconds = []
+    with tempfile.TemporaryDirectory() as folder:
+        for k in steps:
+            command = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', str(n), '-m', 'ash_nb.cli', 'train', '--device', 'cpu', '--steps', str(k), '--out', f'{folder}/{k}', *words]
+            subprocess.run(command, check=True, env=env, capture_output=True)
+            seconds.append(load_run(f'{folder}/{k}').table('sessions.csv').seconds.sum())
+    each = 1e3*(seconds[1] - seconds[0])/(steps[1] - steps[0])
+    return dict(median_ms=each, steps_a_minute=6e4/each)
 
 # %% ../nbs/48_bench.ipynb #8e005c42
 def preview_bench(
@@ -235,7 +275,7 @@ def import_bench(repeats:int=5) -> dict: # name -> median_ms, low_ms, high_ms, r
 def _step(size='paper', **kw): return step_bench(size, **kw) | phase_bench(size, kw.get('device', 'cpu'))
 def _preview(): return {f'{k}, {s} pair': v for s in ('small', 'vgg19') for k, v in preview_bench(s).items()}
 
-BENCHES = {'step': _step, 'heads': heads_bench, 'methods': methods_bench, 'data': data_bench, 'streetworld': streetworld_bench, 'preview': _preview, 'import': import_bench}
+BENCHES = {'step': _step, 'heads': heads_bench, 'methods': methods_bench, 'scale': scale_bench, 'processes': process_bench, 'data': data_bench, 'streetworld': streetworld_bench, 'preview': _preview, 'import': import_bench}
 
 def bench(
     name:str, # one of BENCHES

@@ -208,7 +208,7 @@ def _bench(args):
 
 def _add_bench(subparsers):
     p = _parser(subparsers, 'bench', 'Measure this machine.', 'ash-nb bench step --size embedded --json step.json')
-    p.add_argument('name', help="step (the kit's against the published order), heads, methods, data, streetworld, preview, import")
+    p.add_argument('name', help="step (the kit's against the published order), heads, methods, scale, processes, data, streetworld, preview, import")
     p.add_argument('--json', help='file for the result')
     p.add_argument('--size', help='step: paper (640 x 360, eight minutes on two cores; the default), embedded or tiny')
     p.add_argument('--repeats', type=int, help='step: how often each (default 3)')
