@@ -85,7 +85,7 @@ def soak(kills=200, steps=24, seed=0, fresh_every=20, progress=True, **changes) 
         for data in (source_data(config), style_data(config)): [data[k] for k in range(len(data))]       # drawn once, for all children
         pid, start = child(config, d/'reference'), time.perf_counter()
         if await_end(pid, 600): raise SystemExit((d/'stderr.txt').read_text())
-        whole = time.perf_counter() - start
+        whole = time.perf_counter() - start                    # what a process lives if it is let
         while report['kills'] < kills or out.exists():
             if report['runs_compared'] == 0 or not out.exists(): out = d/f'run{report["runs_compared"]}'
             ended = attack(config, out, rng, whole, report, kills, fresh_every)
@@ -102,7 +102,7 @@ def attack(config, out, rng, whole, report, kills, fresh_every) -> bool: # wheth
     command_line = fresh_every and report['kills'] % fresh_every == fresh_every - 1
     pid = (fresh if command_line else child)(config, out)
     aimed, last, born = rng.random() < 0.5, report['kills'] >= kills, time.perf_counter()
-    limit = 600 if last else rng.uniform(0, 1.3*whole + 6*bool(command_line))
+    limit = 600 if last else rng.uniform(0, 0.9*whole + 6*bool(command_line))
     status = await_end(pid, limit)
     if status is None and aimed: status = await_end(pid, 60, part.exists) if not part.exists() else None
     if status is None and aimed: status = await_end(pid, rng.uniform(0, 0.01))
