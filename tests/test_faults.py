@@ -99,6 +99,9 @@ def test_a_signal_finishes_the_step_and_saves(whole, tmp_path, monkeypatch, numb
     assert load_run(tmp_path/'a').checkpoints[-1].name == 'step-0000004'
     assert difference(whole, train(whole.config, tmp_path/'a', **go)) == []
 
+def test_a_trained_run_is_opened_for_looking(whole):
+    assert not any(n.training for n in whole.learner().networks.values())
+
 def test_a_loss_that_comes_late_has_its_column(tmp_path):
     c = small(6, begin=0.5, checkpoint_every=2)
     run = train(c, tmp_path/'a', **go)

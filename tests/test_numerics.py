@@ -6,12 +6,13 @@ import torch
 from torch.autograd import gradcheck
 from ash_nb.adain import NOISE, adain, channel_stats, orthogonal_matrix, perturb
 from ash_nb.config import generator
-from ash_nb.evaluation import Evaluation, confusion_matrix, iou
+from ash_nb.evaluation import Evaluation, confusion_matrix, iou, predict, score_batch
 from ash_nb.hallucinator import ASH, Hallucination, InstanceNorm, modulate, smooth
 from ash_nb.labels import CLASSES, IGNORE, PROTOCOLS
 from ash_nb.losses import (adversarial_loss, clan_weight_map, class_weights, feature_loss, focal_cross_entropy, maxsquare_loss, pyramid, pyramid_loss, restraint, segmentation_loss,
                            self_information, style_distance, weight_discrepancy, weighted_bce)
-from ash_nb.methods import condition, rate
+from ash_nb.methods import condition, make_stylizer, rate
+from ash_nb.presets import preset
 
 def rand(*shape, seed=0, grad=True): return torch.randn(shape, generator=generator(seed, *shape), dtype=torch.float64).requires_grad_(grad)
 def probs(*shape, seed=0): return rand(*shape, seed=seed).softmax(1)
@@ -128,6 +129,19 @@ def test_rates_and_conditions():
     close(shares[0, :4, 0, 0], [0, 0, 0, 1], 1e-6)
     close(shares[0, :2, 0, 1], [0.5 + 0.5/19, 0.5/19], 1e-6)
     assert not condition('predictions', logits.requires_grad_(), y).requires_grad
+
+def test_predictions_are_summed_in_float32():
+    "In bf16, 256 + 0.5 is 256: a tie that the first class would win."
+    heads = lambda images: (torch.full((1, 19, 2, 2), 256.).bfloat16(), torch.zeros(1, 19, 2, 2).index_fill(1, torch.tensor(7), 0.5).bfloat16())
+    assert (predict(heads, torch.zeros(1, 3, 4, 4), (4, 4)) == 7).all()
+    sample = dict(name='x', image=torch.zeros(3, 4, 4), label=torch.full((4, 4), 7))
+    (name, counts), = score_batch(heads, [sample], 'cpu')
+    assert counts[7, 7] == 16 == counts.sum()
+
+def test_the_published_encoder_is_the_encoder(monkeypatch):
+    monkeypatch.setattr('ash_nb.official.load_official', lambda kind, path: (kind, path))
+    monkeypatch.setattr('ash_nb.stylizer.Stylizer', lambda encoder, decoder: (encoder, decoder))
+    assert make_stylizer(preset('gta5', encoder_weights='e.pth', decoder_weights='d.pth')) == (('encoder', 'e.pth'), ('decoder', 'd.pth'))
 
 # --- gradients
 
