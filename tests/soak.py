@@ -2,7 +2,7 @@
 
     python tests/soak.py --kills 200 --flips 1000 --poisons 200 --cases 10000 --json nbs/results/reliability.json
 """
-import argparse, filecmp, json, os, random, shutil, signal, subprocess, sys, tempfile, time
+import argparse, filecmp, json, os, random, re, shutil, signal, subprocess, sys, tempfile, time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -239,6 +239,8 @@ def main():
         if not (n := getattr(args, name)): continue
         figures = part(n, seed=args.seed)
         print(json.dumps({name: figures}, indent=1))
-        if args.json: args.json.write_text(json.dumps((json.loads(args.json.read_text()) if args.json.exists() else {}) | {name: figures}, indent=1) + '\n')
+        if args.json: # a line for each list of numbers
+            text = json.dumps((json.loads(args.json.read_text()) if args.json.exists() else {}) | {name: figures}, indent=1)
+            args.json.write_text(re.sub(r'\[\s*([\d.,\s]+?)\s*\]', lambda m: f"[{', '.join(m[1].replace(',', ' ').split())}]", text) + '\n')
 
 if __name__ == '__main__': main()

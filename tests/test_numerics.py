@@ -11,7 +11,7 @@ from ash_nb.hallucinator import ASH, Hallucination, InstanceNorm, modulate, smoo
 from ash_nb.labels import CLASSES, IGNORE, PROTOCOLS
 from ash_nb.losses import (adversarial_loss, clan_weight_map, class_weights, feature_loss, focal_cross_entropy, maxsquare_loss, pyramid, pyramid_loss, restraint, segmentation_loss,
                            self_information, style_distance, weight_discrepancy, weighted_bce)
-from ash_nb.methods import condition, make_stylizer, rate
+from ash_nb.methods import Learner, condition, make_stylizer, rate
 from ash_nb.presets import preset
 
 def rand(*shape, seed=0, grad=True): return torch.randn(shape, generator=generator(seed, *shape), dtype=torch.float64).requires_grad_(grad)
@@ -52,6 +52,10 @@ def test_noise_is_orthogonal_and_scales_with_its_strength():
         v = v if shape[2] > shape[3] else v.mT
         close(v.mT @ v, np.broadcast_to(np.eye(5), (2, 3, 5, 5)), 1e-9)
         close(perturb(f, 'elementwise', 0.25, generator(0, 'z'))/f - 1, (0.25*(v if shape[2] > shape[3] else v.mT)).numpy(), 1e-9)
+    f, drawn = rand(1, 2, 4, 4, grad=False), torch.randn((1, 2, 4, 4), generator=generator(0, 'z')).double().numpy()
+    q, r = np.linalg.qr(drawn)
+    v = q*np.sign(np.diagonal(r, axis1=-2, axis2=-1))[..., None, :]                                          # square maps: as the wide ones
+    close(perturb(f, 'elementwise', 1., generator(0, 'z'))/f - 1, v.swapaxes(-1, -2), 1e-9)
     f = rand(2, 3, 5, 8, grad=False)
     moved = perturb(f, 'stat', 0.5, generator(0, 'z'))
     u = torch.randn((2, 2, 3, 1, 1), generator=generator(0, 'z')).double().numpy()
@@ -142,6 +146,12 @@ def test_the_published_encoder_is_the_encoder(monkeypatch):
     monkeypatch.setattr('ash_nb.official.load_official', lambda kind, path: (kind, path))
     monkeypatch.setattr('ash_nb.stylizer.Stylizer', lambda encoder, decoder: (encoder, decoder))
     assert make_stylizer(preset('gta5', encoder_weights='e.pth', decoder_weights='d.pth')) == (('encoder', 'e.pth'), ('decoder', 'd.pth'))
+
+def test_clan_weights_begin_when_the_warm_up_ends():
+    learner = Learner(preset('streetworld', method='clan', second_view='stylized', body='plain', width=64, height=64, local_weight=10., warmup=0.5, steps=10))
+    heads = [rand(1, 19, 8, 8, seed=k, grad=False).float() for k in range(2)]
+    plain = adversarial_loss(learner.discriminator(learner.maps(heads)), True)
+    assert learner.game(heads, True, 4) == plain < learner.game(heads, True, 5)
 
 # --- gradients
 
