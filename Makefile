@@ -3,12 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: demo test setup export weights lab docs clean
+.PHONY: demo test soak setup export weights lab docs clean
 demo: setup
 	$(BIN)/ash-nb demo --out runs/demo
 
 test: setup
 	$(BIN)/python tests/run.py
+
+soak: setup  # 200 kills, 1,000 flipped bits, 200 NaNs, 10,000 bad inputs; 100 wrong edits of the core: minutes each
+	TQDM_DISABLE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py --kills 200 --flips 1000 --poisons 200 --cases 10000 --json nbs/results/reliability.json
+	TQDM_DISABLE=1 $(BIN)/python tests/mutate.py --edits 100 --json nbs/results/mutations.json
 
 setup: .venv/ready
 .venv/ready: pyproject.toml

@@ -45,6 +45,7 @@ def _forecast(c):
     f = step_forecast(c)
     print(f'{c.method}, {c.batch_size} x {c.width} x {c.height}: {f["peak"]:.1f} GB at its peak (of which weights and optimizers {f["weights"]:.1f}), {f["tflop"]:.2f} TFLOP a step, {f["tflop"]*c.steps/1e3:.1f} PFLOP in {c.steps} steps; kernels need some more')
 
+# %% ../nbs/46_cli.ipynb #6ac7ad46
 def _train(args):
     if args.forecast: return _forecast(configuration(args, method=args.method))
     from ash_nb.distributed import chief, leave
@@ -59,6 +60,7 @@ def _train(args):
     print(f'{run.path}: {run.config.method}, seed {run.config.seed}, finished after {int(last.step)} steps; last segmentation loss {last.segmentation:.3f}')
     if (run.path/'skipped.csv').is_file(): print(f'{len(run.table("skipped.csv"))} times a sample could not be read and another took its place: {run.path/"skipped.csv"}')
 
+# %% ../nbs/46_cli.ipynb #9c68ab2d
 def _add_train(subparsers):
     p = _parser(subparsers, 'train', 'Train one method; running it again resumes.', 'ash-nb train --method ash --seed 0 --out runs/a')
     p.add_argument('--method', default='ash', help='its name, or name:field=value:...; `ash-nb methods` lists them (default %(default)s)')

@@ -28,6 +28,7 @@ def settle_folder(path):
     except OSError: pass                  # a file system that does not flush them
     finally: os.close(handle)
 
+# %% ../nbs/02_files.ipynb #ecff4e6d
 def write_atomic(
     path, # file to write
     data:bytes, # its whole content
@@ -61,6 +62,7 @@ def recorded_digest(path) -> str:
     line = re.fullmatch(r'([0-9a-f]{64}) [ *](?:.*/)?(.+?)\n?', text)        # as the sha256sum tool writes it
     return line[1] if line and line[2] == Path(path).name else ''
 
+# %% ../nbs/02_files.ipynb #1a5dc3ee
 def read_hashed(
     path, # file with a .sha256 beside it
     remedy:str='', # what to do when the file is damaged

@@ -57,6 +57,13 @@ class Unlabelled(torch.utils.data.Dataset):
     def __len__(self): return self.n
     def __getitem__(self, k): return {k: v for k, v in self.data[k].items() if k != 'label'}
 
+# %% ../nbs/32_training.ipynb #ebae5c8e
+class Unlabelled(torch.utils.data.Dataset):
+    "The images of a data set, or the first few of them, with no label in reach."
+    def __init__(self, data, n:int=None): self.data, self.n, self.names = data, min(n or len(data), len(data)), data.names
+    def __len__(self): return self.n
+    def __getitem__(self, k): return {k: v for k, v in self.data[k].items() if k != 'label'}
+
 # %% ../nbs/32_training.ipynb #0ecb833b
 def batches(c:Config, start:int, workers:int=0, styles:bool=True):
     "Yield (source batch, style images or None, target images or None) for the steps from `start` on; the batch says what was skipped in all three."
@@ -176,6 +183,7 @@ def load_networks(self:Run, learner, folder):
         try: network.load_state_dict(load_tensors(file, f'delete {folder} and run the same ash-nb train command again'))
         except RuntimeError as e: raise AshError(f'{file} does not fit this configuration: {str(e).splitlines()[1].strip()}') from None
 
+# %% ../nbs/32_training.ipynb #a704ef01
 @patch
 def read_checkpoint(self:Run, learner, folder) -> int: # steps done
     "Load a checkpoint folder into `learner`. Raises AshError when anything in it is damaged or belongs elsewhere."
@@ -196,6 +204,7 @@ def damage(self:Run) -> str:
     except AshError as e: return str(e)
     return '' if self.checkpoints[-1]/'state.pt' in files else f'{self.checkpoints[-1]}/state.pt is missing'
 
+# %% ../nbs/32_training.ipynb #448bde99
 @patch
 def load_checkpoint(self:Run, learner) -> int: # steps done, 0 without a checkpoint
     "Load the newest checkpoint that is whole into `learner`; return its steps. Raises AshError when there are some and none is."
@@ -243,6 +252,7 @@ def append_row(path, row:dict):
     except OSError as e: raise cannot_write(path, e) from None
     except UnicodeDecodeError: raise AshError(f'{path} is damaged: it is no text; mend it, or train again in a new folder') from None
 
+# %% ../nbs/32_training.ipynb #5a716223
 def truncate_log(path, step:int):
     "Drop the rows of a CSV file whose step is above `step`, and a row cut short. Raises AshError for a file that is no log."
     path = Path(path)
@@ -431,6 +441,7 @@ def train(
             if start == 0 and hasattr(learner.hallucinator, 'fit'): fit(learner)
             return _loop(run, learner, start, own['workers'] if workers is None else workers, progress, tensorboard)
 
+# %% ../nbs/32_training.ipynb #883a9f4e
 def fit(learner):
     "Let a hallucinator learn from the style images what it knows before the first step."
     c, styles = learner.config, style_data(learner.config)

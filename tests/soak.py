@@ -2,7 +2,7 @@
 
     python tests/soak.py --kills 200 --flips 1000 --poisons 200 --cases 10000 --json nbs/results/reliability.json
 """
-import argparse, filecmp, json, os, random, shutil, signal, subprocess, sys, tempfile, time
+import argparse, filecmp, json, os, random, re, shutil, signal, subprocess, sys, tempfile, time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def soak(kills=200, steps=24, seed=0, fresh_every=20, progress=True, **changes) 
         for data in (source_data(config), style_data(config)): [data[k] for k in range(len(data))]       # drawn once, for all children
         pid, start = child(config, d/'reference'), time.perf_counter()
         if await_end(pid, 600): raise SystemExit((d/'stderr.txt').read_text())
-        whole = time.perf_counter() - start
+        whole = time.perf_counter() - start                    # what a process lives if it is let
         while report['kills'] < kills or out.exists():
             if report['runs_compared'] == 0 or not out.exists(): out = d/f'run{report["runs_compared"]}'
             ended = attack(config, out, rng, whole, report, kills, fresh_every)
@@ -102,7 +102,7 @@ def attack(config, out, rng, whole, report, kills, fresh_every) -> bool: # wheth
     command_line = fresh_every and report['kills'] % fresh_every == fresh_every - 1
     pid = (fresh if command_line else child)(config, out)
     aimed, last, born = rng.random() < 0.5, report['kills'] >= kills, time.perf_counter()
-    limit = 600 if last else rng.uniform(0, 1.3*whole + 6*bool(command_line))
+    limit = 600 if last else rng.uniform(0, 0.9*whole + 6*bool(command_line))
     status = await_end(pid, limit)
     if status is None and aimed: status = await_end(pid, 60, part.exists) if not part.exists() else None
     if status is None and aimed: status = await_end(pid, rng.uniform(0, 0.01))
@@ -163,7 +163,7 @@ def flip_bits(flips=1000, seed=0) -> dict:
         for files, read in kinds.values(): read()             # whole again: none of them refuses what is good
     return dict(flips=flips, by_kind=tried, missed=missed, crashed=crashed, seed=seed)
 
-def poison(rng, number, where, value):
+def poison(rng, number, where, value, called):
     "Return a step that puts a value which is no number into one place of what a given step reads or computes, and a list that tells the samples."
     from ash_nb.methods import Learner
     step, seen = Learner.step, []
@@ -173,10 +173,10 @@ def poison(rng, number, where, value):
         seen.extend(batch['names'])
         if where == 'image': anywhere(batch['images'])
         elif where == 'style image': anywhere(styles)
-        else: network = self.networks[rng.choice(list(self.networks))]
+        name, place = rng.choice(called)
         hook = None
-        if where == 'gradient': hook = rng.choice([p for p in network.parameters() if p.requires_grad]).register_hook(lambda g: anywhere(g.clone().contiguous()))
-        if where == 'activation': hook = rng.choice([m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]).register_forward_hook(lambda m, i, o: anywhere(o.clone(memory_format=torch.contiguous_format)))
+        if where == 'gradient': hook = rng.choice([p for p in self.networks[name].parameters() if p.requires_grad]).register_hook(lambda g: anywhere(g.clone(memory_format=torch.contiguous_format)))
+        if where == 'activation': hook = self.networks[name].get_submodule(place).register_forward_hook(lambda m, i, o: anywhere(o.clone(memory_format=torch.contiguous_format)))
         try: return step(self, batch, styles, n, target)
         finally:
             if hook: hook.remove()
@@ -185,9 +185,14 @@ def poison(rng, number, where, value):
 def poison_steps(poisons=200, seed=0) -> dict:
     "Put NaN or infinity into random places of a short run and look at what has become of its weights."
     from ash_nb.methods import Learner
-    rng, config, step, states = random.Random(seed), small(4, checkpoint_every=9), Learner.step, []
+    rng, config, step, states, called = random.Random(seed), small(4, checkpoint_every=9), Learner.step, [], []
     torch.set_num_threads(1)
-    def remembered(self, *args): states.append({k: bits(dict(sorted(n.state_dict().items()))) for k, n in self.networks.items()}); return step(self, *args)
+    def remembered(self, *args): # the states before each step, and the convolutions that are called as modules
+        states.append({k: bits(dict(sorted(n.state_dict().items()))) for k, n in self.networks.items()})
+        hooks = [m.register_forward_hook(lambda *a, place=(k, name): called.append(place)) for k, n in self.networks.items() for name, m in n.named_modules() if isinstance(m, torch.nn.Conv2d)]
+        losses = step(self, *args)
+        for h in hooks: h.remove()
+        return losses
     report = dict(places=0, stopped_with_the_samples_named=0, poisoned_weights=[], not_stopped=[], wrong_message=[], by_place={})
     with tempfile.TemporaryDirectory() as d:
         Learner.step = remembered
@@ -196,7 +201,7 @@ def poison_steps(poisons=200, seed=0) -> dict:
         for k in range(poisons):
             number, where, value = rng.randrange(4), ('image', 'style image', 'gradient', 'activation')[k % 4], rng.choice([float('nan'), float('inf')] + [float('-inf')]*(k % 4 == 2))
             if where == 'activation': value = float('nan')         # an infinity can vanish in a ReLU or a clamp
-            Learner.step, seen = poison(rng, number, where, value)
+            Learner.step, seen = poison(rng, number, where, value, sorted(set(called)))
             out, told = Path(d)/str(k), ''
             try: train(config, out, device='cpu', workers=0, progress=False)
             except AshError as e: told = str(e)
@@ -234,6 +239,8 @@ def main():
         if not (n := getattr(args, name)): continue
         figures = part(n, seed=args.seed)
         print(json.dumps({name: figures}, indent=1))
-        if args.json: args.json.write_text(json.dumps((json.loads(args.json.read_text()) if args.json.exists() else {}) | {name: figures}, indent=1) + '\n')
+        if args.json: # a line for each list of numbers
+            text = json.dumps((json.loads(args.json.read_text()) if args.json.exists() else {}) | {name: figures}, indent=1)
+            args.json.write_text(re.sub(r'\[\s*([\d.,\s]+?)\s*\]', lambda m: f"[{', '.join(m[1].replace(',', ' ').split())}]", text) + '\n')
 
 if __name__ == '__main__': main()

@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from ash_nb.config import AshError
 from ash_nb.datasets import CamVid, Mapillary, StreetWorld, Synthia, loader, open_dataset, read_ids, train_transform
-from ash_nb.labels import CLASSES, ID_MAPS, IGNORE, to_train_ids
+from ash_nb.labels import CLASSES, ID_MAPS, IGNORE, PALETTE, to_train_ids
 
 def classes(data): return {CLASSES[c] for s in data for c in np.unique(s['label']) if c != IGNORE}
 
@@ -90,3 +90,24 @@ def test_label_stays_on_its_image(seed, size, low, high):
     assert out['image'].shape == (3, *size[::-1]) and out['label'].shape == size[::-1]
     counted = out['label'] != IGNORE
     assert not counted.any() or ((out['image'][0] > 0.5) == (out['label'] == 1))[counted].float().mean() > 0.85
+
+# The data sets' own names in the order of their ids, and what each is called among the nineteen; all others are ignored.
+CITYSCAPES = 'unlabeled,ego vehicle,rectification border,out of roi,static,dynamic,ground,road,sidewalk,parking,rail track,building,wall,fence,guard rail,bridge,tunnel,pole,polegroup,traffic light,traffic sign,vegetation,terrain,sky,person,rider,car,truck,bus,caravan,trailer,train,motorcycle,bicycle'
+SYNTHIA = 'void,sky,building,road,sidewalk,fence,vegetation,pole,car,traffic sign,pedestrian,bicycle,motorcycle,parking slot,road work,traffic light,terrain,rider,truck,bus,train,wall,lane marking of synthia'
+CAMVID = 'sky,building,pole,road,pavement,tree,sign symbol,fence,car,pedestrian,bicyclist of camvid,unlabelled'
+VISTAS = ('bird,ground animal,curb,fence,guard rail,barrier,wall,bike lane,crosswalk,curb cut,parking,pedestrian area,rail track,road,service lane,sidewalk,bridge,building,tunnel,person,bicyclist,motorcyclist,other rider,'
+          'lane marking crosswalk,lane marking general,mountain,sand,sky,snow,terrain,vegetation,water,banner,bench,bike rack,billboard,catch basin,cctv camera,fire hydrant,junction box,mailbox,manhole,phone booth,pothole,'
+          'street light,pole,traffic sign frame,utility pole,traffic light,traffic sign back,traffic sign front,trash can,bicycle,boat,bus,car,caravan,motorcycle,on rails,other vehicle,trailer,truck,wheeled slow,car mount,ego vehicle,unlabeled')
+CALLED = {'pedestrian': 'person', 'pavement': 'sidewalk', 'tree': 'vegetation', 'sign symbol': 'traffic sign', 'bicyclist of camvid': 'bicycle', 'curb': 'sidewalk', 'bicyclist': 'rider', 'motorcyclist': 'rider', 'other rider': 'rider',
+          'lane marking general': 'road', 'manhole': 'road', 'utility pole': 'pole', 'traffic sign front': 'traffic sign', 'on rails': 'train'}
+
+@pytest.mark.parametrize('name, names', [('cityscapes', CITYSCAPES), ('kitti', CITYSCAPES), ('gta5', CITYSCAPES + ',license plate'), ('synthia', SYNTHIA), ('camvid', CAMVID), ('mapillary_v1.2', VISTAS)])
+def test_id_maps_by_name(name, names):
+    wanted = {k: CLASSES.index(CALLED.get(n, n)) if CALLED.get(n, n) in CLASSES else IGNORE for k, n in enumerate(names.split(','))}
+    assert ID_MAPS[name] == wanted | ({255: IGNORE} if name == 'kitti' else {})
+
+def test_the_other_tables_have_not_changed():
+    "Vistas 2.0 has 124 names: a change of its map, or of the colours, must be meant."
+    import hashlib
+    assert hashlib.sha256(repr(sorted(ID_MAPS['mapillary_v2.0'].items())).encode()).hexdigest()[:16] == '95ec48440565712e'
+    assert hashlib.sha256(PALETTE.tobytes()).hexdigest()[:16] == '5af5a8d200c61cb3' and ID_MAPS['train_ids'] == {i: i for i in (*range(19), 255)}

@@ -12,7 +12,7 @@ from ash_nb.datasets import StreetWorld, loader, train_transform
 from ash_nb.methods import Learner
 from ash_nb.presets import METHODS, adapts
 from ash_nb.streetworld import street
-from ash_nb.training import Run, load_run, only_one, train
+from ash_nb.training import Run, load_run, only_one, prepare_run, style_data, train
 import ash_nb.training
 from soak import difference, flip_bits, poison_steps, small, soak
 
@@ -99,6 +99,9 @@ def test_a_signal_finishes_the_step_and_saves(whole, tmp_path, monkeypatch, numb
     assert load_run(tmp_path/'a').checkpoints[-1].name == 'step-0000004'
     assert difference(whole, train(whole.config, tmp_path/'a', **go)) == []
 
+def test_a_trained_run_is_opened_for_looking(whole):
+    assert not any(n.training for n in whole.learner().networks.values())
+
 def test_a_loss_that_comes_late_has_its_column(tmp_path):
     c = small(6, begin=0.5, checkpoint_every=2)
     run = train(c, tmp_path/'a', **go)
@@ -138,6 +141,14 @@ def test_a_folder_that_is_removed(tmp_path, monkeypatch, log_every):
 def test_two_processes_on_one_folder(whole, tmp_path):
     with only_one(tmp_path/'a'), pytest.raises(AshError, match='is being trained by another process: wait for it, or choose another folder'): train(whole.config, tmp_path/'a', **go)
     assert not (tmp_path/'a'/'config.json').exists()        # nothing of the second is left in it
+
+def test_another_run_that_was_there_first(whole, tmp_path):
+    "Two processes begin in one empty folder; the one that gets the lock second finds the other's record."
+    prepare_run(whole.config, Run(tmp_path/'a'))
+    with pytest.raises(AshError, match='seed is 0 there and 1 here'): prepare_run(replace(whole.config, seed=1), Run(tmp_path/'a'))
+
+def test_a_folder_of_paintings_is_looked_into(whole, streets):
+    assert style_data(replace(whole.config, styles=str(streets/'val'))).names == [f'{k:02d}.png' for k in range(6)]
 
 def test_no_resume(whole, capsys):
     assert main(['train', '--out', str(whole.path), '--no-resume', '--device', 'cpu']) == 2
@@ -197,7 +208,13 @@ def test_out_of_memory(tmp_path):
 
 # --- numbers and bits
 
-def test_nan_and_infinity_stop_a_step_before_the_weights():
+def test_nan_and_infinity_stop_a_step_before_the_weights(tmp_path, monkeypatch):
+    c = small(2)
+    step = Learner.step
+    def stepped(self, batch, styles, n, target=None): batch['images'][0, 0, 0, 0] = float('nan'); return step(self, batch, styles, n, target)
+    monkeypatch.setattr(Learner, 'step', stepped)
+    with pytest.raises(AshError, match=r'step 1 of 2: segmentation, .* is NaN or infinite; no weight was changed. Samples: source-\d+, source-\d+, painting-\d+, painting-\d+\. Batch, networks'): train(c, tmp_path/'a', **go)
+    monkeypatch.undo()
     report = poison_steps(16, seed=1)
     assert report['stopped_with_the_samples_named'] == report['places'] == 16, report
     assert report['poisoned_weights'] == report['not_stopped'] == report['wrong_message'] == []

@@ -6,12 +6,14 @@ import torch
 from torch.autograd import gradcheck
 from ash_nb.adain import NOISE, adain, channel_stats, orthogonal_matrix, perturb
 from ash_nb.config import generator
-from ash_nb.evaluation import Evaluation, confusion_matrix, iou
-from ash_nb.hallucinator import ASH, Hallucination, InstanceNorm, modulate, smooth
+from ash_nb.evaluation import Evaluation, confusion_matrix, iou, predict, score_batch
+from ash_nb.hallucinator import ASH, AdaINHallucinator, Hallucination, InstanceNorm, modulate, smooth
 from ash_nb.labels import CLASSES, IGNORE, PROTOCOLS
 from ash_nb.losses import (adversarial_loss, clan_weight_map, class_weights, feature_loss, focal_cross_entropy, maxsquare_loss, pyramid, pyramid_loss, restraint, segmentation_loss,
                            self_information, style_distance, weight_discrepancy, weighted_bce)
-from ash_nb.methods import condition, rate
+from ash_nb.methods import Learner, condition, make_stylizer, rate
+from ash_nb.presets import preset
+from ash_nb.training import class_counts, classwise_rows
 
 def rand(*shape, seed=0, grad=True): return torch.randn(shape, generator=generator(seed, *shape), dtype=torch.float64).requires_grad_(grad)
 def probs(*shape, seed=0): return rand(*shape, seed=seed).softmax(1)
@@ -43,6 +45,9 @@ def test_noise_is_orthogonal_and_scales_with_its_strength():
     q = orthogonal_matrix(6, generator(0, 'q'), 3, like=rand(1, grad=False))
     close(q @ q.mT, np.broadcast_to(np.eye(6), (3, 6, 6)))
     close(orthogonal_matrix(6, generator(0, 'q'), 1, 0., like=rand(1, grad=False)), np.eye(6)[None])
+    drawn = torch.randn((1, 6, 6), generator=generator(0, 'q')).double().numpy()
+    m, r = np.linalg.qr(0.7*np.eye(6) + 0.3*drawn/6**0.5)
+    close(orthogonal_matrix(6, generator(0, 'q'), 1, 0.3, like=rand(1, grad=False)), m*np.sign(np.diagonal(r, axis1=-2, axis2=-1))[..., None, :])
     f = rand(2, 6, 5, 8, grad=False)
     close(perturb(f, 'orthogonal', 1., generator(0, 'z')).square().sum(1), f.square().sum(1))              # a rotation of each position's channels
     for shape in ((2, 3, 5, 8), (2, 3, 8, 5)):
@@ -51,6 +56,10 @@ def test_noise_is_orthogonal_and_scales_with_its_strength():
         v = v if shape[2] > shape[3] else v.mT
         close(v.mT @ v, np.broadcast_to(np.eye(5), (2, 3, 5, 5)), 1e-9)
         close(perturb(f, 'elementwise', 0.25, generator(0, 'z'))/f - 1, (0.25*(v if shape[2] > shape[3] else v.mT)).numpy(), 1e-9)
+    f, drawn = rand(1, 2, 4, 4, grad=False), torch.randn((1, 2, 4, 4), generator=generator(0, 'z')).double().numpy()
+    q, r = np.linalg.qr(drawn)
+    v = q*np.sign(np.diagonal(r, axis1=-2, axis2=-1))[..., None, :]                                          # square maps: as the wide ones
+    close(perturb(f, 'elementwise', 1., generator(0, 'z'))/f - 1, v.swapaxes(-1, -2), 1e-9)
     f = rand(2, 3, 5, 8, grad=False)
     moved = perturb(f, 'stat', 0.5, generator(0, 'z'))
     u = torch.randn((2, 2, 3, 1, 1), generator=generator(0, 'z')).double().numpy()
@@ -75,6 +84,7 @@ def test_losses_are_their_formulas():
     close(focal_cross_entropy(x, y, 2), ((1 - np.exp(-ce))**2*ce)[known].mean())
     close(focal_cross_entropy(x, y, 0, torch.tensor(w)), (w[np.where(known, y.numpy(), 0)]*ce)[known].mean())
     assert focal_cross_entropy(x, torch.full_like(y, IGNORE), 0) == 0
+    close(focal_cross_entropy(x, torch.full_like(y, IGNORE).index_put((torch.tensor(1), torch.tensor(2), torch.tensor(3)), torch.tensor(4)), 0), np_ce(x.numpy(), np.full((2, 4, 6), 4))[1, 2, 3])
     close(segmentation_loss((x, 2*x), y), ce[known].mean() + np_ce(2*x.numpy(), y.numpy())[known].mean())
     d, m = rand(2, 1, 4, 6, grad=False), rand(2, 1, 4, 6, seed=3, grad=False).sigmoid()
     p = 1/(1 + np.exp(-d.numpy()))
@@ -128,6 +138,54 @@ def test_rates_and_conditions():
     close(shares[0, :4, 0, 0], [0, 0, 0, 1], 1e-6)
     close(shares[0, :2, 0, 1], [0.5 + 0.5/19, 0.5/19], 1e-6)
     assert not condition('predictions', logits.requires_grad_(), y).requires_grad
+
+def test_predictions_are_summed_in_float32():
+    "In bf16, 256 + 0.5 is 256: a tie that the first class would win."
+    heads = lambda images: (torch.full((1, 19, 2, 2), 256.).bfloat16(), torch.zeros(1, 19, 2, 2).index_fill(1, torch.tensor(7), 0.5).bfloat16())
+    assert (predict(heads, torch.zeros(1, 3, 4, 4), (4, 4)) == 7).all()
+    sample = dict(name='x', image=torch.zeros(3, 4, 4), label=torch.full((4, 4), 7))
+    (name, counts), = score_batch(heads, [sample], 'cpu')
+    assert counts[7, 7] == 16 == counts.sum()
+
+def test_the_published_encoder_is_the_encoder(monkeypatch):
+    monkeypatch.setattr('ash_nb.official.load_official', lambda kind, path: (kind, path))
+    monkeypatch.setattr('ash_nb.stylizer.Stylizer', lambda encoder, decoder: (encoder, decoder))
+    assert make_stylizer(preset('gta5', encoder_weights='e.pth', decoder_weights='d.pth')) == (('encoder', 'e.pth'), ('decoder', 'd.pth'))
+
+def test_clan_weights_begin_when_the_warm_up_ends():
+    learner = Learner(preset('streetworld', method='clan', second_view='stylized', body='plain', width=64, height=64, local_weight=10., warmup=0.5, steps=10))
+    heads = [rand(1, 19, 8, 8, seed=k, grad=False).float() for k in range(2)]
+    plain = adversarial_loss(learner.discriminator(learner.maps(heads)), True)
+    assert learner.game(heads, True, 4) == plain < learner.game(heads, True, 5)
+
+def test_alpha_is_drawn_from_its_range():
+    share = lambda low: AdaINHallucinator(None, alpha=0.5, alpha_min=low).share(500, generator(0, 'a'))
+    assert (share(-1.) == 0.5).all()
+    for low in (0., 0.2): assert low <= share(low).min() < low + 0.01 and 0.49 < share(low).max() <= 0.5
+
+def test_classes_are_counted_in_samples_spread_over_the_data():
+    data = [dict(label=torch.full((2, 3), k)) for k in range(6)]
+    assert class_counts(data, 3).nonzero().flatten().tolist() == [0, 2, 4] and class_counts(data, 200).sum() == 36
+
+def test_what_is_not_modulated_climbs_the_loss_too():
+    learner, p = Learner(preset('streetworld', method='source_only', body='plain', width=64, height=64)), torch.ones(1, 3, 2, 2, requires_grad=True)
+    grad = rand(1, 3, 2, 2, grad=False).float()
+    assert learner.harden(Hallucination(2*p), grad, None) == {}
+    close(p.grad, -2*grad.numpy(), 1e-6)
+
+def test_a_step_leaves_the_batch_as_it_was():
+    for method in ('advstyle', 'ash'):
+        learner = Learner(preset('streetworld', method=method, body='plain', width=64, height=64, batch_size=2))
+        batch = dict(images=torch.rand(2, 3, 64, 64, generator=generator(0, 'x')), labels=torch.zeros(2, 64, 64, dtype=torch.long))
+        before = batch['images'].clone()
+        learner.step(batch, torch.rand(2, 3, 64, 64, generator=generator(0, 's')), 0)
+        assert torch.equal(batch['images'], before) and not batch['images'].requires_grad
+
+def test_the_classwise_measurement_moves_nothing():
+    learner = Learner(preset('streetworld', method='ash', body='plain', width=64, height=64))
+    before = [b.clone() for b in learner.segmenter.buffers()]
+    rows = classwise_rows(learner, torch.rand(1, 3, 64, 64, generator=generator(0, 'x')), 3)
+    assert len(rows) == 19 and learner.segmenter.training and all(torch.equal(a, b) for a, b in zip(before, learner.segmenter.buffers()))
 
 # --- gradients
 
