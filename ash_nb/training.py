@@ -51,12 +51,6 @@ def target_data(c:Config):
     world = dict(n=200, **_drawn(c)) if c.target.startswith('streetworld') else {}
     return Unlabelled(_open_once(c.target, c.target_root or None, c.target_split, **world), 1 if METHODS[c.method].access == 'one_image' else None)
 
-class Unlabelled(torch.utils.data.Dataset):
-    "The images of a data set, or the first few of them, with no label in reach."
-    def __init__(self, data, n:int=None): self.data, self.n, self.names = data, min(n or len(data), len(data)), data.names
-    def __len__(self): return self.n
-    def __getitem__(self, k): return {k: v for k, v in self.data[k].items() if k != 'label'}
-
 # %% ../nbs/32_training.ipynb #ebae5c8e
 class Unlabelled(torch.utils.data.Dataset):
     "The images of a data set, or the first few of them, with no label in reach."
