@@ -436,5 +436,5 @@ def loader(
     part = range(batch_size) if part is None else part
     numbers = [s*batch_size + i for s in range(start_step, start_step + steps) for i in part]
     context = 'forkserver' if workers else None
-    return Loader(Stream(data, seed, transform, skip), len(part), sampler=numbers, num_workers=workers, collate_fn=collate, multiprocessing_context=context,
+    return Loader(Stream(data, seed, transform, skip), len(part), sampler=numbers, num_workers=workers, collate_fn=collate, multiprocessing_context=context, pin_memory=torch.cuda.is_available(),
                   generator=generator(seed, 'workers'))                     # else each pass would move torch's own generator

@@ -24,7 +24,7 @@ from .files import cannot_write, load_state, load_tensors, read_hashed, read_jso
 from .hallucinator import classwise_l1, smooth
 from .labels import CLASSES
 from .losses import class_weights
-from .methods import Learner, NotFinite, pick_device
+from .methods import keep_memory, Learner, NotFinite, pick_device
 from .presets import METHODS, adapts
 
 # %% ../nbs/32_training.ipynb #7cd556a6
@@ -421,6 +421,7 @@ def train(
     "Train a run, or go on with it. Raises AshError for mistakes in what was given, Stopped when interrupted."
     own = settings()
     device = pick_device(join(device or own['device']))
+    keep_memory(device)
     source_data(config)                                # what is missing is told before anything is made
     target_data(config)
     run = Run(out or Path(own['runs'])/f'{config.preset}-{config.method}-{config.seed}')
