@@ -24,7 +24,7 @@ from .files import cannot_write, load_state, load_tensors, read_hashed, read_jso
 from .hallucinator import classwise_l1, smooth
 from .labels import CLASSES
 from .losses import class_weights
-from .methods import keep_memory, Learner, NotFinite, pick_device
+from .methods import Learner, NotFinite, keep_memory, pick_device
 from .presets import METHODS, adapts
 
 # %% ../nbs/32_training.ipynb #7cd556a6
