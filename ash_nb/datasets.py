@@ -415,8 +415,8 @@ class Loader(DataLoader):
     def __iter__(self):
         try: yield from super().__iter__()
         except AshError as e: raise AshError(str(e).rsplit('AshError: ', 1)[-1].strip()) from None
-        except RuntimeError as e:
-            if 'DataLoader worker' not in str(e) or type(e) is not RuntimeError: raise
+        except (RuntimeError, OSError, EOFError) as e:         # torch's own word for it, or a connection that broke
+            if str(e).startswith('Caught ') or not self.num_workers or isinstance(e, RuntimeError) and 'DataLoader worker' not in str(e): raise
             raise AshError('a loader process was killed, most likely for lack of memory: run the same command again, with fewer --workers (0: none)') from None
 
 # %% ../nbs/11_datasets.ipynb #ab19fe19

@@ -173,6 +173,12 @@ def test_what_is_not_modulated_climbs_the_loss_too():
     assert learner.harden(Hallucination(2*p), grad, None) == {}
     close(p.grad, -2*grad.numpy(), 1e-6)
 
+def test_each_view_of_a_step_has_its_own_draws():
+    learner = Learner(preset('streetworld', method='domain_randomization', body='plain', width=64, height=64, views=2, alpha_min=0.1, precision='float32'))
+    images, styles = (torch.rand(1, 3, 64, 64, generator=generator(0, k)) for k in 'xs')
+    views = [learner.view(images, None, torch.cat([styles, styles]), 3, k).images for k in (0, 1, 1)]
+    assert torch.equal(views[1], views[2]) and not torch.equal(views[0], views[1])
+
 def test_a_step_leaves_the_batch_as_it_was():
     for method in ('advstyle', 'ash'):
         learner = Learner(preset('streetworld', method=method, body='plain', width=64, height=64, batch_size=2))
