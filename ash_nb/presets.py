@@ -62,11 +62,11 @@ METHODS = {m.name: m for m in _ours + _compared + _later}
 PRESETS = {
     'gta5': dict(),
     'synthia': dict(source='synthia', height=760),
-    'streetworld': dict(source='streetworld', scenes=600, styles='procedural', width=128, height=96, test_width=240, test_height=180, scale_min=1.875, scale_max=2.8125, batch_size=4,
-        body='lite0', stylizer='small', discriminator_width=32, discriminator_layers=3, discriminator_size='stride', ash_width=32, steps=600, lr=0.02, lr_ash=0.02, head_lr_mult=4.0, alpha=1.0,
-        views=4, checkpoint_every=200, classwise_every=25),
+    'streetworld': dict(source='streetworld', scenes=600, styles='procedural', width=240, height=180, test_width=240, test_height=180, scale_min=1.0, scale_max=1.5, batch_size=4,
+        body='lite0', stylizer='small', discriminator_width=32, discriminator_layers=3, discriminator_size='stride', ash_width=32, steps=300, lr=0.02, lr_ash=0.02, head_lr_mult=4.0, alpha=1.0,
+        views=4, checkpoint_every=100, classwise_every=25),
 }
-PRESETS['best'] = PRESETS['streetworld'] | dict(method='ash_segmentation_loss', jitter=1., steps=1800, checkpoint_every=600, classwise_every=75)
+PRESETS['best'] = PRESETS['streetworld'] | dict(method='ash_segmentation_loss', jitter=1., steps=900, checkpoint_every=300, classwise_every=75)
 
 # %% ../nbs/04_presets.ipynb #6f1dd4db
 def method_settings(
