@@ -201,7 +201,7 @@ def main():
         caught = [d for d in caught if d not in before]
         chosen = [c for c in chosen if c[2] in before]
     else: caught = []
-    survivors = []
+    survivors, hangs = [], 0
     with tempfile.TemporaryDirectory() as d:
         folder = copy(Path(d))
         kept = baseline(folder, {m for m, e, d in chosen})
@@ -213,9 +213,10 @@ def main():
             told = forked(lambda: attempt(folder, m, kept[m][0], True), 60 + 3*kept[m][1])
             file.write_text(source)
             (caught if told else survivors).append(known)
+            hangs += told == 'hangs'
             print(f'{k + 1:3} {m:12} {edit[0]:10} {"caught" if told else "SURVIVED":8} {known["line"][:90]} | {edit[4][:40]} | {told[:80]}', flush=True)
     of = lambda m: f'{sum(d["module"] == m for d in caught)} of {sum(d["module"] == m for d in caught + survivors)}'
-    report = dict(edits=args.edits, caught=len(caught), by_module={m: of(m) for m in CORE}, survivors=survivors, seconds=round(time.monotonic() - begin), seed=args.seed)
+    report = dict(edits=args.edits, caught=len(caught), of_which_hang=hangs, by_module={m: of(m) for m in CORE}, survivors=survivors, seconds=round(time.monotonic() - begin), seed=args.seed)
     print(json.dumps(report, indent=1))
     if args.json: args.json.write_text(json.dumps(report, indent=1) + '\n')
 
