@@ -57,7 +57,7 @@ def evaluate_run(
     learner = run.learner(checkpoint, device)
     with learner.autocast(): result = evaluate(learner.segmenter, data, target, split, protocol, c.test_width, c.test_height, device, batch_size=4)
     extra = dict(step=step, root=str(root or ''), per_image=result.per_image, confusion=result.confusion.tolist())
-    write_json(evaluation_file(run, target, split, step), result.json() | extra)
+    write_json(evaluation_file(run, target, split, step), result.json() | extra, sealed=True)
     return result
 
 def step_of(run:Run, checkpoint:int) -> int: return int(run.checkpoints[checkpoint].name[5:])
@@ -68,11 +68,11 @@ def score(run:Run, target, root, split, device, images, checkpoint=-1, protocol=
     "Return the record of a checkpoint on a target, evaluated only if it is not there yet."
     step = step_of(run, checkpoint)
     file = evaluation_file(run, target, split, step)
-    record = read_json(file) if file.is_file() else {}
+    record = read_json(file, sealed=True) if file.is_file() else {}
     wanted = dict(step=step, root=str(root or '')) | (dict(images=images or UNSEEN_IMAGES) if target.startswith('streetworld') else {}) | (dict(protocol=protocol) if protocol else {})
     if any(record.get(k) != v for k, v in wanted.items()):
         evaluate_run(run, target, root, split, device, images, protocol, checkpoint)
-        record = read_json(file)
+        record = read_json(file, sealed=True)
     return record
 
 def source_scores(run:Run, device, images) -> list: # one mIoU a checkpoint; empty: the source has no validation split
