@@ -34,4 +34,4 @@ def demo(
     print(f'\n{(time.perf_counter() - start)/60:.1f} minutes. Look at: {Path(out)/"report.html"}')
     return runs
 
-DEMO_STEPS = 200 # about four minutes on two cores
+DEMO_STEPS = 150 # about four minutes on two cores
