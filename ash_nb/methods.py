@@ -227,6 +227,15 @@ def segmentation(self:Learner, seen, labels):
 
 # %% ../nbs/31_methods.ipynb #116e6edb
 @patch
+def begin(self:Learner, number):
+    "Set the rates of a step and clear the gradients."
+    c = self.config
+    for o in self.optimizers.values():
+        for g in o.param_groups: g['lr'] = g['base_lr'] * rate(number, c.steps, c.warmup, c.power)
+        o.zero_grad(set_to_none=True)
+
+# %% ../nbs/31_methods.ipynb #9e206f44
+@patch
 def step(self:Learner,
     batch:dict, # images (B, 3, H, W) and labels (B, H, W)
     styles, # (B, 3, H, W) style images (B*views for domain_randomization); None for methods without
@@ -237,9 +246,7 @@ def step(self:Learner,
     c = self.config
     self.check_access(target)
     self.guard.remember()
-    for o in self.optimizers.values():
-        for g in o.param_groups: g['lr'] = g['base_lr'] * rate(number, c.steps, c.warmup, c.power)
-        o.zero_grad(set_to_none=True)
+    self.begin(number)
     images, labels = (batch[k].to(self.device, non_blocking=True) for k in ('images', 'labels'))
     shown = self.disturbed(images, number)
     if getattr(self.hallucinator, 'wants_gradient', False): images = shown = shown.detach().requires_grad_()

@@ -12,7 +12,7 @@ from .adain import channel_stats, full, restyle
 from .config import generator
 from .hallucinator import Hallucination, modulate, smooth
 from .losses import adversarial_loss, restraint, segmentation_loss
-from .methods import Learner, rate
+from .methods import Learner
 from .stylizer import clamp_through
 
 # %% ../nbs/37_reference.ipynb #151c951d
@@ -67,7 +67,7 @@ def reference_step(
     images, labels = (batch[k].to(learner.device) for k in ('images', 'labels'))
     styles, size = styles.to(learner.device), images.shape[-2:]
     if not hasattr(learner, 'trainable'): learner.trainable = {k: [p for p in n.parameters() if p.requires_grad] for k, n in learner.networks.items()}
-    _begin(learner, number)
+    learner.begin(number)
     losses = _ash_learns(learner, images, styles, number, noise)
     draw, condition = (1, lambda logits: F.interpolate(logits, size, mode='bilinear', align_corners=True)) if literal else (0, lambda logits: logits)
     more, heads = _segmenter_learns(learner, images, labels, styles, number, noise, draw, condition)
@@ -76,12 +76,6 @@ def reference_step(
     return losses
 
 # %% ../nbs/37_reference.ipynb #4f9fa0cb
-def _begin(learner, number):
-    c = learner.config
-    for o in learner.optimizers.values():
-        for g in o.param_groups: g['lr'] = g['base_lr'] * rate(number, c.steps, c.warmup, c.power)
-        o.zero_grad(set_to_none=True)
-
 def _judged(learner, heads, says): return adversarial_loss(learner.discriminator(learner.maps(heads)), says)
 
 def _ash_learns(learner, images, styles, number, noise):
