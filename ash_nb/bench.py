@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'PHASES', 'BENCHES', 'once', 'spread', 'timed', 'in_turn', 'inputs', 'bench_learner', 'as_published',
-           'convolution_limit', 'cost_of', 'step_bench', 'phases', 'phase_bench', 'heads_bench', 'data_bench',
-           'streetworld_bench', 'one_step', 'methods_bench', 'scale_bench', 'process_bench', 'preview_bench',
-           'import_bench', 'bench']
+           'convolution_limit', 'cost_of', 'with_habits', 'step_bench', 'phases', 'phase_bench', 'heads_bench',
+           'data_bench', 'streetworld_bench', 'files_bench', 'one_step', 'methods_bench', 'scale_bench',
+           'process_bench', 'preview_bench', 'import_bench', 'bench']
 
 # %% ../nbs/48_bench.ipynb #9ef3e7b9
-import contextlib, functools, gc, os, statistics, subprocess, sys, tempfile, time
+import contextlib, functools, gc, os, statistics, subprocess, sys, tempfile, time, warnings
 from dataclasses import replace
 from pathlib import Path
 import torch
@@ -18,6 +18,7 @@ from .config import Config, one_of
 from .datasets import open_dataset, train_transform
 from .forecast import LiveMemory, counted_flops
 from .methods import Learner, fast_bf16, keep_memory, pick_device
+from .prepare import prepare, reading_speed, write_gta5
 from .presets import METHODS, adapts, preset, with_method
 from .reference import reference_step
 from .losses import segmentation_loss
@@ -88,6 +89,16 @@ def cost_of(work, grouped:bool=False) -> dict: # peak_mb, and gflop unless there
     with counted_flops() as flops: work()
     return dict(peak_mb=memory.peak/2**20, gflop=flops.get_total_flops()/1e9)
 
+# %% ../nbs/48_bench.ipynb #9e4af420
+def with_habits(work, learner): # a function without arguments
+    "Return a step as the published loop takes it: with the frozen networks read from disk, under anomaly detection."
+    nets, files = (learner.hallucinator.stylizer.encoder, learner.hallucinator.stylizer.decoder), []
+    for net in nets: torch.save(net.state_dict(), buffer := tempfile.TemporaryFile()); files.append(buffer)
+    def habitual():
+        for net, f in zip(nets, files): f.seek(0); net.load_state_dict(torch.load(f))
+        with warnings.catch_warnings(action='ignore'), torch.autograd.set_detect_anomaly(True): return work()
+    return habitual
+
 # %% ../nbs/48_bench.ipynb #85050e4f
 def step_bench(
     size:str='paper', # one of SIZES
@@ -99,7 +110,8 @@ def step_bench(
     device, make = pick_device(device), SIZES[one_of(size, SIZES, 'size')]
     keep_memory(device)
     slow, batch = as_published(bench_learner(make(precision='float32'), device)), inputs(make(), device)
-    works = {'published order, float32': lambda: reference_step(slow, *batch, 5)}
+    published = lambda: reference_step(slow, *batch, 5)
+    works = {'published order, float32': published, 'published order and habits, float32': with_habits(published, slow)}
     for p in ('float32',) + ('bf16',)*fast_bf16(device):
         works[f'fast, {p}'] = functools.partial(bench_learner(make(precision=p), device).step, *batch, 5)
         if compiled: works[f'fast, {p}, compiled'] = functools.partial(_compiled(bench_learner(make(precision=p), device)).step, *batch, 5)
@@ -187,6 +199,15 @@ def streetworld_bench(repeats:int=10) -> dict: # name -> as spread, of one scene
     numbers = iter(range(10**9))
     return {f'a scene, {a}': timed(lambda: street(next(numbers), 320, 240, a), repeats) for a in APPEARANCES}
 
+# %% ../nbs/48_bench.ipynb #46e025f0
+def files_bench(n:int=3, size:tuple=(1914, 1052)) -> dict: # name -> median_ms, images_a_second
+    "Measure how long a training pair takes to be read, raw and prepared."
+    with tempfile.TemporaryDirectory() as folder:
+        write_gta5(f'{folder}/raw', n, size)
+        prepare('gta5', f'{folder}/raw', f'{folder}/prepared', progress=False)
+        rates = {k: reading_speed(open_dataset('gta5', f'{folder}/{k}', 'train'), n) for k in ('raw', 'prepared')}
+    return {f'read a GTA5-like pair, {k}': dict(median_ms=1e3/v, images_a_second=v) for k, v in rates.items()}
+
 # %% ../nbs/48_bench.ipynb #3089c292
 def one_step(learner, number:int=5): # a function without arguments
     "Return a training step of a learner on random images, with what its method needs."
@@ -226,20 +247,18 @@ def _segmenter_pass(c, classes, device):
     return work
 
 # %% ../nbs/48_bench.ipynb #93060884
-def process_bench(most:int=2, steps:tuple=(20, 80), **changes) -> dict: # name -> median_ms, steps_a_minute
+def process_bench(most:int=2, steps:tuple=(60, 180), **changes) -> dict: # name -> median_ms, steps_a_minute
     "Measure a training step with one process and with more, at the same batch."
     return {f'{n} process{"es"*(n > 1)}, {max(1, (os.cpu_count() or 1)//n)} threads each': _processes(n, steps, changes) for n in range(1, most + 1)}
 
 def _processes(n, steps, changes):
-    words = [w for k, v in dict(scenes=16, checkpoint_every=1000, classwise_every=1000, **changes).items() for w in ('--set', f'{k}={v}')]
+    words = [w for k, v in (dict(scenes=16) | changes | dict(checkpoint_every=steps[0], classwise_every=1000)).items() for w in ('--set', f'{k}={v}')]
     env = os.environ | {'OMP_NUM_THREADS': str(max(1, (os.cpu_count() or 1)//n)), 'TQDM_DISABLE': '1'}
-    seconds = []
     with tempfile.TemporaryDirectory() as folder:
-        for k in steps:
-            command = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', str(n), '-m', 'ash_nb.cli', 'train', '--device', 'cpu', '--steps', str(k), '--out', f'{folder}/{k}', *words]
-            subprocess.run(command, check=True, env=env, capture_output=True)
-            seconds.append(load_run(f'{folder}/{k}').table('sessions.csv').seconds.sum())
-    each = 1e3*(seconds[1] - seconds[0])/(steps[1] - steps[0])
+        command = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', str(n), '-m', 'ash_nb.cli', 'train', '--device', 'cpu', '--steps', str(steps[1]), '--out', f'{folder}/run', *words]
+        subprocess.run(command, check=True, env=env, capture_output=True)
+        written = [f.stat().st_mtime for f in load_run(f'{folder}/run').checkpoints]
+    each = 1e3*(written[-1] - written[0])/(steps[1] - steps[0])
     return dict(median_ms=each, steps_a_minute=6e4/each)
 
 # %% ../nbs/48_bench.ipynb #8e005c42
@@ -275,7 +294,7 @@ def import_bench(repeats:int=5) -> dict: # name -> median_ms, low_ms, high_ms, r
 def _step(size='paper', **kw): return step_bench(size, **kw) | phase_bench(size, kw.get('device', 'cpu'))
 def _preview(): return {f'{k}, {s} pair': v for s in ('small', 'vgg19') for k, v in preview_bench(s).items()}
 
-BENCHES = {'step': _step, 'heads': heads_bench, 'methods': methods_bench, 'scale': scale_bench, 'processes': process_bench, 'data': data_bench, 'streetworld': streetworld_bench, 'preview': _preview, 'import': import_bench}
+BENCHES = {'step': _step, 'heads': heads_bench, 'methods': methods_bench, 'scale': scale_bench, 'processes': process_bench, 'data': lambda: data_bench() | files_bench(), 'streetworld': streetworld_bench, 'preview': _preview, 'import': import_bench}
 
 def bench(
     name:str, # one of BENCHES

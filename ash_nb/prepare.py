@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COUNTS', 'SIZES', 'SPLITS', 'shrink', 'encode', 'stamp', 'intact', 'prepare_one', 'run_parallel', 'read_records',
-           'class_shares', 'report', 'sheet', 'prepare', 'reading_speed']
+           'class_shares', 'report', 'sheet', 'prepare', 'reading_speed', 'write_gta5']
 
 # %% ../nbs/12_prepare.ipynb #b603aaf5
 import functools, io, json, os
@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as tvf
 from .config import AshError, one_of
 from .datasets import READERS, cover, data_root, is_record, open_dataset
 from .files import read_json, sha256, write_atomic, write_json
-from .labels import CLASSES, IGNORE, colorize
+from .labels import CLASSES, ID_MAPS, IGNORE, colorize
 
 # %% ../nbs/12_prepare.ipynb #0bad3c54
 COUNTS = {('gta5', 'train'): 24966, ('synthia', 'train'): 9400, ('cityscapes', 'train'): 2975, ('cityscapes', 'val'): 500, ('mapillary', 'train'): 18000,
@@ -212,3 +212,17 @@ def reading_speed(data, n:int=6, repeats:int=3) -> float: # samples a second
         return time.perf_counter() - start
     once()
     return n/float(np.median([once() for _ in range(repeats)]))
+
+# %% ../nbs/12_prepare.ipynb #c7207de9
+def write_gta5(root, n:int, size:tuple=(1914, 1052)):
+    "Write n procedural scenes of `size` (width, height) in GTA5's layout, to try things on."
+    from ash_nb.streetworld import street
+    to_label_id = np.zeros(256, np.uint8)
+    for label_id, train_id in ID_MAPS['gta5'].items(): to_label_id[train_id] = label_id
+    for k in range(n):
+        image, label = street(k, *size)
+        for folder in ('images', 'labels'): (Path(root)/folder).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(Path(root)/f'images/{k:05d}.png')
+        picture = Image.fromarray(to_label_id[label])
+        picture.putpalette(list(range(256))*3)
+        picture.save(Path(root)/f'labels/{k:05d}.png')

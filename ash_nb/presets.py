@@ -62,7 +62,7 @@ METHODS = {m.name: m for m in _ours + _compared + _later}
 PRESETS = {
     'gta5': dict(),
     'synthia': dict(source='synthia', height=760),
-    'streetworld': dict(source='streetworld', scenes=600, styles='procedural', width=240, height=180, test_width=240, test_height=180, scale_min=1.0, scale_max=1.5, batch_size=4,
+    'streetworld': dict(source='streetworld', scenes=600, styles='procedural', width=144, height=108, test_width=240, test_height=180, scale_min=1.11, scale_max=1.67, batch_size=4,
         body='lite0', stylizer='small', discriminator_width=32, discriminator_layers=3, discriminator_size='stride', ash_width=32, steps=300, lr=0.02, lr_ash=0.02, head_lr_mult=4.0, alpha=1.0,
         views=4, checkpoint_every=100, classwise_every=25),
 }

@@ -179,8 +179,8 @@ def depthwise_in_float32(net:nn.Module):
 
 # %% ../nbs/23_segmenter.ipynb #32d5419e
 class Lite0(nn.Module):
-    "EfficientNet-Lite0 without its classifier: the maps at strides 4, 8, 16 and 32."
-    channels = (24, 40, 112, 320)
+    "EfficientNet-Lite0 without its last stage and classifier: the maps at strides 4, 8 and 16."
+    channels = (24, 40, 112)
 
     def __init__(self,
         pretrained:bool=True, # start from ImageNet weights
@@ -190,13 +190,13 @@ class Lite0(nn.Module):
         net = timm.create_model('tf_efficientnet_lite0')
         if pretrained: fill_in_order(net, lite0_weights())
         self.stem = nn.Sequential(net.conv_stem, net.bn1, net.blocks[0]) # stride 2
-        self.stages = nn.ModuleList((net.blocks[1], net.blocks[2], net.blocks[3:5], net.blocks[5:7]))
+        self.stages = nn.ModuleList((net.blocks[1], net.blocks[2], net.blocks[3:5]))
         depthwise_in_float32(self)
 
     def forward(self, x):
         x, maps = self.stem(x), []
         for stage in self.stages: maps.append(x := stage(x))
-        return maps # (B, 24, H/4, W/4), (B, 40, H/8, W/8), (B, 112, H/16, W/16), (B, 320, H/32, W/32), sizes rounded up
+        return maps # (B, 24, H/4, W/4), (B, 40, H/8, W/8), (B, 112, H/16, W/16), sizes rounded up
 
 # %% ../nbs/23_segmenter.ipynb #1279d426
 class Fuse(nn.Module):
