@@ -55,12 +55,12 @@ def side_by_side(
     from ash_nb import plots
     rows = paper[paper.table == table]
     names = list(dict.fromkeys(rows.method))
-    left = [(setting, [(names.index(r.method), r.mIoU, 0.) for _, r in part.iterrows()]) for setting, part in rows.groupby('setting', sort=False)]
+    left = [(setting.replace('->', ' to '), [(names.index(r.method), r.mIoU, 0.) for _, r in part.iterrows()]) for setting, part in rows.groupby('setting', sort=False)]
     right = [(t, [(k, *by_word[WORDS[n]]) for k, n in enumerate(names) if WORDS[n] in by_word]) for t, by_word in _estimates(runs).items()]
     fig, axes = plots.figure(1, 2, (8.6, 1.05 + .3*len(names)), sharey=True)
-    for ax, groups, title in zip(axes[0], (left, right), ('printed in the paper', 'here, embedded scale, 95 % intervals')):
+    for ax, groups, what in zip(axes[0], (left, right), ('printed in the paper: mean IoU, %', 'here, embedded scale, 95 % intervals: mean IoU, %')):
         _points(ax, groups)
-        ax.set_title(title, loc='left'); ax.set(xlabel='mean IoU, %', ylim=(len(names) - .5, -.5)); ax.grid(axis='y', visible=False)
+        ax.set(ylim=(len(names) - .5, -.5)); ax.set_xlabel(what, fontsize=8.5); ax.grid(axis='y', visible=False)
     axes[0, 0].set_yticks(range(len(names)), names, fontsize=8.5)
     return fig
 
@@ -69,14 +69,14 @@ def _estimates(runs) -> dict: # target -> word -> (mean, half width), in percent
     from ash_nb.analysis import mean_ci
     world = mean_over_targets(runs[runs.target.str.startswith('streetworld')], 'StreetWorld unseen')
     parts = {'StreetWorld unseen': world} | {t: p for t, p in runs[~runs.target.str.startswith('streetworld')].groupby('target')}
-    return {t: {m: mean_ci(100*p[p.method == m].miou)[:2] for m in p.method.unique()} for t, p in parts.items()}
+    return {{'camvid': 'CamVid'}.get(t, t): {m: mean_ci(100*p[p.method == m].miou)[:2] for m in p.method.unique()} for t, p in parts.items()}
 
 def _points(ax, groups):
     for k, ((label, points), colour) in enumerate(zip(groups, ('#0072B2', '#D55E00', '#009E73'))):
         shift = .16*(k - (len(groups) - 1)/2)
         for y, mean, half in points: ax.plot([mean - half, mean + half] if half == half else [mean]*2, [y + shift]*2, color=colour, lw=1.6)
         ax.plot([p[1] for p in points], [p[0] + shift for p in points], 'o', color=colour, ms=4.5, label=label)
-    ax.legend(loc='lower center', bbox_to_anchor=(.5, 1.08), ncols=3, handletextpad=.1, columnspacing=.9)
+    ax.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=3, handletextpad=.1, columnspacing=.9, fontsize=8.5, frameon=False)
 
 # %% ../nbs/60_paper_tables.ipynb #c22a30b4
 def command(
