@@ -434,7 +434,8 @@ def forest(
     "Draw paired differences to a baseline with their 95 % intervals, methods ordered by the first target."
     first = table[(table.target == targets[0]) & (table.method != baseline)].sort_values('difference', ascending=False)
     order = list(first.method)
-    fig, axes = figure(1, len(targets), (2.4 + 2.6*len(targets), .7 + .2*len(order)), sharey=True)
+    names = list(map(name_of, order))
+    fig, axes = figure(1, len(targets), (.07*max(map(len, names)) + 2.9*len(targets), .7 + .2*len(order)), sharey=True)
     for ax, t in zip(axes[0], targets):
         rows = table[table.target == t].set_index('method')
         for y, m in enumerate(order):
@@ -448,7 +449,7 @@ def forest(
         ax.set(xlabel='difference in mean IoU, points', ylim=(len(order) - .4, -.6)); ax.grid(axis='y', visible=False)
         middle, reach = rows.loc[order].difference, (rows.loc[order].difference.abs().max() or 1)*2
         ax.set_xlim(max(-reach, (middle - rows.loc[order].difference_half.fillna(0)).min() - 1), min(2*reach, (middle + rows.loc[order].difference_half.fillna(0)).max() + 1))
-    axes[0, 0].set_yticks(range(len(order)), list(map(name_of, order)), fontsize=8)
+    axes[0, 0].set_yticks(range(len(order)), names, fontsize=8)
     return fig
 
 # %% ../nbs/41_plots.ipynb #403e88c7
