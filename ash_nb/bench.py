@@ -96,7 +96,9 @@ def with_habits(work, learner): # a function without arguments
     for net in nets: torch.save(net.state_dict(), buffer := tempfile.TemporaryFile()); files.append(buffer)
     def habitual():
         for net, f in zip(nets, files): f.seek(0); net.load_state_dict(torch.load(f))
-        with warnings.catch_warnings(action='ignore'), torch.autograd.set_detect_anomaly(True): return work()
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')                                # it warns that it is slow
+            with torch.autograd.set_detect_anomaly(True): return work()
     return habitual
 
 # %% ../nbs/48_bench.ipynb #85050e4f
