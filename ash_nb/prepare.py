@@ -219,10 +219,11 @@ def write_gta5(root, n:int, size:tuple=(1914, 1052)):
     from ash_nb.streetworld import street
     to_label_id = np.zeros(256, np.uint8)
     for label_id, train_id in ID_MAPS['gta5'].items(): to_label_id[train_id] = label_id
+    root = Path(root)
+    for folder in ('images', 'labels'): (root/folder).mkdir(parents=True, exist_ok=True)
     for k in range(n):
         image, label = street(k, *size)
-        for folder in ('images', 'labels'): (Path(root)/folder).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(Path(root)/f'images/{k:05d}.png')
+        Image.fromarray(image).save(root/f'images/{k:05d}.png')
         picture = Image.fromarray(to_label_id[label])
         picture.putpalette(list(range(256))*3)
-        picture.save(Path(root)/f'labels/{k:05d}.png')
+        picture.save(root/f'labels/{k:05d}.png')

@@ -37,11 +37,14 @@ def beside(
         out.append({'paper': name, 'here': WORDS[name]} | {f'printed, {s}': f'{v:.2f}' for s, v in printed.items()} | mine)
     return pd.DataFrame(out).fillna('')
 
-def _ours(runs, baseline) -> dict: # target -> word -> texts
+def _scores(runs, baseline=None): # compare_table's, StreetWorld's appearances as one target
     import pandas as pd
+    world = runs.target.str.startswith('streetworld')
+    return compare_table(pd.concat([mean_over_targets(runs[world], 'StreetWorld'), runs[~world]]), baseline)
+
+def _ours(runs, baseline) -> dict: # target -> word -> texts
     if baseline not in set(runs.method): raise AshError(f'the comparison has no runs of {baseline}: name it among --methods')
-    world = runs[runs.target.str.startswith('streetworld')]
-    table = compare_table(pd.concat([runs[~runs.target.str.startswith('streetworld')], mean_over_targets(world, 'StreetWorld')]), baseline)
+    table = _scores(runs, baseline)
     sign = lambda r: '' if r.difference != r.difference else f'{r.difference:+.1f} ± {r.difference_half:.1f}' + (' *' if abs(r.difference) > r.difference_half else '')
     return {t: {r.method: {'here': str(Estimate(r['mean'], r.half, r.seeds)), 'minus': sign(r)} for _, r in table[table.target == t].iterrows()} for t in table.target.unique()}
 
@@ -56,7 +59,8 @@ def side_by_side(
     rows = paper[paper.table == table]
     names = list(dict.fromkeys(rows.method))
     left = [(setting.replace('->', ' to '), [(names.index(r.method), r.mIoU, 0.) for _, r in part.iterrows()]) for setting, part in rows.groupby('setting', sort=False)]
-    right = [(t, [(k, *by_word[WORDS[n]]) for k, n in enumerate(names) if WORDS[n] in by_word]) for t, by_word in _estimates(runs).items()]
+    rows_of = {t: part.set_index('method') for t, part in _scores(runs).groupby('target', sort=False)}
+    right = [(t, [(k, *part.loc[WORDS[n], ['mean', 'half']]) for k, n in enumerate(names) if WORDS[n] in part.index]) for t, part in rows_of.items()]
     fig, axes = plots.figure(1, 2, (8.6, 1.05 + .3*len(names)), sharey=True)
     for ax, groups, what in zip(axes[0], (left, right), ('printed in the paper: mean IoU, %', 'here, embedded scale, 95 % intervals: mean IoU, %')):
         _points(ax, groups)
@@ -65,12 +69,6 @@ def side_by_side(
     return fig
 
 # %% ../nbs/60_paper_tables.ipynb #f2a6fdcf
-def _estimates(runs) -> dict: # target -> word -> (mean, half width), in percent
-    from ash_nb.analysis import mean_ci
-    world = mean_over_targets(runs[runs.target.str.startswith('streetworld')], 'StreetWorld unseen')
-    parts = {'StreetWorld unseen': world} | {t: p for t, p in runs[~runs.target.str.startswith('streetworld')].groupby('target')}
-    return {{'camvid': 'CamVid'}.get(t, t): {m: mean_ci(100*p[p.method == m].miou)[:2] for m in p.method.unique()} for t, p in parts.items()}
-
 def _points(ax, groups):
     for k, ((label, points), colour) in enumerate(zip(groups, ('#0072B2', '#D55E00', '#009E73'))):
         shift = .16*(k - (len(groups) - 1)/2)
