@@ -6,7 +6,7 @@
 __all__ = ['WORDS', 'beside', 'side_by_side', 'command']
 
 # %% ../nbs/60_paper_tables.ipynb #50819d3e
-from .analysis import Estimate, compare_table, mean_over_targets
+from .analysis import compare_table, summarise, with_world_mean
 from .config import AshError
 from .presets import METHODS
 
@@ -37,16 +37,12 @@ def beside(
         out.append({'paper': name, 'here': WORDS[name]} | {f'printed, {s}': f'{v:.2f}' for s, v in printed.items()} | mine)
     return pd.DataFrame(out).fillna('')
 
-def _scores(runs, baseline=None): # compare_table's, StreetWorld's appearances as one target
-    import pandas as pd
-    world = runs.target.str.startswith('streetworld')
-    return compare_table(pd.concat([mean_over_targets(runs[world], 'StreetWorld'), runs[~world]]), baseline)
-
 def _ours(runs, baseline) -> dict: # target -> word -> texts
     if baseline not in set(runs.method): raise AshError(f'the comparison has no runs of {baseline}: name it among --methods')
-    table = _scores(runs, baseline)
-    sign = lambda r: '' if r.difference != r.difference else f'{r.difference:+.1f} ± {r.difference_half:.1f}' + (' *' if abs(r.difference) > r.difference_half else '')
-    return {t: {r.method: {'here': str(Estimate(r['mean'], r.half, r.seeds)), 'minus': sign(r)} for _, r in table[table.target == t].iterrows()} for t in table.target.unique()}
+    out = {}
+    for _, r in summarise(with_world_mean(runs, alone=True), baseline).iterrows():
+        out.setdefault(r.target, {})[r.method] = {'here': r.mIoU, 'minus': r[f'minus {baseline}']}
+    return out
 
 # %% ../nbs/60_paper_tables.ipynb #5c02f6b0
 def side_by_side(
@@ -59,7 +55,7 @@ def side_by_side(
     rows = paper[paper.table == table]
     names = list(dict.fromkeys(rows.method))
     left = [(setting.replace('->', ' to '), [(names.index(r.method), r.mIoU, 0.) for _, r in part.iterrows()]) for setting, part in rows.groupby('setting', sort=False)]
-    rows_of = {t: part.set_index('method') for t, part in _scores(runs).groupby('target', sort=False)}
+    rows_of = {t: part.set_index('method') for t, part in compare_table(with_world_mean(runs, alone=True)).groupby('target', sort=False)}
     right = [(t, [(k, *part.loc[WORDS[n], ['mean', 'half']]) for k, n in enumerate(names) if WORDS[n] in part.index]) for t, part in rows_of.items()]
     fig, axes = plots.figure(1, 2, (8.6, 1.05 + .3*len(names)), sharey=True)
     for ax, groups, what in zip(axes[0], (left, right), ('printed in the paper: mean IoU, %', 'here, embedded scale, 95 % intervals: mean IoU, %')):
