@@ -58,7 +58,7 @@ def side_by_side(
     rows_of = {t: part.set_index('method') for t, part in compare_table(with_world_mean(runs, alone=True)).groupby('target', sort=False)}
     right = [(t, [(k, *part.loc[WORDS[n], ['mean', 'half']]) for k, n in enumerate(names) if WORDS[n] in part.index]) for t, part in rows_of.items()]
     fig, axes = plots.figure(1, 2, (8.6, 1.05 + .3*len(names)), sharey=True)
-    for ax, groups, what in zip(axes[0], (left, right), ('printed in the paper: mean IoU, %', 'here, embedded scale, 95 % intervals: mean IoU, %')):
+    for ax, groups, what in zip(axes[0], (left, right), ('printed in the paper: mean IoU, %', 'here, 95 % intervals: mean IoU, %')):
         _points(ax, groups)
         ax.set(ylim=(len(names) - .5, -.5)); ax.set_xlabel(what, fontsize=8.5); ax.grid(axis='y', visible=False)
     axes[0, 0].set_yticks(range(len(names)), names, fontsize=8.5)
