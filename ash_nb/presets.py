@@ -66,7 +66,7 @@ PRESETS = {
         body='lite0', stylizer='small', discriminator_width=32, discriminator_layers=3, discriminator_size='stride', ash_width=32, steps=300, lr=0.02, lr_ash=0.02, head_lr_mult=4.0, alpha=1.0,
         views=4, checkpoint_every=100, classwise_every=25),
 }
-PRESETS['best'] = PRESETS['streetworld'] | dict(method='ash_segmentation_loss', jitter=1., steps=900, checkpoint_every=300, classwise_every=75)
+PRESETS['best'] = PRESETS['streetworld'] | dict(method='fact', jitter=1., steps=900, checkpoint_every=300, classwise_every=75)
 
 # %% ../nbs/04_presets.ipynb #6f1dd4db
 def method_settings(
