@@ -280,6 +280,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'ash_nb.forecast._Whole': ('forecast.html#_whole', 'ash_nb/forecast.py'),
                                  'ash_nb.forecast._Whole.__enter__': ('forecast.html#_whole.__enter__', 'ash_nb/forecast.py'),
                                  'ash_nb.forecast._Whole.__exit__': ('forecast.html#_whole.__exit__', 'ash_nb/forecast.py'),
+                                 'ash_nb.forecast._counted_step': ('forecast.html#_counted_step', 'ash_nb/forecast.py'),
                                  'ash_nb.forecast._stylizer': ('forecast.html#_stylizer', 'ash_nb/forecast.py'),
                                  'ash_nb.forecast.counted_flops': ('forecast.html#counted_flops', 'ash_nb/forecast.py'),
                                  'ash_nb.forecast.step_forecast': ('forecast.html#step_forecast', 'ash_nb/forecast.py')},

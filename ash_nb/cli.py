@@ -47,12 +47,13 @@ def _forecast(c):
 
 # %% ../nbs/46_cli.ipynb #6ac7ad46
 def _train(args):
-    if args.forecast: return _forecast(configuration(args, method=args.method))
+    method = {'method': args.method} if args.method else {}
+    if args.forecast: return _forecast(configuration(args, **method))
     from ash_nb.distributed import chief, leave
     from ash_nb.training import train
     if not args.resume and args.out and (Path(args.out)/'config.json').is_file(): raise AshError(f'{args.out} holds a run already: choose another folder, or leave out --no-resume to go on with it')
     changes = ({'root': args.root} if args.root else {}) | ({'skip_bad': True} if args.skip_bad else {})
-    run = train(configuration(args, method=args.method, seed=args.seed, **changes), args.out, args.device, args.workers, tensorboard=args.tensorboard)
+    run = train(configuration(args, seed=args.seed, **method, **changes), args.out, args.device, args.workers, tensorboard=args.tensorboard)
     speaks = chief()
     leave()
     if not speaks: return
@@ -63,7 +64,7 @@ def _train(args):
 # %% ../nbs/46_cli.ipynb #9c68ab2d
 def _add_train(subparsers):
     p = _parser(subparsers, 'train', 'Train one method; running it again resumes.', 'ash-nb train --method ash --seed 0 --out runs/a')
-    p.add_argument('--method', default='ash', help='its name, or name:field=value:...; `ash-nb methods` lists them (default %(default)s)')
+    p.add_argument('--method', help="its name, or name:field=value:...; `ash-nb methods` lists them (default: the preset's, else ash)")
     p.add_argument('--seed', type=int, default=0, help='of every random stream (default %(default)s)')
     p.add_argument('--out', help="run folder (default: runs/PRESET-METHOD-SEED)")
     p.add_argument('--root', help='folder of the source data set (default: as settings.ini says)')

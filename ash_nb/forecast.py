@@ -9,11 +9,11 @@ __all__ = ['LiveMemory', 'counted_flops', 'step_forecast']
 import weakref
 from dataclasses import replace
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-from .config import Config
+from .config import AshError, Config
 from .methods import Guard, Learner
 from .presets import adapts
 from .stylizer import Decoder, Encoder, Stylizer
@@ -56,8 +56,12 @@ def _stylizer(c): return Stylizer(Encoder(), Decoder()) if c.stylizer == 'vgg19'
 def step_forecast(
     c:Config, # the run
 ) -> dict: # gigabytes: weights (networks and optimizers), peak (of a step, weights included); tflop (of a step)
-    "Forecast the memory and the arithmetic of a training step."
-    c = replace(c, pretrained=False, body_weights='', precision='bf16' if c.precision == 'auto' else c.precision)
+    "Forecast the memory and the arithmetic of a training step, photometric changes (which need little of either) aside. Raises AshError for a method that draws sizes from numbers."
+    c = replace(c, pretrained=False, body_weights='', jitter=0., precision='bf16' if c.precision == 'auto' else c.precision)
+    try: return _counted_step(c)
+    except DataDependentOutputException: raise AshError(f'no forecast of {c.method}: it draws sizes or mixtures on the host; ash_segmentation_loss needs about as much, or more') from None
+
+def _counted_step(c):
     with FakeTensorMode(allow_non_fake_inputs=True), LiveMemory() as memory:
         learner = Learner(c, 'cpu', _stylizer(c))
         learner.guard = Guard(learner, lag=9)      # fake tensors hold no verdict to read

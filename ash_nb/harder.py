@@ -105,7 +105,7 @@ class FeatureHallucinator(nn.Module):
 # %% ../nbs/27_harder.ipynb #df3928ab
 def _quantile(name, *shape): # a distribution of scipy as a function of uniform numbers
     from scipy import stats
-    return lambda u: torch.from_numpy(getattr(stats, name)(*shape).ppf(u.double().numpy())).to(u.dtype)
+    return lambda u: torch.from_numpy(getattr(stats, name)(*shape).ppf(u.double().tolist())).to(u.dtype)
 
 def own_rows(x):
     "Return this process's rows of something that stands for the whole batch."
