@@ -128,7 +128,7 @@ def _add_compare(subparsers):
 # %% ../nbs/46_cli.ipynb #16cf6d94
 def _stylize(args):
     from ash_nb.figures import stylize_file
-    print(f'written: {stylize_file(args.image, args.painting, args.out, args.run, args.alpha, args.seed)}')
+    print(f'written: {stylize_file(args.image, args.painting, args.out, args.run, args.alpha, args.seed, args.limit)}')
 
 def _add_stylize(subparsers):
     p = _parser(subparsers, 'stylize', 'Restyle an image by a painting: by AdaIN, or as a trained run would.', 'ash-nb stylize street.png painting.jpg --run runs/a --out out.png')
@@ -138,6 +138,7 @@ def _add_stylize(subparsers):
     p.add_argument('--out', required=True, help='image file to write')
     p.add_argument('--alpha', type=float, default=1.0, help='share of the restyled features, 0 to 1 (default %(default)s)')
     p.add_argument('--seed', type=int, default=0, help='of the noise (default %(default)s)')
+    p.add_argument('--limit', type=int, default=0, help='shrink both pictures to this longest side first (default: the size that came in)')
     p.set_defaults(do=_stylize)
 
 def _figures(args):
@@ -172,11 +173,11 @@ def _size(text):
 def _prepare(args):
     from ash_nb.datasets import open_dataset
     from ash_nb.prepare import prepare, reading_speed
-    done = prepare(args.dataset, args.root, args.out, args.split, args.size and _size(args.size), args.lossless, args.leave_out, args.workers or None)
+    done = prepare(args.dataset, args.root, args.out, args.split, args.size and _size(args.size), args.lossless, args.leave_out, args.workers or None, holds=args.ids)
     print(done['text'])
     if done['problems'] and not (args.out and args.leave_out): raise AshError(f'{len(done["problems"])} of {done["samples"]} samples have problems (listed above): fetch those files again, or say --out DIR --leave-out to do without them')
     if not args.out: return
-    raw, copy = (open_dataset(args.dataset, d, done['split'], strict=False) for d in (args.root, args.out))
+    raw, copy = (open_dataset(args.dataset, d, done['split'], strict=False, **more) for d, more in ((args.root, dict(holds=args.ids)), (args.out, {})))
     if not done['problems']: print(f'read with one process: {reading_speed(copy):.0f} samples a second, from the raw files {reading_speed(raw):.1f}')
     print(f'ready: say --root {args.out} in place of {args.root or "the raw folder"}')
 
@@ -186,9 +187,10 @@ def _add_prepare(subparsers):
     p.add_argument('dataset', help='camvid, cityscapes, gta5, kitti, mapillary, paintings, synthia')
     p.add_argument('--root', help='its folder (default: as settings.ini says)')
     p.add_argument('--out', help='folder of the copy (default: check only)')
-    p.add_argument('--split', help='default: train for gta5, synthia and paintings, val for the others')
+    p.add_argument('--split', help='default: val, or train for gta5, synthia and paintings')
     p.add_argument('--size', metavar='WxH', help="shrink images to cover this size (default: the paper's for gta5 and synthia, else as they are)")
     p.add_argument('--lossless', action='store_true', help='PNG in place of JPEG at quality 95')
+    p.add_argument('--ids', default='', help="what the labels hold: own (the data set's ids) or train_ids (default: own, and files that look like train ids are refused)")
     p.add_argument('--leave-out', action='store_true', help='complete the copy without the samples that have problems')
     p.add_argument('--workers', type=int, default=settings()['workers'], help='processes (default: one a processor)')
     p.set_defaults(do=_prepare)

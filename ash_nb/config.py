@@ -10,6 +10,7 @@ __all__ = ['DATA_ROOTS', 'AshError', 'Stopped', 'one_of', 'settings', 'stream_se
 import os, sys, zlib
 from configparser import Error as BadIni
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from fastcore.xtras import Config as IniFile
 
 # %% ../nbs/00_config.ipynb #274f995d
@@ -35,13 +36,22 @@ def one_of(
 DATA_ROOTS = ('camvid', 'gta5', 'synthia', 'cityscapes', 'mapillary', 'kitti', 'paintings')
 _defaults = dict(preset='streetworld', device='auto', workers=0, runs='runs') | {k: '' for k in DATA_ROOTS}
 
+def _written_out(value:str, at:Path) -> str:
+    "Write out a folder's ~ and, where it is relative, the folder `at` that it starts from."
+    bare = value.strip().strip('"\'')
+    try: return str(at/Path(bare).expanduser()) if bare else ''
+    except RuntimeError: raise AshError(f'{bare}: there is no such user; write the folder out') from None
+
 def settings(
     file:str='settings.ini', # a name looked for from the working directory upwards, or a path
 ) -> dict: # the settings of this machine, one value a key
     "Read `settings.ini` over the defaults, and environment variables `ASH_NB_KEY` over both. Raises AshError for a file that is none."
     try: ini = IniFile.find(file, interpolation=None) or {}
     except (BadIni, UnicodeDecodeError) as e: raise AshError(f'{file} cannot be read as settings: {" ".join(str(e).split())[:160]}') from None
-    found = {k: os.environ.get(f'ASH_NB_{k.upper()}', ini.get(k, v)) for k, v in _defaults.items()}
+    found, at_file = dict(_defaults), ini and ini.config_file.parent
+    for k in found:
+        for value, at in ((ini.get(k), at_file), (os.environ.get(f'ASH_NB_{k.upper()}'), Path())):
+            if value is not None: found[k] = _written_out(value, at) if k in ('runs', *DATA_ROOTS) else value
     try: return found | {'workers': int(found['workers'])}
     except ValueError: raise AshError(f"settings.ini: workers = {found['workers']!r} is not a whole number") from None
 

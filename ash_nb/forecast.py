@@ -53,6 +53,7 @@ def counted_flops():
 
 def _stylizer(c): return Stylizer(Encoder(), Decoder()) if c.stylizer == 'vgg19' else None
 
+# %% ../nbs/34_forecast.ipynb #e0faa05d
 def step_forecast(
     c:Config, # the run
 ) -> dict: # gigabytes: weights (networks and optimizers), peak (of a step, weights included); tflop (of a step)

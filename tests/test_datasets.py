@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 from ash_nb.config import AshError
-from ash_nb.datasets import CamVid, Mapillary, StreetWorld, Synthia, loader, open_dataset, read_ids, train_transform
+from ash_nb.datasets import READERS, CamVid, Mapillary, StreetWorld, Synthia, loader, open_dataset, read_ids, train_transform
 from ash_nb.labels import CLASSES, ID_MAPS, IGNORE, PALETTE, to_train_ids
 
 def classes(data): return {CLASSES[c] for s in data for c in np.unique(s['label']) if c != IGNORE}
@@ -20,7 +20,7 @@ def test_camvid(real):
 
 @pytest.mark.parametrize('name, n, size', [('gta5', 3, None), ('cityscapes', None, (1024, 2048)), ('kitti', 2, None)])
 def test_real_samples(real, name, n, size):
-    split = 'val' if name != 'cityscapes' else next(p.name for p in (real/'cityscapes'/'leftImg8bit').iterdir())
+    split = None if name != 'cityscapes' else next(p.name for p in (real/'cityscapes'/'leftImg8bit').iterdir())
     data = open_dataset(name, real/name, split)
     assert n is None or len(data) == n
     assert {'road', 'building', 'vegetation', 'car'} <= classes(data)
@@ -111,3 +111,53 @@ def test_the_other_tables_have_not_changed():
     import hashlib
     assert hashlib.sha256(repr(sorted(ID_MAPS['mapillary_v2.0'].items())).encode()).hexdigest()[:16] == '95ec48440565712e'
     assert hashlib.sha256(PALETTE.tobytes()).hexdigest()[:16] == '5af5a8d200c61cb3' and ID_MAPS['train_ids'] == {i: i for i in (*range(19), 255)}
+
+# --- which split, whose ids
+
+@pytest.mark.parametrize('name', sorted({*READERS, 'streetworld', 'streetworld-night', 'procedural-paintings'}))
+def test_a_split_that_is_not_there_is_refused(name, tmp_path):
+    "Of every data set, with the splits that there are, before anything is read."
+    with pytest.raises(AshError, match=f"split of {name.split('-night')[0]} 'nonsense': choose one of (train|val)"): open_dataset(name, tmp_path if name in READERS else None, 'nonsense')
+
+@pytest.mark.parametrize('name', ['gta5', 'synthia'])
+def test_a_source_without_a_validation_split_has_none(name, tmp_path):
+    with pytest.raises(AshError, match="'val': choose one of train"): open_dataset(name, tmp_path, 'val')
+
+FOLDERS = {'kitti': ('training/image_2/{}.png', 'training/semantic/{}.png'), 'gta5': ('images/{}.png', 'labels/{}.png'),
+           'cityscapes': ('leftImg8bit/val/ulm/{}_leftImg8bit.png', 'gtFine/val/ulm/{}_gtFine_labelIds.png'), 'mapillary': ('validation/images/{}.jpg', 'validation/labels/{}.png')}
+
+def folder_of(name, root, maps):
+    for k, ids in enumerate(maps):
+        for place, array in zip(FOLDERS[name], (np.zeros((*ids.shape, 3), np.uint8), ids)):
+            (root/place.format(k)).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(root/place.format(k))
+    return root
+
+ids_of = {n: (sorted(ID_MAPS['mapillary_v1.2' if n == 'mapillary' else n])) for n in FOLDERS}
+
+@given(st.sampled_from(list(FOLDERS)), st.integers(0, 2**32), st.booleans())
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+def test_train_ids_in_the_place_of_label_ids_are_refused(tmp_path_factory, name, seed, train_ids):
+    "Judged over the whole folder: files that only ever use 0 to 18 and 255, some of which a data set ignores, are train ids; others are read."
+    r = np.random.default_rng(seed)
+    possible = [*range(19), IGNORE] if train_ids else [i for i in ids_of[name] if i != IGNORE]
+    maps = [r.choice(possible, (4, 6)).astype(np.uint8) for _ in range(3)]
+    if train_ids: maps[r.integers(3)][0, :3] = 0, 10, 9                         # road, sky, terrain; as label ids they are ignored
+    else: maps[r.integers(3)][0, 0] = 23                                               # a sky, or snow
+    root = folder_of(name, tmp_path_factory.mktemp(name), maps)
+    if not train_ids:
+        assert len(list(open_dataset(name, root))) == 3
+        return
+    with pytest.raises(AshError, match='almost surely train ids'): open_dataset(name, root)
+    for s, ids in zip(open_dataset(name, root, holds='train_ids'), maps): assert np.array_equal(s['label'], ids)
+    if name != 'mapillary' and all((m < 19).all() for m in maps): assert len(list(open_dataset(name, root, holds='own'))) == 3
+
+def test_settings_may_say_home_and_relative_folders(tmp_path, monkeypatch):
+    camvid = folder_of('kitti', tmp_path/'home'/'data', [np.array([[7, 23]], np.uint8)])
+    monkeypatch.setenv('HOME', str(tmp_path/'home'))
+    for text, where in (('~/data', tmp_path), ('home/data', tmp_path/'nbs'), (str(camvid), tmp_path/'nbs')):
+        (tmp_path/'settings.ini').write_text(f'[DEFAULT]\nkitti = {text}\n')
+        where.mkdir(exist_ok=True)
+        monkeypatch.chdir(where)
+        assert len(open_dataset('kitti')) == 1
+    assert len(open_dataset('kitti', '~/data')) == 1

@@ -11,7 +11,7 @@ from PIL import Image
 import ash_nb.bench, ash_nb.compare, ash_nb.demo, ash_nb.forecast, ash_nb.training
 from ash_nb.cli import main
 from ash_nb.config import AshError, Config, parse_field, settings as read_settings
-from ash_nb.datasets import open_dataset, read_ids, read_picture
+from ash_nb.datasets import READING, open_dataset, read_ids, read_picture
 from ash_nb.files import load_state, load_tensors, read_json, sha256, write_hashed, write_json
 from ash_nb.labels import to_train_ids
 from ash_nb.official import read_checkpoint
@@ -87,7 +87,7 @@ def test_prepared_copies(tmp_path_factory, records, changes, whole, image, label
     fit = lambda r: r | dict(image_sha256=sha256(pictures[image]), label_sha256=sha256(pictures[label])) if isinstance(r, dict) and whole else r
     index = '\n'.join(json.dumps(fit(r)) for r in records).encode('utf-8', 'surrogatepass')
     (root/'index.jsonl').write_bytes(index)
-    write_json(root/'prepared.json', dict(dataset='camvid', split='val', protocol='camvid11', complete=True, index_sha256=sha256(index)) | changes, sealed=True)
+    write_json(root/'prepared.json', dict(dataset='camvid', split='val', protocol='camvid11', reading=READING, complete=True, index_sha256=sha256(index)) | changes, sealed=True)
     def read():
         data = open_dataset('camvid', root)
         for s in (data[k] for k in range(len(data))): assert s['image'].shape[0] == 3 and ('label' not in s or s['label'].shape == s['image'].shape[1:])

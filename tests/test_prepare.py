@@ -5,9 +5,13 @@ import pytest
 from PIL import Image
 from ash_nb.cli import main
 from ash_nb.config import AshError
-from ash_nb.datasets import open_dataset
-from ash_nb.prepare import prepare
-from ash_nb.streetworld import street
+from ash_nb.datasets import READERS, open_dataset
+from ash_nb.files import read_json, write_json
+from ash_nb.labels import to_train_ids
+from ash_nb.prepare import prepare, write_gta5
+from ash_nb.presets import preset
+from ash_nb.streetworld import painting, street
+from ash_nb.training import train
 
 @pytest.fixture
 def camvid(tmp_path):
@@ -88,3 +92,87 @@ def test_mixed_sizes_make_batches(tmp_path, name):
         Image.fromarray(np.full((h, w), 7, np.uint8)).save(tmp_path/folder/labels/f'{k}.png')
     batch, = loader(open_dataset(name, tmp_path), 3, 0, train_transform(64, 64, (0.8, 1.1)))
     assert batch['images'].shape == (3, 3, 64, 64) and batch['labels'].shape == (3, 64, 64)
+
+# --- every copy is good for training
+
+def gta5_like(root): write_gta5(root, 3, (192, 128))
+
+def camvid_like(root):
+    for folder in ('train', 'trainannot'): (root/folder).mkdir(parents=True)
+    for k in range(3):
+        Image.fromarray(street(k, 96, 72)[0]).save(root/f'train/{k}.png')
+        Image.fromarray(np.full((72, 96), k, np.uint8)).save(root/f'trainannot/{k}.png')
+
+def kitti_like(root):
+    gta5_like(root/'gta5')
+    (root/'training').mkdir()
+    for a, b in (('images', 'image_2'), ('labels', 'semantic')): (root/'gta5'/a).rename(root/'training'/b)
+    for p in (root/'training'/'semantic').iterdir(): Image.fromarray(np.minimum(np.array(Image.open(p)), 33)).save(p)
+
+def cityscapes_like(root):
+    kitti_like(root)
+    for a, b, ending in (('image_2', 'leftImg8bit', 'leftImg8bit'), ('semantic', 'gtFine', 'gtFine_labelIds')):
+        (root/b/'train'/'ulm').mkdir(parents=True)
+        for p in (root/'training'/a).iterdir(): p.rename(root/b/'train'/'ulm'/f'{p.stem}_{ending}.png')
+
+def mapillary_like(root):
+    for folder in ('images', 'labels'): (root/'training'/folder).mkdir(parents=True)
+    for k in range(3):
+        Image.fromarray(street(k, 96, 72)[0]).save(root/f'training/images/{k}.jpg')
+        Image.fromarray(np.full((72, 96), 27 + k, np.uint8)).save(root/f'training/labels/{k}.png')
+
+def synthia_like(root):
+    for folder in ('RGB', 'GT/LABELS'): (root/folder).mkdir(parents=True)
+    for k in range(3):
+        Image.fromarray(street(k, 96, 72)[0]).save(root/f'RGB/{k}.png')
+        Image.fromarray(np.full((72, 96), 3 + k, np.uint16)).save(root/f'GT/LABELS/{k}.png')
+
+def paintings_like(root):
+    (root/'deep').mkdir(parents=True)
+    for k, name in enumerate(('a.jpg', 'a.png', 'deep/a.JPEG')): Image.fromarray(painting(k)).save(root/name)
+
+MAKERS = dict(gta5=gta5_like, camvid=camvid_like, kitti=kitti_like, cityscapes=cityscapes_like, mapillary=mapillary_like, synthia=synthia_like, paintings=paintings_like)
+
+@pytest.mark.parametrize('name', READERS)
+def test_from_prepare_to_a_training_step(name, tmp_path):
+    "Raw and prepared, as source or as styles, by the command that the README gives."
+    MAKERS[name](tmp_path/'raw')
+    split = 'val' if name == 'kitti' else 'train'
+    done = prepare(name, tmp_path/'raw', tmp_path/'copy', split, workers=1, progress=False)
+    assert (done['samples'], done['problems']) == (3, [])
+    samples = list(open_dataset(name, tmp_path/'copy', split))
+    assert len(samples) == 3 and len({s['image'].float().mean().item() for s in samples}) == 3, 'two samples share a file'
+    size = dict(body='plain', width=64, height=64, test_width=64, test_height=64, batch_size=2, steps=1)
+    for k in ('raw', 'copy'):
+        given = dict(styles=str(tmp_path/k), method='stylization', scenes=3) if name == 'paintings' else dict(source=name, root=str(tmp_path/k), split=split, method='source_only')
+        run = train(preset('streetworld', **size, **given), tmp_path/f'run-{k}', device='cpu', workers=0, progress=False)
+        assert run.finished
+
+def inside(root): return {p: p.read_bytes() for p in root.rglob('*') if p.is_file()}
+
+@pytest.mark.parametrize('out', ['raw', 'raw/copy', 'raw/val', 'raw/new/deep', 'link', 'link/copy', 'raw/../raw/x', 'other'])
+def test_no_copy_into_what_is_there(camvid, tmp_path, out):
+    "Refused before a byte is written, however the folder is spelled; a new folder beside it is taken."
+    (tmp_path/'link').symlink_to(camvid)
+    (tmp_path/'other').mkdir()
+    (tmp_path/'other'/'thesis.tex').write_text('mine')
+    before = inside(tmp_path)
+    with pytest.raises(AshError, match='nothing was written'): prepare('camvid', camvid, tmp_path/out, workers=1, progress=False)
+    assert inside(tmp_path) == before and len(open_dataset('camvid', camvid)) == 12
+    assert not prepare('camvid', camvid, tmp_path/'copy', workers=1, progress=False)['problems']
+
+def test_a_copy_that_other_rules_made_is_not_read(camvid, tmp_path):
+    prepare('camvid', camvid, tmp_path/'copy', workers=1, progress=False)
+    head = read_json(tmp_path/'copy'/'prepared.json', sealed=True)
+    write_json(tmp_path/'copy'/'prepared.json', {k: v for k, v in head.items() if k != 'reading'}, sealed=True)
+    with pytest.raises(AshError, match='by other rules: run the same ash-nb prepare command with a new folder'): open_dataset('camvid', tmp_path/'copy')
+    with pytest.raises(AshError, match='choose another folder'): prepare('camvid', camvid, tmp_path/'copy', workers=1, progress=False)
+
+def test_train_ids_go_in_by_the_option_that_says_so(tmp_path, capsys):
+    kitti_like(tmp_path/'raw')
+    for p in (tmp_path/'raw'/'training'/'semantic').iterdir(): Image.fromarray(to_train_ids(np.array(Image.open(p)), 'kitti')).save(p)
+    words = ['prepare', 'kitti', '--root', str(tmp_path/'raw'), '--out', str(tmp_path/'copy'), '--workers', '1']
+    assert main(words) == 2 and '--ids train_ids' in capsys.readouterr().err and not (tmp_path/'copy').exists()
+    assert main([*words, '--ids', 'train_ids']) == 0
+    assert int(open_dataset('kitti', tmp_path/'copy')[0]['label'].max()) in (18, 255)
+    assert main(['prepare', 'kitti', '--root', str(tmp_path/'raw'), '--ids', 'mine']) == 2
