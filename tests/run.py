@@ -1,28 +1,38 @@
-"Run every test: notebooks in sync and clean, every notebook executed, then pytest. Ends with one line that counts."
+"Run every test: notebooks in sync and clean, every notebook executed, then pytest. Both halves always run; ends with one line that counts."
 import os, re, subprocess, sys
 from pathlib import Path
 
 root = Path(__file__).parent.parent
-env = os.environ | {'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1', 'VIRTUAL_ENV': sys.prefix, 'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'}
 bin = Path(sys.executable).parent
+env = os.environ | {'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1', 'VIRTUAL_ENV': sys.prefix, 'PATH': f'{bin}{os.pathsep}{os.environ["PATH"]}'}
 
-def notebooks() -> int:
-    "Execute every notebook and return how many passed; exit if one fails or there is none."
-    done = subprocess.run([bin/'nbdev-test', '--timing', '--n-workers', '2'], cwd=root, env=env, text=True, capture_output=True)
-    print(done.stdout)
-    passed = len(re.findall(r'\.ipynb: \d+ secs$', done.stdout, re.M))
-    if done.returncode or not passed: sys.exit(f'{done.stderr}\nnotebooks failed')
-    return passed
-
-def tests() -> int:
-    "Run pytest and return how many tests passed; exit if one fails."
-    process = subprocess.Popen([sys.executable, '-m', 'pytest', '-rs'], cwd=root, env=env, text=True, stdout=subprocess.PIPE)
+def run(*command) -> tuple: # its exit code, its standard output
+    "Run a command, showing what it prints as it comes."
+    process = subprocess.Popen(command, cwd=root, env=env, text=True, stdout=subprocess.PIPE)
     lines = []
-    for line in process.stdout: print(line, end='', flush=True); lines.append(line)
-    if process.wait(): sys.exit('pytest failed')
-    return int(re.search(r'(\d+) passed', lines[-1])[1])
+    for line in process.stdout:
+        print(line, end='', flush=True)
+        lines.append(line)
+    return process.wait(), ''.join(lines)
+
+def count(pattern, text) -> int: return sum(map(int, re.findall(pattern, text, re.M)))
+
+def notebooks() -> tuple: # how many passed, how many failed
+    "Execute every notebook; none at all is a failure."
+    code, text = run(bin/'nbdev-test', '--timing', '--n-workers', '2')
+    failed = len(re.findall(r'^\t\S+\.ipynb$', text, re.M)) or int(code != 0)
+    done = len(re.findall(r'\.ipynb: \d+ secs$', text, re.M))
+    return max(0, done - failed), failed or int(done == 0)
+
+def tests() -> tuple: # how many passed, how many failed
+    "Run pytest; no test at all is a failure."
+    code, text = run(sys.executable, '-m', 'pytest', '-rs')
+    last = text.splitlines()[-1] if text else ''
+    return count(r'(\d+) passed', last), count(r'(\d+) (?:failed|error)', last) or int(code != 0)
 
 if __name__ == '__main__':
-    n = notebooks()
-    m = tests()
-    print(f'{n + m} passed, 0 failed')
+    halves = {'notebooks': notebooks(), 'pytest': tests()}
+    for name, (passed, failed) in halves.items(): print(f'{name}: {passed} passed, {failed} failed')
+    passed, failed = (sum(x) for x in zip(*halves.values()))
+    print(f'{passed} passed, {failed} failed')
+    sys.exit(failed > 0)

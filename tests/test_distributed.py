@@ -14,7 +14,7 @@ def spawn(n, code, folder, port):
     "Run Python code in n processes under torchrun, or in this environment alone for n = 1."
     file = Path(folder)/f'code{n}.py'
     file.write_text(code)
-    done = subprocess.run([*python(n, port), str(file)], capture_output=True, text=True, env=os.environ | {'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}, timeout=300)
+    done = subprocess.run([*python(n, port), str(file)], capture_output=True, text=True, env=os.environ | {'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -71,7 +71,7 @@ def test_confusion_matrices_are_summed(tmp_path):
 def train(n, out, *more):
     words = ['-m', 'ash_nb.cli', 'train', '--method', 'ash_segmentation_loss', '--steps', '6', '--out', str(out), '--device', 'cpu', '--tensorboard']
     for s in ('body=plain', 'freeze_norm=true', 'scenes=6', 'width=96', 'height=72', 'precision=float32', 'log_every=1', 'checkpoint_every=3', 'classwise_every=3', *more): words += ['--set', s]
-    return subprocess.run([*python(n, 29571), *words], capture_output=True, text=True, timeout=300, env=os.environ | {'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1'})
+    return subprocess.run([*python(n, 29571), *words], capture_output=True, text=True, timeout=1800, env=os.environ | {'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1'})
 
 def test_the_same_command_on_two_processes(tmp_path):
     "One command, alone and under torchrun: the same log up to rounding; a run goes on under another number of processes."
