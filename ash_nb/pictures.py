@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'MAX_PIXELS', 'BITS', 'PHOTOMETRIC', 'PLANAR', 'SAMPLE_FORMAT', 'SUFFIXES', 'orientation', 'turned',
-           'bare_png', 'deep_png', 'Decoded', 'decode', 'as_rgb', 'read_picture', 'read_ids', 'Found', 'find_files',
-           'tell_once', 'tell_left_out', 'any_case']
+           'bare_png', 'deep_png', 'Decoded', 'decode', 'as_rgb', 'read_turned', 'read_picture', 'read_ids', 'Found',
+           'find_files', 'tell_once', 'tell_left_out', 'any_case']
 
 # %% ../nbs/05_pictures.ipynb #ab784bde
 import os, struct, sys, warnings, zlib
@@ -153,16 +153,20 @@ def as_rgb(decoded:Decoded, path) -> np.ndarray: # (H, W, 3) uint8
     return turned(pixels, decoded.turn)
 
 # %% ../nbs/05_pictures.ipynb #45e447cf
-def read_picture(
+def read_turned(
     path, # image file
     photo:bool=False, # refuse palette and grey files, which in a data set are label maps in the wrong place
-) -> torch.Tensor: # (3, H, W) uint8
+) -> tuple: # (3, H, W) uint8, and how it had to be turned, 1 to 8
     "Read an image file as RGB, turned as it says, over white. Raises AshError naming a file that is missing, unreadable or of no clear meaning."
     decoded = decode(path)
-    picture = decoded.picture
-    if photo and picture.mode not in ('RGB', 'RGBA', 'CMYK'):
-        raise AshError(f'{path} is a picture of mode {picture.mode}: expected a colour image; is it a label map in the place of an image?')
-    return torch.from_numpy(np.ascontiguousarray(as_rgb(decoded, path))).permute(2, 0, 1).contiguous()
+    if photo and decoded.picture.mode not in ('RGB', 'RGBA', 'CMYK'):
+        raise AshError(f'{path} is a picture of mode {decoded.picture.mode}: expected a colour image; is it a label map in the place of an image?')
+    pixels = np.ascontiguousarray(as_rgb(decoded, path).transpose(2, 0, 1))
+    return torch.from_numpy(pixels), decoded.turn
+
+def read_picture(path, photo:bool=False) -> torch.Tensor: # (3, H, W) uint8
+    "Read an image file as `read_turned` does; return its pixels alone."
+    return read_turned(path, photo)[0]
 
 # %% ../nbs/05_pictures.ipynb #43df86ac
 def read_ids(path) -> np.ndarray: # (H, W)

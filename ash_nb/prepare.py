@@ -21,7 +21,6 @@ from .config import AshError, one_of
 from .datasets import READERS, READING, cover, data_root, default_split, is_record, open_dataset
 from .files import read_json, sha256, write_atomic, write_json
 from .labels import CLASSES, ID_MAPS, IGNORE, colorize
-from .pictures import decode
 
 # %% ../nbs/12_prepare.ipynb #0bad3c54
 COUNTS = {('gta5', 'train'): 24966, ('synthia', 'train'): 9400, ('cityscapes', 'train'): 2975, ('cityscapes', 'val'): 500, ('mapillary', 'train'): 18000,
@@ -69,7 +68,7 @@ def prepare_one(data, out, size, lossless:bool, whole:frozenset, k:int, old:dict
     except AshError as e: return dict(name=name, problem=str(e))
     counts = np.bincount(np.asarray(sample.get('label', np.zeros(0, np.uint8))).ravel(), minlength=256)
     record = dict(name=name, stamp=stamp(pair), counts={int(i): int(counts[i]) for i in counts.nonzero()[0]}, label=None)
-    if (turn := decode(pair[0]).turn) > 1: record['turned'] = turn
+    if 'turn' in sample: record['turned'] = sample['turn']
     if out is None: return record
     sample, kind, stem = shrink(sample, size), 'png' if lossless else 'jpg', name if name in whole else Path(name).with_suffix('')
     def put(key, array, kind):
