@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MEAN_OVER', 'NotTrainIds', 'confusion_matrix', 'protocol_matrix', 'class_areas', 'iou', 'Evaluation', 'key_digest',
-           'keep_evaluation', 'read_evaluation', 'kept_evaluations', 'full_size', 'predict', 'Resized', 'eval_batches',
-           'score_batch', 'evaluate', 'evaluate_targets', 'score_table']
+           'keep_evaluation', 'read_evaluation', 'kept_evaluations', 'find_evaluation', 'full_size', 'predict',
+           'Resized', 'eval_batches', 'score_batch', 'evaluate', 'evaluate_targets', 'score_table']
 
 # %% ../nbs/33_evaluation.ipynb #e73b4861
 from dataclasses import dataclass, field, replace
@@ -180,6 +180,15 @@ def kept_evaluations(
     "Read all evaluations that a run folder keeps."
     found = map(read_evaluation, sorted((Path(run)/'evaluations').glob(f'{pattern}.json')))
     return [pair for pair in found if pair[0] is not None]
+
+def find_evaluation(
+    run, # folder of a run
+    row, # of runs.csv: target, split, step, and the digest of the evaluation's key
+) -> Evaluation:
+    "Read the evaluation that a row of a comparison was made of; None when it is not kept any more."
+    files = (Path(run)/'evaluations').glob(f'{row.target}-{row.split}-{int(row.step):07d}-*.json')
+    found = (read_evaluation(f, getattr(row, 'evaluation', '-'))[0] for f in sorted(files))
+    return next((e for e in found if e is not None), None)
 
 # %% ../nbs/33_evaluation.ipynb #c0a49a79
 def full_size(
