@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['Estimate', 'mean_ci', 'paired_difference', 'compare_table', 'signed', 'summarise', 'class_table', 'mean_over_targets',
-           'with_world_mean', 'contributions', 'size_effect']
+           'with_world_mean', 'mean_basis', 'contributions', 'size_effect']
 
 # %% ../nbs/40_analysis.ipynb #d41744fb
 from typing import NamedTuple
 import numpy as np
 from .config import AshError, one_of
-from .labels import CLASSES
+from .labels import CLASSES, PROTOCOLS
 
 # %% ../nbs/40_analysis.ipynb #46db3255
 class Estimate(NamedTuple):
@@ -96,8 +96,8 @@ def class_table(
     runs, # DataFrame of one target: method, seed, protocol, a column a class, in [0, 1]
     classes, # which columns
     baseline:str=None, # method to compare with; None: the first that occurs
-): # DataFrame: method, class, mean, half, difference, difference_half; in percent
-    "Estimate IoU per class, and its paired difference to the baseline."
+): # DataFrame: method, class, seeds, mean, half, difference, difference_half; in percent
+    "Estimate IoU per class over the seeds that have one, and its paired difference to the baseline."
     import pandas as pd
     methods = list(runs.method.unique())
     baseline, out = one_of(baseline or methods[0], methods, 'baseline'), []
@@ -105,18 +105,22 @@ def class_table(
         wide = 100*runs.pivot(index='seed', columns='method', values=c).astype(float)
         for m in methods:
             e, d = mean_ci(wide[m]), paired_difference(wide[m], wide[baseline])
-            out.append({'method': m, 'class': c, 'mean': e.mean, 'half': e.half, 'difference': d.mean, 'difference_half': d.half})
+            out.append({'method': m, 'class': c, 'seeds': e.n, 'mean': e.mean, 'half': e.half})
+            out[-1] |= {'difference': d.mean, 'difference_half': d.half}
     return pd.DataFrame(out)
 
 # %% ../nbs/40_analysis.ipynb #600c051e
 def mean_over_targets(
     runs, # DataFrame with columns method, seed, target, miou
     name:str='mean over targets', # the target's name in the result
-): # DataFrame with one row a method and seed
+): # DataFrame with one row a method and seed; miou is NaN where one of the targets' is
     "Average mIoU over targets, for each run. Raises AshError when a run lacks a target, because its mean would be of something else."
     group = runs.groupby(['method', 'seed'], sort=False, as_index=False)
-    if (group.target.nunique().target != runs.target.nunique()).any(): raise AshError('a run lacks a target that another has: evaluate all runs on the same targets first')
-    return group.miou.mean().assign(target=name, protocol='')
+    if (group.target.nunique().target != runs.target.nunique()).any():
+        raise AshError('a run lacks a target that another has: evaluate all runs on the same targets first')
+    mean = group.miou.mean()
+    mean.loc[group.miou.count().miou < group.size()['size'], 'miou'] = float('nan')       # else it would be of fewer targets
+    return mean.assign(target=name, protocol='')
 
 # %% ../nbs/40_analysis.ipynb #09d45614
 def with_world_mean(
@@ -129,6 +133,26 @@ def with_world_mean(
     if world.target.nunique() < 2: return runs
     mean = mean_over_targets(world, 'mean of StreetWorld')
     return pd.concat([mean, runs.drop(world.index)] if alone else [runs, mean], ignore_index=True)
+
+# %% ../nbs/40_analysis.ipynb #b9a0a41f
+def mean_basis(
+    runs, # DataFrame of a comparison: target, protocol, perhaps mean_over, and a column a class
+) -> list: # sentences
+    "Say which classes each target's mean IoU is over, and where runs differ in them."
+    said = {}
+    for t, part in runs.groupby('target', sort=False):
+        of = PROTOCOLS[one_of(str(part.protocol.iloc[0]), PROTOCOLS, 'protocol')].classes
+        if not set(of) <= set(part): continue
+        counted = part[list(of)].notna()
+        absent = [c for c in of if not counted[c].any()]
+        text = f'{counted.any().sum()} of {len(of)} classes' + f' (left out: {", ".join(absent)})'*bool(absent)
+        if (counted != counted.iloc[0]).any(axis=None):
+            text = (f'{counted.sum(1).min()} to {counted.sum(1).max()} of {len(of)} classes, not the same in every run, '
+                    f'because of {", ".join(c for c in of if counted[c].nunique() > 1)}: --mean-over truth takes the same for all')
+        if len(absent) == len(of): text = 'no class, because no pixel of its labels is scored: there is no mean IoU (nan)'
+        said.setdefault(text, []).append(t)
+    rule = set(runs.get('mean_over', ())) == {'truth'}
+    return [f'{", ".join(ts)}: mean over {text}' + ', those in the truth'*(rule and 'no class' not in text) for text, ts in said.items()]
 
 # %% ../nbs/40_analysis.ipynb #6f389680
 def contributions(

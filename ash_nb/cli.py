@@ -6,7 +6,7 @@
 __all__ = ['configuration', 'parser', 'main']
 
 # %% ../nbs/46_cli.ipynb #a38d7757
-import argparse, sys
+import argparse, os, select, sys
 from dataclasses import replace
 from pathlib import Path
 from .config import AshError, Stopped, one_of, parse_field, settings
@@ -16,18 +16,31 @@ from .presets import METHODS, PRESETS, preset
 def _parser(subparsers, name, summary, example):
     return subparsers.add_parser(name, help=summary, description=summary.replace('%%', '%'), epilog=f'example: {example}', formatter_class=argparse.RawDescriptionHelpFormatter)
 
+def _whole(option:str, least:int=1):
+    "Return the type of an option that takes a whole number."
+    def kind(text):
+        try: value = int(text)
+        except ValueError: value = least - 1
+        if value < least: raise AshError(f'{option} {text}: expected a whole number, {least} or more')
+        return value
+    return kind
+
 def _run_options(p):
     p.add_argument('--preset', default=settings()['preset'], help=f'{", ".join(PRESETS)} (default %(default)s)')
-    p.add_argument('--steps', type=int, help="training steps (default: the preset's)")
+    p.add_argument('--steps', type=_whole('--steps'), help="training steps (default: the preset's)")
     p.add_argument('--set', action='append', default=[], metavar='FIELD=VALUE', help='any other field of the configuration, e.g. lambda_adv=0.01')
     p.add_argument('--device', default=settings()['device'], help='auto, cpu, cuda, cuda:1; compare: several with commas, a process each (default %(default)s)')
-    p.add_argument('--workers', type=int, default=settings()['workers'], help='loader processes (default %(default)s)')
+    p.add_argument('--workers', type=_whole('--workers', 0), default=settings()['workers'], help='loader processes (default %(default)s)')
 
 def _target_options(p, default=None):
     p.add_argument('--target', default=default, required=default is None, help='data sets, with commas: camvid, cityscapes, ..., unseen (StreetWorld), streetworld-night')
     p.add_argument('--root', help='folder of the target (default: as settings.ini says)')
     p.add_argument('--split', default='val', help='split of the target (default %(default)s)')
-    p.add_argument('--images', type=int, help='scenes of each StreetWorld target (default 24)')
+    p.add_argument('--images', type=_whole('--images'), help='scenes of each StreetWorld target (default 24)')
+
+def _mean_options(p, of, rule):
+    p.add_argument('--protocol', help=f'classes to score: 19, 16, 13, 13merged, camvid11 (default: {of} own)')
+    p.add_argument('--mean-over', default=rule, metavar='RULE', help='which classes a mean is over: truth_or_prediction, or truth: those in the labels (default %(default)s)')
 
 # %% ../nbs/46_cli.ipynb #ac32ea4d
 def configuration(args, **changes):
@@ -65,7 +78,7 @@ def _train(args):
 def _add_train(subparsers):
     p = _parser(subparsers, 'train', 'Train one method; running it again resumes.', 'ash-nb train --method ash --seed 0 --out runs/a')
     p.add_argument('--method', help="its name, or name:field=value:...; `ash-nb methods` lists them (default: the preset's, else ash)")
-    p.add_argument('--seed', type=int, default=0, help='of every random stream (default %(default)s)')
+    p.add_argument('--seed', type=_whole('--seed', 0), default=0, help='of every random stream (default %(default)s)')
     p.add_argument('--out', help="run folder (default: runs/PRESET-METHOD-SEED)")
     p.add_argument('--root', help='folder of the source data set (default: as settings.ini says)')
     p.add_argument('--resume', action=argparse.BooleanOptionalAction, default=True, help='go on with the run that the folder holds (default)')
@@ -76,25 +89,40 @@ def _add_train(subparsers):
     p.set_defaults(do=_train)
 
 # %% ../nbs/46_cli.ipynb #25a14d8d
+_rules = {'truth': 'over the classes in the truth', 'truth_or_prediction': 'over the classes in truth or prediction'}
+
+def _evaluation_lines(e) -> list:
+    "Say what an evaluation found, and what the mean is over."
+    where = f'(protocol {e.protocol}), {e.images} images'
+    if not e.classes: return [f'{e.target} {e.split}: mIoU nan, because no pixel of its labels is scored {where}']
+    out = [f'{e.target} {e.split}: mIoU {100*e.miou:.1f} over {e.basis()} {where}']
+    other = e.under(mean_over=next(rule for rule in _rules if rule != e.mean_over))
+    if other.classes != e.classes: out.append(f'{e.target} {e.split}: {_rules[other.mean_over]} mIoU {100*other.miou:.1f}, {other.basis()}')
+    return out
+
 def _evaluate(args):
     import pandas as pd
-    from ash_nb.compare import evaluate_run, target_names
+    from ash_nb.compare import evaluate_run, open_target, target_names
     from ash_nb.files import write_json
     from ash_nb.methods import pick_device
-    from ash_nb.training import load_run
-    run, device = load_run(args.run), pick_device(args.device)
-    results = [evaluate_run(run, t, args.root, args.split, device, args.images, args.protocol) for t in target_names(args.target)]
-    for r in results: print(f'{r.target} {r.split}: mIoU {100*r.miou:.1f} over {len(r.iou)} classes (protocol {r.protocol}), {r.images} images')
+    from ash_nb.training import load_run, read_sample
+    run, device, targets = load_run(args.run), pick_device(args.device), target_names(args.target)
+    for t in targets: read_sample(open_target(t, args.root, args.split, args.images), labelled=True)
+    ask = dict(protocol=args.protocol, mean_over=args.mean_over)
+    results = [evaluate_run(run, t, args.root, args.split, device, args.images, **ask) for t in targets]
+    records = [r.json() for r in results]
+    if args.json: write_json(args.json, records[0] if len(records) == 1 else records)
+    for line in (line for r in results for line in _evaluation_lines(r)): print(line)
     table = pd.DataFrame({r.target: {k: 100*v for k, v in r.iou.items()} for r in results}).round(1)
     print(table.to_string(na_rep='-'))
-    records = [r.json() for r in results]
-    if args.json: write_json(args.json, records[0] if len(records) == 1 else records); print(f'written: {args.json}')
+    if args.json: print(f'written: {args.json}')
 
+# %% ../nbs/46_cli.ipynb #ca26a324
 def _add_evaluate(subparsers):
     p = _parser(subparsers, 'evaluate', 'Score a trained run on targets that it has not seen.', 'ash-nb evaluate runs/a --target camvid --root CamVid --json out.json')
     p.add_argument('run', help='run folder')
     _target_options(p)
-    p.add_argument('--protocol', help="classes to score: 19, 16, 13, camvid11 (default: the target's own)")
+    _mean_options(p, "the target's", 'truth_or_prediction')
     p.add_argument('--json', help='file for the result')
     p.add_argument('--device', default=settings()['device'], help='auto, cpu, cuda (default %(default)s)')
     p.set_defaults(do=_evaluate)
@@ -103,23 +131,28 @@ def _add_evaluate(subparsers):
 def _compare(args):
     from ash_nb.compare import compare, comparison_table, target_names
     from ash_nb.figures import comparison_figures
+    from ash_nb.report import comparison_notes
     targets = target_names(args.target)
     roots = {t: args.root for t in targets if not t.startswith('streetworld')}
     words = [m.strip() for m in args.methods.split(',')]
     config = configuration(args)
     if args.root and config.target in roots and not config.target_root: config = replace(config, target_root=args.root)
     if args.baseline: one_of(args.baseline, words, 'baseline')
-    runs = compare(words, args.seeds, targets, args.out, config, roots, args.split, args.device, args.images, args.protocol, args.workers)
-    print(comparison_table(runs, args.baseline).to_string(index=False))
-    for f in comparison_figures(args.out, runs, roots, baseline=args.baseline): print(f'written: {f}')
+    runs = compare(words, args.seeds, targets, args.out, config, roots, args.split, args.device, args.images, args.protocol, args.workers, mean_over=args.mean_over)
+    files = []
+    try: files = comparison_figures(args.out, runs, roots, baseline=args.baseline)
+    finally:                                              # the table is shown even if something cannot be drawn
+        print(comparison_table(runs, args.baseline).to_string(index=False))
+        for text in comparison_notes(args.out, runs): print(text)
+        for f in files: print(f'written: {f}')
 
 def _add_compare(subparsers):
     p = _parser(subparsers, 'compare', 'Train methods over seeds, evaluate, and print means, 95%% intervals and paired differences to the first method.',
                 'ash-nb compare --methods source_only,ash --seeds 3 --target unseen --out runs/c')
     p.add_argument('--methods', required=True, help='names with commas, e.g. source_only,ash,ash:delta=0; `ash-nb methods` lists them')
     p.add_argument('--baseline', help='method that differences are taken to (default: the first)')
-    p.add_argument('--seeds', type=int, default=3, help='seeds 0 .. N-1 (default %(default)s)')
-    p.add_argument('--protocol', help="classes to score: 19, 16, 13, camvid11 (default: each target's own)")
+    p.add_argument('--seeds', type=_whole('--seeds'), default=3, help='seeds 0 .. N-1 (default %(default)s)')
+    _mean_options(p, "each target's", 'truth')
     p.add_argument('--out', required=True, help='folder of the comparison; what it already holds is not trained again')
     _target_options(p, 'unseen')
     _run_options(p)
@@ -137,8 +170,8 @@ def _add_stylize(subparsers):
     p.add_argument('--run', help='run folder of an ASH method (default: plain AdaIN)')
     p.add_argument('--out', required=True, help='image file to write')
     p.add_argument('--alpha', type=float, default=1.0, help='share of the restyled features, 0 to 1 (default %(default)s)')
-    p.add_argument('--seed', type=int, default=0, help='of the noise (default %(default)s)')
-    p.add_argument('--limit', type=int, default=0, help='shrink both pictures to this longest side first (default: the size that came in)')
+    p.add_argument('--seed', type=_whole('--seed', 0), default=0, help='of the noise (default %(default)s)')
+    p.add_argument('--limit', type=_whole('--limit', 1), default=0, help='shrink both pictures to this longest side first (default: the size that came in)')
     p.set_defaults(do=_stylize)
 
 def _figures(args):
@@ -160,14 +193,14 @@ def _demo(args):
 def _add_demo(subparsers):
     p = _parser(subparsers, 'demo', 'The main job in minutes: train without and with ASH on synthetic streets, test on unseen ones, write report.html.', 'ASH_CAMVID=CamVid ash-nb demo')
     p.add_argument('--out', default='runs/demo', help='folder (default %(default)s)')
-    p.add_argument('--steps', type=int, help='training steps a method')
+    p.add_argument('--steps', type=_whole('--steps'), help='training steps a method')
     p.add_argument('--device', default=settings()['device'], help='auto, cpu, cuda (default %(default)s)')
     p.set_defaults(do=_demo)
 
 # %% ../nbs/46_cli.ipynb #76f96788
 def _size(text):
-    try: w, h = (int(v) for v in text.split('x'))
-    except ValueError: raise AshError(f'--size {text}: expected WIDTHxHEIGHT, for example 1280x720') from None
+    try: w, h = (_whole('--size')(v) for v in text.split('x'))
+    except (AshError, ValueError): raise AshError(f'--size {text}: expected WIDTHxHEIGHT, for example 1280x720') from None
     return w, h
 
 def _prepare(args):
@@ -192,7 +225,7 @@ def _add_prepare(subparsers):
     p.add_argument('--lossless', action='store_true', help='PNG in place of JPEG at quality 95')
     p.add_argument('--ids', default='', help="what the labels hold: own (the data set's ids) or train_ids (default: own, and files that look like train ids are refused)")
     p.add_argument('--leave-out', action='store_true', help='complete the copy without the samples that have problems')
-    p.add_argument('--workers', type=int, default=settings()['workers'], help='processes (default: one a processor)')
+    p.add_argument('--workers', type=_whole('--workers', 0), default=settings()['workers'], help='processes (default: one a processor)')
     p.set_defaults(do=_prepare)
 
 # %% ../nbs/46_cli.ipynb #3b04994b
@@ -208,15 +241,16 @@ def _bench(args):
     of_step = {k: getattr(args, k) for k in ('size', 'repeats', 'device', 'compiled') if getattr(args, k)}
     if of_step and args.name != 'step': raise AshError(f'--{next(iter(of_step))} belongs to: ash-nb bench step')
     result = bench(args.name, **of_step)
+    if args.json: write_json(args.json, result)
     for k, v in result.items(): print(_bench_line(k, v))
-    if args.json: write_json(args.json, result); print(f'written: {args.json}')
+    if args.json: print(f'written: {args.json}')
 
 def _add_bench(subparsers):
     p = _parser(subparsers, 'bench', 'Measure this machine.', 'ash-nb bench step --size embedded --json step.json')
     p.add_argument('name', help="step (the kit's against the published order), heads, methods, scale, processes, data, streetworld, preview, import")
     p.add_argument('--json', help='file for the result')
     p.add_argument('--size', help='step: paper (640 x 360, eight minutes on two cores; the default), embedded or tiny')
-    p.add_argument('--repeats', type=int, help='step: how often each (default 3)')
+    p.add_argument('--repeats', type=_whole('--repeats'), help='step: how often each (default 3)')
     p.add_argument('--device', help='step: where (default: cpu)')
     p.add_argument('--compiled', action='store_true', help='step: torch.compile, too')
     p.set_defaults(do=_bench)
@@ -240,7 +274,7 @@ def parser():
     for add in (_add_methods, _add_train, _add_evaluate, _add_compare, _add_stylize, _add_figures, _add_prepare, _add_bench, _add_demo): add(verbs)
     return p
 
-def main(words=None) -> int: # exit code
+def _run(words) -> int: # exit code
     "Run one verb; a mistake ends in one sentence and exit code 2."
     try: args = parser().parse_args(words)
     except AshError as e: print(f'ash-nb: {e}', file=sys.stderr); return 2
@@ -253,5 +287,37 @@ def main(words=None) -> int: # exit code
     except Stopped as e:
         print(f'ash-nb {args.verb}: stopped by {e}; the checkpoint is saved, run the same command again to go on', file=sys.stderr); return 130
     return 0
+
+# %% ../nbs/46_cli.ipynb #e5e486aa
+def _flush():
+    "Write what was printed. Raises BrokenPipeError when nobody reads it any more."
+    for stream in (sys.stdout, sys.stderr):
+        try: stream.flush()
+        except BrokenPipeError: raise
+        except (AttributeError, OSError, ValueError): pass           # there is none, or it is closed, or the disk is full: Python will say
+
+def _drop_unread() -> bool: # whether a reader has gone
+    "Send to nowhere what would be printed to a reader that has gone."
+    gone = False
+    for stream in (sys.stdout, sys.stderr):
+        try: place = stream.fileno()
+        except (AttributeError, OSError, ValueError): continue
+        watch = select.poll()
+        watch.register(place, select.POLLOUT)
+        if not any(event & select.POLLERR for _, event in watch.poll(0)): continue
+        nowhere, gone = os.open(os.devnull, os.O_WRONLY), True
+        os.dup2(nowhere, place)
+        os.close(nowhere)
+    return gone
+
+def main(words=None) -> int: # exit code; 141: the reader of the output went away before the end
+    "Run one verb; a mistake ends in one sentence and exit code 2."
+    code = 141
+    try:
+        try: code = _run(words)
+        finally: _flush()
+    except BrokenPipeError:
+        if not _drop_unread(): raise
+    return code
 
 if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())

@@ -11,6 +11,7 @@ from pathlib import Path
 from .compare import UNSEEN_TARGETS, compare, comparison_table
 from .presets import preset
 from .figures import comparison_figures
+from .report import comparison_notes
 
 # %% ../nbs/45_demo.ipynb #e1c3af15
 DEMO_METHODS = ('source_only', 'ash', 'ash_segmentation_loss')
@@ -27,9 +28,10 @@ def demo(
     start, camvid = time.perf_counter(), os.environ.get('ASH_CAMVID')
     targets = [*UNSEEN_TARGETS, *(['camvid'] if camvid else [])]
     roots = {'camvid': camvid} if camvid else {}
-    config = preset('streetworld', **(dict(steps=steps) if steps else {}) | changes)
+    config = preset('streetworld', **({} if steps is None else dict(steps=steps)) | changes)
     runs = compare(DEMO_METHODS, 1, targets, out, config, roots, device=device, images=images, progress=progress)
     comparison_figures(out, runs, roots)
     print(comparison_table(runs).to_string(index=False))
+    for text in comparison_notes(out, runs): print(text)
     print(f'\n{(time.perf_counter() - start)/60:.1f} minutes. Look at: {Path(out)/"report.html"}')
     return runs

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SMALLEST', 'restyle_image', 'stylize_file', 'pick_images', 'predictions', 'qualitative_figure', 'stylization_figure',
-           'probe_prediction', 'preview_stills', 'save_figure', 'run_figures', 'hallucination_figures',
-           'comparison_tables', 'shown_methods', 'ranked', 'error_stills', 'comparison_figures']
+           'probe_prediction', 'preview_stills', 'save_figure', 'run_figures', 'hallucination_figures', 'drop_older',
+           'comparison_tables', 'shown_methods', 'ranked', 'error_stills', 'comparison_figures', 'kept_rows']
 
 # %% ../nbs/44_figures.ipynb #bb237557
 from pathlib import Path
@@ -14,17 +14,17 @@ import pandas as pd
 import torch
 from . import plots
 from .analysis import class_table, compare_table, with_world_mean
-from .compare import comparison_table, cost_table, evaluation_file, open_target, rules_table, to_latex, to_markdown
+from .compare import FIGURES, comparison_table, cost_table, drop_drawn, open_target, rules_table, to_latex, to_markdown
 from .config import AshError, generator
 from .datasets import eval_transform, open_dataset
-from .evaluation import confusion_matrix, iou, predict
-from .files import cannot_write, read_json, write_atomic
+from .evaluation import confusion_matrix, find_evaluation, iou, predict
+from .files import cannot_write, recorded_digest, write_atomic, write_json, read_json
 from .hallucinator import AdaINHallucinator
 from .labels import PROTOCOLS
 from .pictures import read_picture
 from .report import folder_report, save_stills
 from .stylizer import small_stylizer
-from .training import load_run, out_of_memory, probe_image, run_name, style_data
+from .training import load_run, out_of_memory, probe_image, read_sample, run_name, style_data
 
 # %% ../nbs/44_figures.ipynb #3da55355
 def _fit(image, limit=1024):
@@ -87,7 +87,9 @@ def stylize_file(
 # %% ../nbs/44_figures.ipynb #6f221caf
 def pick_images(gains, n:int=3) -> list: # indices
     "Pick by rule: the largest gain, the largest loss, and evenly spaced ranks between them."
-    order = np.argsort(-np.asarray(gains))
+    gains = np.asarray(gains, float)
+    order = np.argsort(-gains, kind='stable')                                  # NaN come last
+    order = order[:np.count_nonzero(gains == gains) or len(order)]
     return [int(order[round(k)]) for k in np.linspace(0, len(order) - 1, min(n, len(order)))]
 
 def predictions(
@@ -110,7 +112,8 @@ def qualitative_figure(
     samples = [data[round(k)] for k in np.linspace(0, len(data) - 1, min(len(data), 24))]     # spread over the whole set
     truths = [np.asarray(s['label']) for s in samples]
     guesses = {m: predictions(run, samples, device) for m, run in runs.items()}
-    scores = {m: [iou(confusion_matrix(*map(torch.from_numpy, pair)), data.protocol)[1] for pair in zip(g, truths)] for m, g in guesses.items()}
+    value = lambda guess, truth: iou(confusion_matrix(torch.from_numpy(guess), torch.from_numpy(truth)), data.protocol, 'truth')[1]
+    scores = {m: list(map(value, g, truths)) for m, g in guesses.items()}
     first, last = list(scores.values())[0], list(scores.values())[-1]
     chosen = pick_images(np.subtract(last, first) if len(runs) > 1 else first, n)
     take = lambda table: {m: [v[k] for k in chosen] for m, v in table.items()}
@@ -170,8 +173,10 @@ def run_figures(
     root=None, # its folder
 ) -> list: # files written
     "Draw a run's curves, examples, Figure 4 and restyled streets, and write its report.html."
-    run = load_run(path)
-    learner, data, folder = run.learner(), open_target(target, root), run.path/'figures'
+    run, data = load_run(path), open_target(target, root)
+    read_sample(data, labelled=True)
+    learner, folder = run.learner(), run.path/'figures'
+    drop_older(run, folder)
     files = [save_figure(plots.curves({run.config.method: run.metrics}), folder/'curves.png'),
              save_figure(qualitative_figure({run.config.method: run}, data), folder/f'examples-{target}.jpg', True)]
     return [*files, *hallucination_figures(run, learner, folder), folder_report(run.path)]
@@ -182,6 +187,14 @@ def hallucination_figures(run, learner, folder) -> list: # files written
     files = [save_figure(stylization_figure(learner), folder/'stylization.jpg', True), preview_stills(run, folder/'preview.json')]
     if (run.path/'classwise.csv').is_file(): files.append(save_figure(plots.figure4(run.table('classwise.csv'), probe_prediction(learner)), folder/'figure4.png'))
     return files
+
+# %% ../nbs/44_figures.ipynb #627612da
+def drop_older(run, folder):
+    "Remove the figures of a run that were drawn of another checkpoint than its newest."
+    mark, weights = folder/'drawn.json', recorded_digest(run.checkpoints[-1]/'segmenter.safetensors')
+    if mark.is_file() and read_json(mark).get('weights') == weights: return
+    drop_drawn(folder, FIGURES)
+    write_json(mark, dict(weights=weights))
 
 # %% ../nbs/44_figures.ipynb #4715d301
 def comparison_tables(out, runs, baseline=None) -> list: # files written
@@ -199,7 +212,7 @@ def comparison_tables(out, runs, baseline=None) -> list: # files written
 def shown_methods(runs, n:int=4) -> list:
     "Choose the methods whose examples are drawn: all if they are few, else the first and the best by mean over targets."
     methods = list(runs.method.unique())
-    best = runs.groupby('method').miou.mean().sort_values(ascending=False)
+    best = runs.groupby(['method', 'target']).miou.mean().groupby('method').mean().sort_values(ascending=False)
     return methods if len(methods) <= n + 1 else [methods[0], *[m for m in best.index if m != methods[0]][:n]]
 
 # %% ../nbs/44_figures.ipynb #b7556729
@@ -211,24 +224,28 @@ def ranked(first:dict, last:dict, n:int) -> list: # names: n of the largest gain
 # %% ../nbs/44_figures.ipynb #fb41aab2
 def error_stills(
     runs:dict, # method -> Run, the baseline first; evaluated on all targets
-    targets:dict, # name -> (data set, split)
+    targets:dict, # name -> (data set, method -> Evaluation)
     path, # JSON file to write
     device='cpu', # where
     n:int=3, # images of each kind, at most
-) -> Path: # the file
+) -> list: # the file; nothing when no target has a scored image
     "Keep the images on which each method gains and loses most against the baseline."
     baseline, *others = runs
-    kept = {(m, t): read_json(evaluation_file(run, t, split))['per_image'] for m, run in runs.items() for t, (_, split) in targets.items()}
-    n = max(1, min(n, 16//(len(others)*len(targets)), min(map(len, kept.values()))//2))
+    kept = {(m, t): found[m].under(None, 'truth').per_image for t, (_, found) in targets.items() for m in runs}
+    targets = {t: v for t, v in targets.items() if kept[baseline, t]}
+    if not targets: return []
+    n = max(1, min(n, 16//(len(others)*len(targets)), min(len(kept[baseline, t]) for t in targets)//2))
     stills = []
     for i, (t, (data, _)) in enumerate(targets.items()):
         for j, m in enumerate(others):
             names = ranked(kept[baseline, t], kept[m, t], n)
             samples = [data[data.names.index(name)] for name in names]
             for k, (s, *guesses) in enumerate(zip(samples, *(predictions(runs[w], samples, device) for w in (baseline, m)))):
-                stills += [(title, (i, j, k), *rest) for title, *rest in _error_row(plots.name_of(baseline), s, *guesses, *(kept[w, t][s['name']] for w in (baseline, m)))]
+                row = _error_row(plots.name_of(baseline), s, *guesses, *(kept[w, t][s['name']] for w in (baseline, m)))
+                stills += [(title, (i, j, k), *rest) for title, *rest in row]
     ranks = [f'gain {k + 1}' for k in range(n)] + [f'loss {k + 1}' for k in reversed(range(n))]
-    return save_stills(path, {'target': [t.removeprefix('streetworld-') for t in targets], 'method': list(map(plots.name_of, others)), 'image': ranks}, stills)
+    names = [t.removeprefix('streetworld-') for t in targets]
+    return [save_stills(path, {'target': names, 'method': list(map(plots.name_of, others)), 'image': ranks}, stills)]
 
 # %% ../nbs/44_figures.ipynb #1f4cefcd
 def _error_row(baseline, sample, first, last, before, after, limit=320):
@@ -254,9 +271,18 @@ def comparison_figures(
     first = {m: load_run(out/run_name(m, runs.seed.min())) for m in dict.fromkeys((baseline, *shown_methods(runs)))}
     files = comparison_tables(out, runs, baseline)
     ends = {t: runs[runs.target == t].iloc[0] for t in (targets[0], targets[-1])}
-    opened = {t: (open_target(t, roots.get(t), r.split, r.images), r.split) for t, r in ends.items()}
-    for t, (data, _) in opened.items(): files.append(save_figure(qualitative_figure(first, data, device), out/'figures'/f'examples-{t}.jpg', True))
-    if len(first) > 1: files.append(error_stills(first, opened, out/'figures'/'errors.json', device))
+    opened = {t: open_target(t, roots.get(t), r.split, r.images) for t, r in ends.items()}
+    for t, data in opened.items(): files.append(save_figure(qualitative_figure(first, data, device), out/'figures'/f'examples-{t}.jpg', True))
+    found = {t: (data, kept_rows(out, runs, t, first)) for t, data in opened.items()}
+    if len(first) > 1: files += error_stills(first, found, out/'figures'/'errors.json', device)
     ash = next((r for r in first.values() if (r.path/'classwise.csv').is_file()), None)
     if ash is not None: files += hallucination_figures(ash, ash.learner(), out/'figures')
     return [*files, folder_report(out)]
+
+def kept_rows(out, runs, target, methods) -> dict: # method -> Evaluation
+    "Read what a comparison's rows of its first seed were made of. Raises AshError when it is not kept any more."
+    rows = runs[(runs.target == target) & (runs.seed == runs.seed.min()) & runs.method.isin(list(methods))]
+    found = {r.method: find_evaluation(Path(out)/run_name(r.method, r.seed), r) for r in rows.itertuples(index=False)}
+    for m, e in found.items():
+        if e is None: raise AshError(f'{out}: the evaluation of {m} on {target} is not kept any more: run the same ash-nb compare command again')
+    return found

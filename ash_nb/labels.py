@@ -25,14 +25,18 @@ class Protocol:
     name: str # as in tables
     classes: tuple # names of the scored classes
     table: tuple # for each train id the index of its scored class, or 255
+    within: str = '' # the protocol in whose confusion matrix IoU is counted; empty: its own
 
-def _subset(name, left_out):
+def _subset(name, left_out, within=''):
     kept = [i for i in range(19) if i not in left_out]
-    return Protocol(name, tuple(CLASSES[i] for i in kept), tuple(kept.index(i) if i in kept else IGNORE for i in range(19)))
+    table = tuple(kept.index(i) if i in kept else IGNORE for i in range(19))
+    return Protocol(name, tuple(CLASSES[i] for i in kept), table, within)
 
 CAMVID_CLASSES = ('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign symbol', 'fence', 'car', 'pedestrian', 'bicyclist')
-PROTOCOLS = {p.name: p for p in (_subset('19', ()), _subset('16', (9, 14, 16)), _subset('13', (3, 4, 5, 9, 14, 16)),
-    Protocol('camvid11', CAMVID_CLASSES, (3, 4, 1, 1, 7, 2, 6, 6, 5, 5, 0, 9, 10, 8, 8, 8, 8, 10, 10)))}
+_camvid11 = Protocol('camvid11', CAMVID_CLASSES, (3, 4, 1, 1, 7, 2, 6, 6, 5, 5, 0, 9, 10, 8, 8, 8, 8, 10, 10))
+_not_16, _not_13 = (9, 14, 16), (3, 4, 5, 9, 14, 16) # terrain, truck, train; and wall, fence, pole
+PROTOCOLS = {p.name: p for p in (_subset('19', ()), _subset('16', _not_16), _subset('13', _not_13, '16'),
+                                 _subset('13merged', _not_13), _camvid11)}
 
 # %% ../nbs/01_labels.ipynb #50d05331
 _cityscapes = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18}

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['AXES', 'VALUES', 'LIMIT', 'CAPTIONS', 'EFFECT', 'PROTOCOL', 'TABLE', 'paragraph', 'embed', 'picture', 'table',
            'facts', 'bars', 'save_stills', 'flip', 'page', 'slim', 'report', 'configuration', 'figure_blocks',
-           'still_blocks', 'hallucinator_blocks', 'run_page', 'folded', 'comparison_page', 'folder_report']
+           'still_blocks', 'hallucinator_blocks', 'run_page', 'comparison_notes', 'folded', 'comparison_page',
+           'folder_report']
 
 # %% ../nbs/42_report.ipynb #9d4e737d
 import base64, html, io, json, re
@@ -13,10 +14,10 @@ from pathlib import Path
 from string import Template
 import numpy as np
 from . import plots
-from .analysis import size_effect, summarise
+from .analysis import mean_basis, size_effect, summarise
 from .config import AshError, Config
-from .evaluation import protocol_matrix
-from .files import read_json, write_atomic, write_json
+from .evaluation import find_evaluation, kept_evaluations, protocol_matrix
+from .files import read_json, recorded_digest, write_atomic, write_json
 from .labels import PALETTE, PROTOCOLS
 from .training import run_name
 
@@ -239,13 +240,13 @@ def configuration(
 
 # %% ../nbs/42_report.ipynb #732808ba
 CAPTIONS = {
-    'examples': 'images, predictions with their mean IoU on the image, and truth. Chosen by rule: from the largest gain of the last method over the first (top) to the largest loss (bottom).',
+    'examples': 'images, predictions with their mean IoU over the classes in the truth of the image, and truth. Chosen by rule: from the largest gain of the last method over the first (top) to the largest loss (bottom).',
     'stylization': 'Streets, paintings, plain AdaIN, and what the trained hallucinator makes of them.',
     'figure4': 'Change of the L1 norm of beta and gamma when a class is removed from the condition, raw and per predicted position, over the training steps; size corr.: rank correlation of the size of the change with the number of positions. Inset: the predicted labels of the probe image.',
     'curves': 'Losses over the training steps: logged values thin, running mean thick.',
     'confusion': 'Percent of the pixels of each true class that were given each name',
     'preview': 'The stylization preview as stills: choose a painting, how much of the restyled features the decoder is given (alpha), and a checkpoint. Live, with sliders for all settings, it is in the notebook 55_preview.',
-    'errors': 'The error browser: the images on which a method gains and loses most against the baseline, by the mean IoU of the image. Blue is repaired, orange broken, grey wrong in both.'}
+    'errors': 'The error browser: the images on which a method gains and loses most against the baseline, by the mean IoU over the classes in the truth of the image. Blue is repaired, orange broken, grey wrong in both.'}
 
 # %% ../nbs/42_report.ipynb #65030508
 def figure_blocks(
@@ -308,7 +309,7 @@ def run_page(folder) -> dict: # what `report` takes
     folder, record = Path(folder), read_json(Path(folder)/'config.json')
     try: c = record['config']; method = c['method']
     except (KeyError, TypeError): raise AshError(f'{folder}/config.json is not the record of a run: it has no "config"') from None
-    found = [read_json(p) for p in sorted((folder/'evaluations').glob('*.json'))]
+    found = _newest(folder)
     sections = [('Scores', _scores(found))] if found else []
     seen, done = figure_blocks(folder, 'examples', {'examples': 'images, prediction with its mean IoU on the image, and truth, from the best image (top) to the worst (bottom).'}), hallucinator_blocks(folder, folder)
     if seen: sections.append(('What it sees', seen))
@@ -319,17 +320,26 @@ def run_page(folder) -> dict: # what `report` takes
     return dict(title=f'{plots.name_of(method)}, seed {c["seed"]}', lead=lead, sections=[*sections, ('Configuration', configuration(record))], footer=_version(record))
 
 # %% ../nbs/42_report.ipynb #e14c18d4
+def _newest(folder) -> dict: # what it is -> Evaluation, of the newest checkpoint that was evaluated
+    found = kept_evaluations(folder)
+    last = max((key['step'] for _, key in found), default=0)
+    weights = recorded_digest(Path(folder)/'checkpoints'/f'step-{last:07d}'/'segmenter.safetensors')
+    current = [(e, key) for e, key in found if key['step'] == last and key['weights'] == weights]
+    plain = [e.target.removeprefix('streetworld-') for e, _ in current]
+    full = [f'{t} ({e.split}, {e.images} images, {Path(key["root"]).name or "drawn"}, {key["precision"]})' for t, (e, key) in zip(plain, current)]
+    return {f if plain.count(t) > 1 else t: e for t, f, (e, _) in zip(plain, full, current)}
+
 def _scores(found) -> list:
     "Write the evaluations of a run: key numbers, and a table of IoU per class for each protocol."
     import pandas as pd
-    percent, name = (lambda v: float('nan') if v is None else 100*v), (lambda r: r['target'].removeprefix('streetworld-'))
-    blocks = [facts({f'mean IoU on {name(r)}': _text(percent(r['miou'])) + ' %' for r in found})]
-    for protocol in dict.fromkeys(r['protocol'] for r in found):
-        these = [r for r in found if r['protocol'] == protocol]
-        values = pd.DataFrame({name(r): {'mean': percent(r['miou'])} | {k: percent(v) for k, v in r['iou'].items()} for r in these})
-        counts = {f'{r["images"]} images ({r["split"]})': [] for r in these}
-        for r in these: counts[f'{r["images"]} images ({r["split"]})'].append(name(r))
-        blocks.append(bars(values, f'IoU in percent over {len(values) - 1} classes (protocol {protocol}). ' + '; '.join(f'{", ".join(v)}: {k}' for k, v in counts.items()) + '.'))
+    blocks = [facts({f'mean IoU on {name}': _text(100*e.miou) + ' %' for name, e in found.items()})]
+    for protocol in dict.fromkeys(e.protocol for e in found.values()):
+        these = {name: e for name, e in found.items() if e.protocol == protocol}
+        values = pd.DataFrame({name: {'mean': 100*e.miou} | {k: 100*v for k, v in e.iou.items()} for name, e in these.items()})
+        said = {}
+        for name, e in these.items(): said.setdefault(f'{e.images} images ({e.split}), mean over {e.basis()}', []).append(name)
+        told = '; '.join(f'{", ".join(names)}: {text}' for text, names in said.items())
+        blocks.append(bars(values, f'IoU in percent, protocol {protocol}. {told}.'))
     return blocks
 
 # %% ../nbs/42_report.ipynb #bada2299
@@ -341,6 +351,13 @@ def _rounded(frame):
     "Write numbers with two decimals, large ones with none; bring the rows of a target together."
     if 'target' in frame: frame = frame.set_index('target').loc[list(dict.fromkeys(frame.target))].reset_index()
     return frame.map(lambda v: ('' if v != v else f'{v:.{2 if v < 100 else 0}f}') if isinstance(v, float) else v)
+
+def comparison_notes(folder, runs) -> list: # sentences
+    "Say which classes the means of a comparison are over, and why a column of it is empty."
+    file = Path(folder)/'protocol.json'
+    rules = read_json(file).get('checkpoint_rules', {}) if file.is_file() else {}
+    why = str(rules.get('best_on_source', '')) if isinstance(rules, dict) else ''
+    return mean_basis(runs) + [f'best on source: {why}']*why.startswith('none, because ')
 
 def folded(content:str, summary:str) -> str: return f'<details><summary>{html.escape(summary)}</summary>{content}</details>'
 
@@ -354,6 +371,7 @@ def comparison_page(folder) -> dict: # what `report` takes
     summary = _csv(folder/'table.csv').fillna('').astype(str) if (folder/'table.csv').is_file() else summarise(runs)
     sections = [('Result', [facts({'methods': len(methods), 'seeds each': runs.seed.nunique(), 'unseen targets': len(targets)} | _cost(own)), folded(table(plots.readable(summary), TABLE, True), 'Every method on every target') if many else table(plots.readable(summary), TABLE, True),
                             *([] if many else [picture(plots.targets_chart(runs), caption='Mean IoU per target: mean over seeds with its 95 % interval; small strokes are seeds.')])])]
+    sections[0][1].extend(paragraph(f'{text}.') for text in comparison_notes(folder, runs))
     sections += [(title, [(lambda t: folded(t, note) if many else t)(table(_rounded(plots.readable(_csv(folder/name))), note, 'target' in _csv(folder/name)))]) for title, name, note in PROTOCOL if (folder/name).is_file()]
     if done := figure_blocks(folder, 'differences', {'differences': 'Paired difference to the baseline with its 95 % interval, method by method; dark where the interval leaves out zero.'}): sections.insert(0 if many else 1, ('Which differences are real', done))
     if seen := [*figure_blocks(folder, 'examples'), *still_blocks(folder, 'errors')]: sections.append(('What they see', seen))
@@ -378,7 +396,7 @@ def _class_bars(runs) -> list:
     name = str(world.protocol.iloc[0])
     mean = world.groupby(['method', 'seed'], sort=False, as_index=False)[list(PROTOCOLS[name].classes)].mean().assign(protocol=name)
     folded = ''.join(v for t, v in each.items() if t in set(world.target))
-    return [chart(mean, f'Mean over {world.target.nunique()} appearances of StreetWorld'), *(v for t, v in each.items() if t not in set(world.target)), f'<details><summary>Each appearance</summary>{folded}</details>']
+    return [chart(mean, f'Mean over {world.target.nunique()} appearances of StreetWorld, of each class over those in which it has an IoU'), *(v for t, v in each.items() if t not in set(world.target)), f'<details><summary>Each appearance</summary>{folded}</details>']
 
 # %% ../nbs/42_report.ipynb #c84e8a21
 def _confusions(folder, runs) -> list: # HTML blocks
@@ -386,17 +404,22 @@ def _confusions(folder, runs) -> list: # HTML blocks
     methods, out = list(runs.method.unique()), []
     for title, targets in _together(runs):
         these = runs[runs.target.isin(targets)]
-        p, total = PROTOCOLS[str(these.protocol.iloc[0])], {}
-        for r in these.itertuples(index=False):
-            file = folder/run_name(r.method, r.seed)/'evaluations'/f'{r.target}-{getattr(r, "split", "val")}.json'
-            if file.is_file() and 'confusion' in (record := read_json(file)): total[r.method] = total.get(r.method, 0) + protocol_matrix(np.array(record['confusion']), p)
-        if len(total) < len(methods): continue
+        p = PROTOCOLS[str(these.protocol.iloc[0])]
+        found = [(r.method, find_evaluation(folder/run_name(r.method, r.seed), r)) for r in these.itertuples(index=False)]
+        if any(e is None for _, e in found):
+            out.append(paragraph(f'{title}: confusion matrices are left out, since evaluations that the table was made of are not kept any more; ash-nb compare makes them anew.'))
+            continue
+        total = {m: sum(protocol_matrix(e.confusion, p) for word, e in found if word == m) for m in methods}
         total = total if any(t[:, -1].any() for t in total.values()) else {m: t[:, :-1] for m, t in total.items()}
-        best = max(methods[1:] or methods, key=these.groupby('method').miou.mean().get)
-        own = ''.join(picture(plots.confusion_heatmap(t, p.classes), caption=f'{plots.name_of(m)}, {title}: {CAPTIONS["confusion"][0].lower()}{CAPTIONS["confusion"][1:]}.') for m, t in total.items())
-        if len(methods) > 1: out.append(picture(plots.confusion_heatmap(total[best], p.classes, total[methods[0]]), caption=f'{title}: what {plots.name_of(best)} changes in the confusions of {plots.name_of(methods[0])}, in points; orange more, purple less.'))
-        out.append(folded(own, f'Confusion matrices, {title}'))
+        out += _confusion_blocks(total, title, p, max(methods[1:] or methods, key=these.groupby('method').miou.mean().get))
     return out
+
+def _confusion_blocks(total, title, p, best) -> list:
+    first, text = next(iter(total)), CAPTIONS['confusion'][0].lower() + CAPTIONS['confusion'][1:]
+    own = ''.join(picture(plots.confusion_heatmap(t, p.classes), caption=f'{plots.name_of(m)}, {title}: {text}.') for m, t in total.items())
+    if len(total) < 2: return [folded(own, f'Confusion matrices, {title}')]
+    told = f'{title}: what {plots.name_of(best)} changes in the confusions of {plots.name_of(first)}, in points; orange more, purple less.'
+    return [picture(plots.confusion_heatmap(total[best], p.classes, total[first]), caption=told), folded(own, f'Confusion matrices, {title}')]
 
 def _together(runs) -> list: # (title, targets)
     world = [t for t in runs.target.unique() if t.startswith('streetworld')]

@@ -6,8 +6,8 @@
 __all__ = ['LOGS', 'source_data', 'style_data', 'target_data', 'Unlabelled', 'batches', 'provenance', 'Run', 'run_name',
            'write_learner', 'load_run', 'append_row', 'truncate_log', 'probe_image', 'classwise_rows', 'stop_requests',
            'log_losses', 'log_skipped', 'inspected', 'records', 'only_one', 'refuse_other', 'prepare_run',
-           'class_counts', 'readable', 'ready_learner', 'out_of_memory', 'memory_advice', 'train', 'fit',
-           'tensorboard_writer', 'reset_peak', 'log_session']
+           'class_counts', 'readable', 'ready_learner', 'out_of_memory', 'memory_advice', 'read_sample', 'needs_styles',
+           'first_samples', 'train', 'fit', 'tensorboard_writer', 'reset_peak', 'log_session']
 
 # %% ../nbs/32_training.ipynb #2cfa2501
 import csv, errno, fcntl, functools, itertools, os, platform, resource, shutil, signal, subprocess, sys, time
@@ -21,14 +21,18 @@ from .config import AshError, Config, Stopped, differences, generator, settings,
 from .datasets import loader, open_dataset, train_transform
 from .distributed import any_process, average_buffers, averaged, chief, gathered, join, part_of, rank_and_size, wait_for_all
 from .files import cannot_write, load_state, load_tensors, read_hashed, read_json, save_state, save_tensors, settle_folder, write_atomic, write_json
-from .hallucinator import classwise_l1, smooth
+from .hallucinator import HALLUCINATORS, classwise_l1, smooth
 from .labels import CLASSES
 from .losses import class_weights
 from .methods import Learner, NotFinite, keep_memory, pick_device
 from .presets import METHODS, adapts
 
 # %% ../nbs/32_training.ipynb #7cd556a6
-_open_once = functools.lru_cache(maxsize=8)(open_dataset)  # runs of one process share what they have drawn
+_drawn_once = functools.lru_cache(maxsize=8)(open_dataset)  # runs of one process share what they have drawn
+
+def _open_once(name, root, split, **kw):
+    "Open a data set: one that is drawn once, one that is read each time, since settings.ini or its folder may have changed."
+    return (_drawn_once if name.startswith(('streetworld', 'procedural')) else open_dataset)(name, root, split, **kw)
 
 def _drawn(c): return dict(width=c.test_width, height=c.test_height, cache=True) # procedural pictures have the size at which the segmenter is tested; training takes crops
 
@@ -409,6 +413,27 @@ def memory_advice(c:Config):
         more = [s for s, on in (('precision=bf16', c.precision != 'bf16'), ('discriminator_size=stride', c.discriminator_size != 'stride')) if on]
         raise AshError(f'out of memory: lower {" or ".join(lower)}, or set {" or ".join(more) or "fewer --workers"}, in a new folder; ash-nb train --forecast with the same options says what a step takes') from None
 
+# %% ../nbs/32_training.ipynb #af95e0b0
+def read_sample(data, numbers=(0,), skip:bool=False, labelled:bool=False) -> dict:
+    "Read a sample; with `skip` the first of all that can be read. Raises AshError when there is none, or it has no label."
+    sample = next(readable(data, range(len(data)) if skip else numbers, skip), None)
+    if sample is None: raise AshError(f'none of {len(data)} samples can be read: each is named above')
+    if labelled and 'label' not in sample: raise AshError(f'{sample["name"]} has no label: expected a label map beside the image')
+    return sample
+
+def needs_styles(c:Config) -> bool:
+    "Tell whether a run restyles by style images."
+    m = METHODS[c.method]
+    kind = m.hallucinator or ('adain' if c.second_view == 'stylized' and m.access != 'none' else '')
+    return bool(kind) and 'styles' in getattr(HALLUCINATORS[kind], 'needs', ('stylizer', 'styles'))
+
+def first_samples(c:Config):
+    "Read one sample of the source and of the target or style images of a run. Raises AshError naming what cannot be read."
+    read_sample(source_data(c), skip=c.skip_bad, labelled=True)
+    target = target_data(c)
+    if target is not None: read_sample(target, skip=c.skip_bad)
+    elif needs_styles(c): read_sample(style_data(c), skip=c.skip_bad)
+
 # %% ../nbs/32_training.ipynb #06bb7398
 def train(
     config:Config, # what to run
@@ -428,6 +453,7 @@ def train(
     if (run.path/'config.json').is_file():
         refuse_other(run, config)
         if run.finished and not run.damage(): return run
+    first_samples(config)
     with memory_advice(config):
         learner = ready_learner(config, device)
         with only_one(run.path):
