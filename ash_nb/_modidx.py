@@ -41,6 +41,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'ash_nb.bench.cost_of': ('bench.html#cost_of', 'ash_nb/bench.py'),
                               'ash_nb.bench.data_bench': ('bench.html#data_bench', 'ash_nb/bench.py'),
                               'ash_nb.bench.files_bench': ('bench.html#files_bench', 'ash_nb/bench.py'),
+                              'ash_nb.bench.gpu_table': ('bench.html#gpu_table', 'ash_nb/bench.py'),
                               'ash_nb.bench.heads_bench': ('bench.html#heads_bench', 'ash_nb/bench.py'),
                               'ash_nb.bench.import_bench': ('bench.html#import_bench', 'ash_nb/bench.py'),
                               'ash_nb.bench.in_a_row': ('bench.html#in_a_row', 'ash_nb/bench.py'),

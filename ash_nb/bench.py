@@ -6,7 +6,7 @@
 __all__ = ['SIZES', 'PHASES', 'BENCHES', 'once', 'spread', 'timed', 'in_turn', 'in_a_row', 'inputs', 'bench_learner',
            'as_published', 'tf32', 'convolution_limit', 'peak_of', 'cost_of', 'with_habits', 'step_bench', 'phases',
            'phase_bench', 'heads_bench', 'data_bench', 'streetworld_bench', 'files_bench', 'one_step', 'methods_bench',
-           'scale_bench', 'process_bench', 'preview_bench', 'import_bench', 'bench']
+           'gpu_table', 'scale_bench', 'process_bench', 'preview_bench', 'import_bench', 'bench']
 
 # %% ../nbs/48_bench.ipynb #9ef3e7b9
 import contextlib, functools, gc, os, statistics, subprocess, sys, tempfile, time, warnings
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from .config import Config, one_of
 from .datasets import open_dataset, train_transform
+from .files import read_json
 from .forecast import LiveMemory, counted_flops
 from .methods import Learner, fast_bf16, keep_memory, pick_device
 from .prepare import prepare, reading_speed, write_gta5
@@ -260,6 +261,21 @@ def methods_bench(repeats:int=7, device='cpu', **changes) -> dict: # method -> a
     rows = {m: v | dict(peak_mb=peaks[m]) for m, v in in_turn(works, repeats).items()}
     base = rows['source_only']
     return {m: r | dict(times_as_long=r['median_ms']/base['median_ms'], times_the_memory=r['peak_mb']/base['peak_mb']) for m, r in rows.items()}
+
+# %% ../nbs/48_bench.ipynb #def1fe9f
+def gpu_table(
+    path, # results/gpu.json, as tests/gpu.py writes it
+): # pandas.DataFrame, a row a card and precision: ms an iteration, hours of 100,000, GB, % of the convolution limit, times as fast as the published loop
+    "Tabulate what GPUs have measured; no rows while none has. Raises AshError for a damaged file."
+    import pandas as pd
+    rows = []
+    for run in read_json(path)['runs'] if Path(path).is_file() else ():
+        about, step = run['about'], run['parts'].get('step', {}).get('rows', {})
+        for p in ('bf16', 'float32, TF32', 'float32') if about['card'] and about['size'] == 'full' else ():
+            row, alone, memory = step.get(f'kit, {p}, in a row'), step.get(f'kit, {p}', {}), step.get(f'memory, {p.split(",")[0]}', {})
+            if row: rows.append({'card': about['card'], 'precision': p, 'torch': about['torch'], 'commit': about['commit'][:8], 'ms an iteration': row['median_ms'], 'hours': row['median_ms']/36,
+                                 'GB': memory.get('peak_gb'), '% of the limit': 100*row['share_of_limit'], 'times as fast as the loop': alone.get('times_as_fast_as_loop')})
+    return pd.DataFrame(rows)
 
 # %% ../nbs/48_bench.ipynb #5505c3c5
 def scale_bench(repeats:int=5, device='cpu', **changes) -> dict: # name -> as spread, and what varied

