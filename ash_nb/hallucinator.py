@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from fastcore.basics import patch
-from .adain import channel_stats, full, perturb, restyle
+from .adain import channel_stats, full, perturb, restyle, sent
 from .config import AshError, one_of
 from .distributed import draw
 
@@ -105,7 +105,7 @@ class AdaINHallucinator(nn.Module):
 @patch
 def blend(self:AdaINHallucinator, source, features, size, generator):
     "Decode a share of the restyled features and the rest of the source's, (B, 3, *size)."
-    alpha = self.share(len(source), generator).to(source)
+    alpha = sent(self.share(len(source), generator), source)
     return self.stylizer.decode(alpha*features + (1 - alpha)*source, size, self.clamp)
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import nn
-from .adain import channel_stats, full, restyle
+from .adain import channel_stats, full, restyle, sent
 from .config import AshError
 from .distributed import averaged, draw, rank_and_size, whole_batch
 from .hallucinator import HALLUCINATORS, AdaINHallucinator, Hallucination, _encode, _share
@@ -31,7 +31,7 @@ class RandConv(nn.Module):
         "Return the convolved images."
         n = len(images)
         size, share = (draw(torch.rand, (n,), generator) for _ in range(2))
-        kernels, out = draw(torch.randn, (n, 3, 3, 7, 7), generator).to(images), []
+        kernels, out = sent(draw(torch.randn, (n, 3, 3, 7, 7), generator), images), []
         for x, u, a, w in zip(images.detach() - 0.5, size.tolist(), share.tolist(), kernels):
             r = int(4*u)                                                        # radius 0 .. 3, k = 2r + 1
             w = w[..., 3-r:4+r, 3-r:4+r]/(3*(2*r + 1)**2)**0.5
@@ -50,7 +50,7 @@ class AmplitudeMix(nn.Module):
 
     def forward(self, images, probs, styles, generator):
         "Return the mixed images."
-        share = draw(torch.rand, (len(images), 1, 1, 1), generator).to(images)
+        share = sent(draw(torch.rand, (len(images), 1, 1, 1), generator), images)
         x, s = torch.fft.rfft2(full(images.detach())), torch.fft.rfft2(full(styles))
         out = torch.fft.irfft2(torch.polar(torch.lerp(x.abs(), s.abs(), share), x.angle()), s=images.shape[-2:])
         return Hallucination(out.clamp(0, 1) if self.clamp else out)
@@ -116,9 +116,9 @@ class MixStyle(FeatureHallucinator):
     "Mix channel statistics within the batch (MixStyle, Zhou et al. 2021)."
     def statistics(self, mean, std, generator):
         "Return mixed statistics."
-        share = _quantile('beta', 0.1, 0.1)(draw(torch.rand, (len(mean), 1, 1, 1), generator)).to(mean)
+        share = sent(_quantile('beta', 0.1, 0.1)(draw(torch.rand, (len(mean), 1, 1, 1), generator)), mean)
         others = [whole_batch(x) for x in (mean, std)]
-        order = torch.randperm(len(others[0]), generator=generator)
+        order = sent(torch.randperm(len(others[0]), generator=generator), torch.empty(0, dtype=torch.long, device=mean.device))
         return tuple(torch.lerp(own_rows(o[order]), x, share) for o, x in zip(others, (mean, std)))
 
 # %% ../nbs/27_harder.ipynb #0fe8eb9b
@@ -126,7 +126,7 @@ class DSU(FeatureHallucinator):
     "Draw channel statistics from Gaussians as wide as the batch's spread (DSU, Li et al. 2022)."
     def statistics(self, mean, std, generator):
         "Return drawn statistics."
-        return tuple(x + whole_batch(x).std(0, keepdim=True)*draw(torch.randn, x.shape, generator).to(x) for x in (mean, std))
+        return tuple(x + whole_batch(x).std(0, keepdim=True)*sent(draw(torch.randn, x.shape, generator), x) for x in (mean, std))
 
 # %% ../nbs/27_harder.ipynb #24a7fd6f
 def farthest_points(
@@ -135,12 +135,12 @@ def farthest_points(
 ) -> torch.Tensor: # (min(n, N),) indices
     "Choose points one by one, each the farthest from those chosen before; the first is the farthest from the mean."
     distance = (points - points.mean(0)).norm(dim=1)
-    chosen = [int(distance.argmax())]
-    distance = (points - points[chosen[0]]).norm(dim=1)
+    chosen = [distance.argmax()[None]]                                            # stays on the device: nobody waits for it
+    distance = (points - points.index_select(0, chosen[0])).norm(dim=1)
     while len(chosen) < min(n, len(points)):
-        chosen.append(int(distance.argmax()))
-        distance = torch.minimum(distance, (points - points[chosen[-1]]).norm(dim=1))
-    return torch.tensor(chosen)
+        chosen.append(distance.argmax()[None])
+        distance = torch.minimum(distance, (points - points.index_select(0, chosen[-1])).norm(dim=1))
+    return torch.cat(chosen)
 
 class Bank(nn.Module):
     "The last `size` channel statistics."
@@ -148,14 +148,19 @@ class Bank(nn.Module):
         super().__init__()
         self.register_buffer('rows', torch.zeros(size, 2*channels))
         self.register_buffer('count', torch.zeros((), dtype=torch.long))
+        self.known = None, 0                                                      # which state of `count` the host has read, and its value
+
+    def state(self): return id(self.count), self.count._version
 
     @torch.no_grad()
     def add(self, rows): # (B, 2*channels)
         "Put rows in place of the oldest and return all that are filled."
+        filled = self.known[1] if self.known[0] == self.state() else int(self.count)
         at = (self.count + torch.arange(len(rows), device=self.rows.device)) % len(self.rows)
         self.rows[at] = rows.to(self.rows)
         self.count += len(rows)
-        return self.rows[:int(self.count)]
+        self.known = self.state(), filled + len(rows)
+        return self.rows[:self.known[1]]
 
 # %% ../nbs/27_harder.ipynb #3ed0f6da
 class SHADE(FeatureHallucinator):
@@ -170,7 +175,7 @@ class SHADE(FeatureHallucinator):
         rows = self.bank.add(torch.cat([whole_batch(mean), whole_batch(std)], 1)[:, :, 0, 0])
         basis = rows[farthest_points(rows, self.styles)]                              # (K, 2D)
         w = _quantile('gamma', 1/len(basis))(draw(torch.rand, (len(mean), len(basis)), generator)) + 1e-12
-        return ((w/w.sum(1, keepdim=True)).to(basis) @ basis).to(mean)[..., None, None].chunk(2, 1)
+        return (sent(w/w.sum(1, keepdim=True), basis) @ basis).to(mean)[..., None, None].chunk(2, 1)
 
 # %% ../nbs/27_harder.ipynb #5e8cee8a
 class _Turn(torch.autograd.Function):
@@ -265,7 +270,7 @@ class ASMHallucinator(AdaINHallucinator):
         source, style = _encode(self, images, styles)
         if self.sample is None:
             mean, std = self.vae.encode(torch.cat(channel_stats(style), 1)[:, :, 0, 0])
-            self.sample = mean + std*draw(torch.randn, mean.shape, generator).to(mean)
+            self.sample = mean + std*sent(draw(torch.randn, mean.shape, generator), mean)
         self.sample.requires_grad_()
         mean, std = self.vae.decode(self.sample)[..., None, None].chunk(2, 1)
         return Hallucination(self.blend(source, restyle(source, mean, std.clamp(min=1e-3)), images.shape[-2:], generator))

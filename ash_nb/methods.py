@@ -91,7 +91,7 @@ def update(self:Guard, losses:dict, number:int):
     for o in self.learner.optimizers.values():
         o.found_inf = self.bad
         o.step()
-    self.waiting.append((number, names, finite.to('cpu', non_blocking=True), finite.is_cuda and torch.cuda.current_stream().record_event()))
+    self.waiting.append((number, names, finite.to('cpu', non_blocking=True), finite.is_cuda and torch.cuda.current_stream(finite.device).record_event()))
     while len(self.waiting) > self.lag: self.read()
 
 @patch
@@ -256,7 +256,7 @@ def step(self:Learner,
     losses = {'segmentation': seg.detach()}
     if self.shows_second_view(number):
         second = target if adapts(c) else styles
-        losses |= self.second_view(images, labels, source.detach(), None if second is None else second.to(self.device), number)
+        losses |= self.second_view(images, labels, source.detach(), None if second is None else second.to(self.device, non_blocking=True), number)
     average_gradients(p for n in self.networks.values() for p in n.parameters())
     self.guard.update(losses, number)                                     # lines 9 to 12
     return losses
