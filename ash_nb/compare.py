@@ -55,7 +55,7 @@ def file_stamps(data) -> str: # '' for a data set whose origin cannot be told
     elif hasattr(data, 'records'): what = data.records
     elif hasattr(data, 'first'): what = [data.first, data.n, data.size]           # procedural: drawn from its numbers
     else: return ''
-    return sha256(json.dumps([type(data).__name__, str(getattr(data, 'root', '')), what]).encode())
+    return sha256(json.dumps([type(data).__name__, str(Path(getattr(data, 'root', '')).resolve()), what]).encode())
 
 def label_of(data, k) -> np.ndarray: # (H, W) train ids
     "Read the label map of sample k. Raises AshError when there is none, or it cannot be read."

@@ -284,9 +284,9 @@ def hallucinator_blocks(
 EFFECT = ('Do large classes get the larger share? Rank correlation of class size with the size of the change at the last step: beta {beta:+.2f}, gamma {gamma:+.2f}; per position: beta {beta_each:+.2f}, '
           'gamma {gamma_each:+.2f}. (+1: the larger the class the larger its change; -1 per position is what a change that ignores class size gives.)')
 
-def _csv(path):
+def _csv(path, **how):
     import pandas as pd
-    try: return pd.read_csv(path)
+    try: return pd.read_csv(path, **how)
     except (OSError, ValueError) as e: raise AshError(f'{path} cannot be read as a table: {e}') from None
 
 # %% ../nbs/42_report.ipynb #d29e21a4
@@ -368,7 +368,7 @@ def comparison_page(folder) -> dict: # what `report` takes
     methods, targets = list(runs.method.unique()), list(runs.target.unique())
     own = [folder/run_name(m, s) for m, s in runs[['method', 'seed']].drop_duplicates().itertuples(index=False) if (folder/run_name(m, s)/'config.json').is_file()]
     many = len(methods) > 6
-    summary = _csv(folder/'table.csv').fillna('').astype(str) if (folder/'table.csv').is_file() else summarise(runs)
+    summary = _csv(folder/'table.csv', dtype=str, keep_default_na=False) if (folder/'table.csv').is_file() else summarise(runs)
     sections = [('Result', [facts({'methods': len(methods), 'seeds each': runs.seed.nunique(), 'unseen targets': len(targets)} | _cost(own)), folded(table(plots.readable(summary), TABLE, True), 'Every method on every target') if many else table(plots.readable(summary), TABLE, True),
                             *([] if many else [picture(plots.targets_chart(runs), caption='Mean IoU per target: mean over seeds with its 95 % interval; small strokes are seeds.')])])]
     sections[0][1].extend(paragraph(f'{text}.') for text in comparison_notes(folder, runs))

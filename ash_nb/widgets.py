@@ -14,7 +14,7 @@ from . import plots
 from .adain import channel_stats, perturb, restyle
 from .config import AshError, generator, one_of
 from .evaluation import full_size, predict
-from .files import write_atomic
+from .files import recorded_digest, write_atomic
 from .hallucinator import ASHHallucinator, classwise_l1, smooth
 from .labels import CLASSES, PALETTE
 from .plots import encoded
@@ -42,8 +42,19 @@ class Preview:
         if key not in self._kept: self._kept[key] = make()
         return self._kept[key]
 
+    def same(self, picture) -> tuple:
+        "Name a picture: another one in its place, or a change to it, has another name."
+        self._kept[id(picture)] = picture                      # as long as it is kept, no other can have its id
+        return id(picture), picture._version
+
     @property
-    def learner(self): return self.kept(('learner', self.checkpoint), lambda: self.run.learner(self.checkpoint, self.device))
+    def weights(self) -> str:
+        "Name the checkpoint's weights: its place in the list stays the same while a run trains on and drops its oldest one."
+        folder = self.run.checkpoints[self.checkpoint]
+        return f'{folder.name} {recorded_digest(folder/"segmenter.safetensors")}'
+
+    @property
+    def learner(self): return self.kept(('learner', self.weights), lambda: self.run.learner(self.checkpoint, self.device))
 
 # %% ../nbs/47_widgets.ipynb #f473309c
 from fastcore.basics import patch
@@ -60,27 +71,27 @@ def settings(self:Preview) -> dict:
 @torch.no_grad()
 def street_features(self:Preview): # (1, D, h, w)
     "Encode the street."
-    return self.kept(('street', self.image), lambda: self.learner.hallucinator.stylizer.encode(self.images[self.image][None].to(self.device)).float())
+    return self.kept(('street', self.same(self.images[self.image])), lambda: self.learner.hallucinator.stylizer.encode(self.images[self.image][None].to(self.device)).float())
 
 @patch
 @torch.no_grad()
 def painting_features(self:Preview): # (1, D, h', w')
     "Encode the painting."
-    return self.kept(('style', self.painting), lambda: self.learner.hallucinator.stylizer.encode(self.paintings[self.painting][None].to(self.device)).float())
+    return self.kept(('style', self.same(self.paintings[self.painting])), lambda: self.learner.hallucinator.stylizer.encode(self.paintings[self.painting][None].to(self.device)).float())
 
 @patch
 @torch.no_grad()
 def style_features(self:Preview): # (1, D, h', w')
     "Encode the painting, with noise."
     noisy = lambda: perturb(self.painting_features(), self.noise, self.strength, generator(self.seed, 'preview'))
-    return self.kept(('noisy', self.painting, self.noise, self.strength, self.seed), noisy)
+    return self.kept(('noisy', self.same(self.paintings[self.painting]), self.noise, self.strength, self.seed), noisy)
 
 # %% ../nbs/47_widgets.ipynb #f0fc4795
 @patch
 @torch.no_grad()
 def logits(self:Preview, name, image): # (1, C, h, w)
     "Run the checkpoint's segmenter on an image, kept by a name."
-    return self.kept(('logits', self.checkpoint, name), lambda: sum(x.float() for x in self.learner.segmenter(image[None].to(self.device))))
+    return self.kept(('logits', self.weights, self.same(image), name), lambda: sum(x.float() for x in self.learner.segmenter(image[None].to(self.device))))
 
 @patch
 def condition(self:Preview): # (1, C, h, w)
@@ -113,7 +124,7 @@ def decoded(self:Preview, features): # (3, H, W)
 def plain(self:Preview): # (3, H, W)
     "Restyle the street by AdaIN alone, without noise."
     f, s = self.street_features(), self.painting_features()
-    return self.kept(('plain', self.image, self.painting, self.alpha), lambda: self.decoded(self.alpha*restyle(f, *channel_stats(s)) + (1 - self.alpha)*f))
+    return self.kept(('plain', self.same(self.images[self.image]), self.same(self.paintings[self.painting]), self.alpha), lambda: self.decoded(self.alpha*restyle(f, *channel_stats(s)) + (1 - self.alpha)*f))
 
 # %% ../nbs/47_widgets.ipynb #b7c686af
 @patch
@@ -133,7 +144,7 @@ def shares(self:Preview) -> list: # one dictionary a class
 @patch
 def asked(self:Preview) -> tuple:
     "What ASH's condition depends on."
-    return self.checkpoint, self.image, tuple(self.gains), self.swap
+    return self.weights, self.same(self.images[self.image]), tuple(self.gains), self.swap
 
 @patch
 @torch.no_grad()
