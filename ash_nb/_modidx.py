@@ -189,6 +189,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'ash_nb.datasets.SegmentationData.__len__': ( 'datasets.html#segmentationdata.__len__',
                                                                                'ash_nb/datasets.py'),
                                  'ash_nb.datasets.SegmentationData.id_map': ('datasets.html#segmentationdata.id_map', 'ash_nb/datasets.py'),
+                                 'ash_nb.datasets.SegmentationData.label': ('datasets.html#segmentationdata.label', 'ash_nb/datasets.py'),
                                  'ash_nb.datasets.SegmentationData.name': ('datasets.html#segmentationdata.name', 'ash_nb/datasets.py'),
                                  'ash_nb.datasets.SegmentationData.names': ('datasets.html#segmentationdata.names', 'ash_nb/datasets.py'),
                                  'ash_nb.datasets.Stream': ('datasets.html#stream', 'ash_nb/datasets.py'),

@@ -17,13 +17,13 @@ from functools import partial
 from pathlib import Path
 import numpy as np
 import torch
-from . import datasets, evaluation, labels, segmenter, streetworld
+from . import datasets, evaluation, labels, pictures, segmenter, streetworld
 from .config import AshError, Config, one_of
-from .datasets import READERS, SegmentationData, data_root, has_label, open_dataset, read_ids
+from .datasets import READERS, SegmentationData, data_root, open_dataset
 from .analysis import summarise, with_world_mean
 from .evaluation import MEAN_OVER, Evaluation, evaluate, find_evaluation, keep_evaluation, key_digest, read_evaluation
 from .files import read_json, recorded_digest, sha256, write_atomic, write_json
-from .labels import CLASSES, PROTOCOLS, to_train_ids
+from .labels import CLASSES, PROTOCOLS
 from .methods import fast_bf16, pick_device
 from .prepare import stamp
 from .presets import METHODS, adapts, method_settings, preset, with_method
@@ -51,7 +51,7 @@ def open_target(name:str, root=None, split:str='val', images:int=None, seed:int=
 # %% ../nbs/43_compare.ipynb #6e71a0f1
 def file_stamps(data) -> str: # '' for a data set whose origin cannot be told
     "Hash what tells whether a data set's files are still the same: names, sizes and times of change, or recorded SHA-256."
-    if hasattr(data, 'pairs'): what = [[data.name(k), *stamp(pair)] for k, pair in enumerate(data.pairs)]
+    if hasattr(data, 'pairs'): what = [data.ids, data.holds, *([data.name(k), *stamp(pair)] for k, pair in enumerate(data.pairs))]
     elif hasattr(data, 'records'): what = data.records
     elif hasattr(data, 'first'): what = [data.first, data.n, data.size]           # procedural: drawn from its numbers
     else: return ''
@@ -59,11 +59,8 @@ def file_stamps(data) -> str: # '' for a data set whose origin cannot be told
 
 def label_of(data, k) -> np.ndarray: # (H, W) train ids
     "Read the label map of sample k. Raises AshError when there is none, or it cannot be read."
-    if not isinstance(data, SegmentationData): return np.asarray(read_sample(data, [k], labelled=True)['label'])
-    image, path = data.pairs[k]
-    if path is None: raise AshError(f'{data.name(k)} has no label: it cannot be scored')
-    has_label(image, path)
-    return to_train_ids(read_ids(path), data.id_map(path), path)
+    if isinstance(data, SegmentationData): return data.label(k)
+    return np.asarray(read_sample(data, [k], labelled=True)['label'])
 
 # %% ../nbs/43_compare.ipynb #b2bbfce9
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ def label_hash(data) -> str: # 16 hex digits
 @functools.cache
 def scoring_version() -> str: # 16 hex digits
     "Hash the code that decides a score: what is drawn or read, the network, and the counting."
-    return sha256(b''.join(Path(m.__file__).read_bytes() for m in (datasets, evaluation, labels, segmenter, streetworld)))[:16]
+    return sha256(b''.join(Path(m.__file__).read_bytes() for m in (pictures, datasets, evaluation, labels, segmenter, streetworld)))[:16]
 
 def evaluation_key(run:Run, target:str, data, root=None, split:str='val', device='cpu', checkpoint:int=-1) -> dict:
     "Collect what decides the score of a checkpoint on a target."
@@ -144,19 +141,17 @@ def score(run:Run, target, root=None, split='val', device='cpu', images=None, ch
     return found or evaluate_run(run, target, root, split, device, images, None, checkpoint), key_digest(key)
 
 # %% ../nbs/43_compare.ipynb #712174bf
-_one_split = {'gta5': ('train',), 'synthia': ('train',), 'kitti': ('val',)} # of readers that do not say which splits they have
-
 def no_validation(c:Config) -> str: # '' where there is one
     "Say why a run's source has no validation split that training has not seen. Raises AshError for one that cannot be opened."
     if c.split == 'val': return f'{c.source} is learned from its own validation split'
     if c.source.startswith('streetworld'): return ''
     root = data_root(c.source, c.root or None)
     if (root/'prepared.json').is_file(): splits = (read_json(root/'prepared.json', sealed=True).get('split'),)
-    else: splits = getattr(READERS.get(c.source), 'splits', _one_split.get(c.source, ('val',)))
+    else: splits = READERS[c.source].splits
     if 'val' not in splits: return f'{c.source} in {root} has no split val, only {", ".join(map(str, splits))}'
     try: open_target(c.source, c.root or None, 'val')
     except AshError as e:
-        if str(e).startswith('split ') or 'is not a folder' in str(e): return f'{c.source} has no split val there: {e}'
+        if 'is not a folder' in str(e): return f'{c.source} has no split val there: {e}'
         raise
     return ''
 

@@ -71,14 +71,21 @@ def refuse_train_ids(data:SegmentationData):
 
 # %% ../nbs/11_datasets.ipynb #4d74c25c
 @patch
+def label(self:SegmentationData, k:int) -> np.ndarray: # (H, W) uint8 train ids
+    "Read the label map of a pair. Raises AshError when there is none, and for ids that are unknown."
+    image_path, path = self.pairs[k]
+    if path is None: raise AshError(f'{self.name(k)} has no label: it cannot be scored')
+    has_label(image_path, path)
+    return to_train_ids(read_ids(path), 'train_ids' if self.holds == 'train_ids' else self.id_map(path), path)
+
+@patch
 def __getitem__(self:SegmentationData, k:int) -> dict: # image (3, H, W) uint8, label (H, W) uint8 train ids, name
     "Read one pair. Raises AshError naming the file that is missing, unreadable, of the wrong kind or of another size."
     image_path, label_path = self.pairs[k]
     image, turn = read_turned(image_path, photo=label_path is not None)
     sample = {'name': self.name(k), 'image': tv_tensors.Image(image)} | ({'turn': turn} if turn > 1 else {})
     if label_path is None: return sample
-    has_label(image_path, label_path)
-    label = to_train_ids(read_ids(label_path), 'train_ids' if self.holds == 'train_ids' else self.id_map(label_path), label_path)
+    label = self.label(k)
     if label.shape != tuple(image.shape[1:]):
         tag = f' (it carries a rotation tag, EXIF orientation {turn}, and was turned as that says)' if turn > 1 else ''
         raise AshError(f'{image_path} is {image.shape[2]} x {image.shape[1]}{tag} but its label {label_path} is {label.shape[1]} x {label.shape[0]}: '
