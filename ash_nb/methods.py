@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['rate', 'pick_device', 'fast_bf16', 'keep_memory', 'NotFinite', 'Guard', 'settle', 'make_stylizer', 'Learner',
-           'condition', 'Seen']
+           'condition', 'Seen', 'unshare']
 
 # %% ../nbs/31_methods.ipynb #2d5d17e4
 import ctypes, sys
@@ -234,6 +234,22 @@ def begin(self:Learner, number):
         for g in o.param_groups: g['lr'] = g['base_lr'] * rate(number, c.steps, c.warmup, c.power)
         o.zero_grad(set_to_none=True)
 
+# %% ../nbs/31_methods.ipynb #9df1e8aa
+def unshare(
+    parameters, # whose gradients are looked at
+):
+    "Give every gradient that lies in the memory of another one memory of its own."
+    taken = set()
+    for p in parameters:
+        if p.grad is None: continue
+        if p.grad.untyped_storage()._cdata in taken: p.grad = p.grad.clone()
+        taken.add(p.grad.untyped_storage()._cdata)
+
+@patch
+def own_gradients(self:Learner):
+    "Give every gradient of the step memory of its own."
+    unshare(p for n in self.networks.values() for p in n.parameters())
+
 # %% ../nbs/31_methods.ipynb #9e206f44
 @patch
 def step(self:Learner,
@@ -253,6 +269,7 @@ def step(self:Learner,
     source = self.look(shown)
     seg = self.segmentation(source, labels)                               # line 4: L_seg(G(X_src), Y_src)
     (seg + self.apart(number)).backward()
+    self.own_gradients()
     losses = {'segmentation': seg.detach()}
     if self.shows_second_view(number):
         second = target if adapts(c) else styles
@@ -337,8 +354,9 @@ def learn_view(self:Learner, h, source, labels, number, common=None):
     else:
         total.backward()
         grad = view.grad
-    losses = {k: v.detach() for k, v in terms.items()}
-    return losses | (self.harden(h, grad, against) if learns else {}), seen
+    losses = {k: v.detach() for k, v in terms.items()} | (self.harden(h, grad, against) if learns else {})
+    self.own_gradients()
+    return losses, seen
 
 # %% ../nbs/31_methods.ipynb #334381b1
 @patch
