@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from .config import AshError, Config
 from .datasets import open_dataset
+from .distributed import lost_process, process_died, ready_to_start
 from .analysis import summarise, with_world_mean
 from .evaluation import Evaluation, evaluate
 from .files import read_json, write_atomic, write_json
@@ -99,16 +100,16 @@ def cell_rows(run:Run, word, targets, roots, split, device, images, protocol=Non
 # %% ../nbs/43_compare.ipynb #310b20d0
 _own = {} # of a worker process: its device
 
-def _take_device(devices, threads, parent):
+def _take_device(devices, threads):
     import torch
     torch.set_num_threads(threads)
     _own['device'] = devices.get()
-    threading.Thread(target=_stay_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_stay_with_parent, daemon=True).start()
 
-def _stay_with(parent):
+def _stay_with_parent():
     "Stop this process, with its checkpoint saved, when the one that began it is gone."
-    while os.getppid() == parent: time.sleep(2)
-    os.kill(os.getpid(), signal.SIGTERM)           # a run in training saves and stops
+    multiprocessing.parent_process().join()
+    signal.raise_signal(signal.SIGTERM)            # a run in training saves and stops
     time.sleep(30)
     os._exit(1)
 
@@ -120,11 +121,19 @@ def _cell(cell, config, out, targets, roots, split, images, protocol, workers, p
 
 def _in_processes(cells, work, devices, progress):
     from tqdm.auto import tqdm
+    ready_to_start(work)
     context, threads = multiprocessing.get_context('spawn'), max(1, (os.cpu_count() or 1)//len(devices))
     queue = context.Queue()
     for d in devices: queue.put(d)
-    with ProcessPoolExecutor(len(devices), context, _take_device, (queue, threads, os.getpid())) as pool:
-        return list(tqdm(pool.map(work, cells), total=len(cells), desc='runs', disable=not progress))
+    others, ours = set(multiprocessing.active_children()), []
+    with ProcessPoolExecutor(len(devices), context, _take_device, (queue, threads)) as pool:
+        try:
+            done = pool.map(work, cells)
+            ours = [p for p in multiprocessing.active_children() if p not in others]
+            return list(tqdm(done, total=len(cells), desc='runs', disable=not progress))
+        except (Exception, SystemExit) as e:
+            if not lost_process(e): raise
+            raise process_died('a process', ours, 'on fewer devices', e) from None
 
 # %% ../nbs/43_compare.ipynb #86372d0f
 def compare(

@@ -19,7 +19,7 @@ import torch
 from fastcore.basics import patch
 from .config import AshError, Config, Stopped, differences, generator, settings, stream_seed
 from .datasets import loader, open_dataset, train_transform
-from .distributed import any_process, average_buffers, averaged, chief, gathered, join, part_of, rank_and_size, wait_for_all
+from .distributed import any_process, average_buffers, averaged, chief, gathered, join, part_of, rank_and_size, ready_to_start, wait_for_all
 from .files import cannot_write, load_state, load_tensors, read_hashed, read_json, save_state, save_tensors, settle_folder, write_atomic, write_json
 from .hallucinator import classwise_l1, smooth
 from .labels import CLASSES
@@ -420,6 +420,8 @@ def train(
 ) -> Run:
     "Train a run, or go on with it. Raises AshError for mistakes in what was given, Stopped when interrupted."
     own = settings()
+    workers = own['workers'] if workers is None else workers
+    if workers: ready_to_start()
     device = pick_device(join(device or own['device']))
     keep_memory(device)
     source_data(config)                                # what is missing is told before anything is made
@@ -434,7 +436,7 @@ def train(
             prepare_run(config, run)
             start = run.load_checkpoint(learner)
             if start == 0 and hasattr(learner.hallucinator, 'fit'): fit(learner)
-            return _loop(run, learner, start, own['workers'] if workers is None else workers, progress, tensorboard)
+            return _loop(run, learner, start, workers, progress, tensorboard)
 
 # %% ../nbs/32_training.ipynb #883a9f4e
 def fit(learner):
