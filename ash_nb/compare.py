@@ -88,8 +88,9 @@ def cell_rows(run:Run, word, targets, roots, split, device, images, protocol=Non
     "Evaluate a run's checkpoints where there is no current result; return one row a target, of the last checkpoint, with the scores of the other rules."
     rows, own = [], source_scores(run, device, images)
     cost = run.table('sessions.csv')
+    peak = cost.peak_mb.max()                                        # unknown where the system does not tell it
     head = dict(method=word, seed=run.config.seed, access=METHODS[run.config.method].access if adapts(run.config) else 'none',
-                seconds_a_step=cost.seconds.sum()/max(1, (cost.end - cost.start).sum()), peak_mb=int(cost.peak_mb.max()))
+                seconds_a_step=cost.seconds.sum()/max(1, (cost.end - cost.start).sum()), peak_mb=int(peak) if peak == peak else None)
     for t in targets:
         records = [score(run, t, roots.get(t), split, device, images, k, protocol) for k in range(len(run.checkpoints))]
         of = [r['miou'] for r in records]
