@@ -20,6 +20,7 @@ import torch
 from . import datasets, evaluation, labels, pictures, segmenter, streetworld
 from .config import AshError, Config, one_of
 from .datasets import READERS, SegmentationData, data_root, open_dataset
+from .distributed import lost_process, process_died, ready_to_start
 from .analysis import summarise, with_world_mean
 from .evaluation import MEAN_OVER, Evaluation, evaluate, find_evaluation, keep_evaluation, key_digest, read_evaluation
 from .files import read_json, recorded_digest, sha256, write_atomic, write_json
@@ -171,8 +172,9 @@ def cell_rows(run:Run, word, device, targets, roots, split, images=None, protoco
     "Evaluate a run where no result is kept; return one row a target, of the last checkpoint, with the scores of the other rules."
     _known.update(known)
     rows, own, cost = [], source_scores(run, device, images, mean_over), run.table('sessions.csv')
+    peak = cost.peak_mb.max()                                        # NaN where the system does not tell it
     head = dict(method=word, seed=run.config.seed, access=METHODS[run.config.method].access if adapts(run.config) else 'none')
-    head |= dict(seconds_a_step=cost.seconds.sum()/max(1, (cost.end - cost.start).sum()), peak_mb=int(cost.peak_mb.max()))
+    head |= dict(seconds_a_step=cost.seconds.sum()/max(1, (cost.end - cost.start).sum()), peak_mb=int(peak) if peak == peak else None)
     for t in targets:
         scored = [score(run, t, roots.get(t), split, device, images, k) for k in range(len(run.checkpoints))]
         views = [e.under(protocol, mean_over) for e, _ in scored]
@@ -186,16 +188,16 @@ def cell_rows(run:Run, word, device, targets, roots, split, images=None, protoco
 # %% ../nbs/43_compare.ipynb #310b20d0
 _own = {} # of a worker process: its device
 
-def _take_device(devices, threads, parent):
+def _take_device(devices, threads):
     import torch
     torch.set_num_threads(threads)
     _own['device'] = devices.get()
-    threading.Thread(target=_stay_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_stay_with_parent, daemon=True).start()
 
-def _stay_with(parent):
+def _stay_with_parent():
     "Stop this process, with its checkpoint saved, when the one that began it is gone."
-    while os.getppid() == parent: time.sleep(2)
-    os.kill(os.getpid(), signal.SIGTERM)           # a run in training saves and stops
+    multiprocessing.parent_process().join()
+    signal.raise_signal(signal.SIGTERM)            # a run in training saves and stops
     time.sleep(30)
     os._exit(1)
 
@@ -207,11 +209,19 @@ def _cell(cell, config, out, scoring, workers, progress, device=None):
 
 def _in_processes(cells, work, devices, progress):
     from tqdm.auto import tqdm
+    ready_to_start(work)
     context, threads = multiprocessing.get_context('spawn'), max(1, (os.cpu_count() or 1)//len(devices))
     queue = context.Queue()
     for d in devices: queue.put(d)
-    with ProcessPoolExecutor(len(devices), context, _take_device, (queue, threads, os.getpid())) as pool:
-        return list(tqdm(pool.map(work, cells), total=len(cells), desc='runs', disable=not progress))
+    others, ours = set(multiprocessing.active_children()), []
+    with ProcessPoolExecutor(len(devices), context, _take_device, (queue, threads)) as pool:
+        try:
+            done = pool.map(work, cells)
+            ours = [p for p in multiprocessing.active_children() if p not in others]
+            return list(tqdm(done, total=len(cells), desc='runs', disable=not progress))
+        except (Exception, SystemExit) as e:
+            if not lost_process(e): raise
+            raise process_died('a process', ours, 'on fewer devices', e) from None
 
 # %% ../nbs/43_compare.ipynb #86372d0f
 def compare(

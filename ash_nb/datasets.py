@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from fastcore.basics import patch
 from .adain import sent
 from .config import AshError, generator, one_of, settings, stream_seed
-from .distributed import draw
+from .distributed import draw, lost_process, process_died, ready_to_start, start_method
 from .files import read_json, sha256
 from .labels import ID_MAPS, IGNORE, PROTOCOLS, to_train_ids
 from .pictures import any_case, as_rgb, decode, find_files, read_ids, read_picture, read_turned, tell_left_out
@@ -392,12 +392,21 @@ def collate(samples) -> dict:
 # %% ../nbs/11_datasets.ipynb #d6502366
 class Loader(DataLoader):
     "A DataLoader whose errors are sentences."
+    def __init__(self, *args, num_workers=0, **kw):
+        if num_workers: kw['multiprocessing_context'] = start_method()
+        super().__init__(*args, num_workers=num_workers, **kw)
+
     def __iter__(self):
-        try: yield from super().__iter__()
+        workers = []
+        if self.num_workers: ready_to_start(self.dataset)
+        try:
+            batches = super().__iter__()
+            workers = getattr(batches, '_workers', [])
+            yield from batches
         except AshError as e: raise AshError(str(e).rsplit('AshError: ', 1)[-1].strip()) from None
-        except (RuntimeError, OSError, EOFError) as e:         # torch's own word for it, or a connection that broke
-            if str(e).startswith('Caught ') or not self.num_workers or isinstance(e, RuntimeError) and 'DataLoader worker' not in str(e): raise
-            raise AshError('a loader process was killed, most likely for lack of memory: run the same command again, with fewer --workers (0: none)') from None
+        except Exception as e:
+            if not self.num_workers or not lost_process(e): raise
+            raise process_died('a loader process', workers, 'with fewer --workers (0: none)', e) from None
 
 # %% ../nbs/11_datasets.ipynb #ab19fe19
 def loader(

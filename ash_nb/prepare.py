@@ -10,8 +10,7 @@ __all__ = ['COUNTS', 'SIZES', 'shrink', 'encode', 'stamp', 'intact', 'alike', 'p
 import functools, io, json, os
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as tvf
 from .config import AshError, one_of
 from .datasets import READERS, READING, cover, data_root, default_split, is_record, open_dataset
+from .distributed import lost_process, process_died, ready_to_start, start_method
 from .files import read_json, sha256, write_atomic, write_json
 from .labels import CLASSES, ID_MAPS, IGNORE, colorize
 
@@ -93,9 +93,16 @@ def run_parallel(do, tasks:list, workers:int):
     if workers <= 1:
         yield from (do(*task) for task in tasks)
         return
-    with ProcessPoolExecutor(workers, get_context('forkserver'), _start, (do,)) as pool:
-        try: yield from pool.map(_work, tasks, chunksize=4)
-        except BrokenProcessPool: raise AshError('a process was killed, most likely for lack of memory: run the same command again, with fewer --workers') from None
+    ready_to_start(do)
+    others, ours = set(active_children()), []
+    with ProcessPoolExecutor(workers, get_context(start_method()), _start, (do,)) as pool:
+        try:
+            done = pool.map(_work, tasks, chunksize=4)
+            ours = [p for p in active_children() if p not in others]
+            yield from done
+        except (Exception, SystemExit) as e:
+            if not lost_process(e): raise
+            raise process_died('a process', ours, 'with fewer --workers', e) from None
 
 # %% ../nbs/12_prepare.ipynb #add76c06
 def read_records(path) -> dict: # name -> record

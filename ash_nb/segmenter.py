@@ -10,7 +10,7 @@ __all__ = ['CAFFE_MEAN', 'IMAGENET_MEAN', 'IMAGENET_STD', 'LITE0_SHA256', 'BODY_
 
 # %% ../nbs/23_segmenter.ipynb #0204223a
 import io
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 import torch, torch.nn.functional as F
 from torch import Tensor, nn
@@ -60,18 +60,28 @@ class Head(nn.Module):
 
     def forward(self, features:Tensor) -> Tensor: return sum(branch(features) for branch in self.branches) # (B, C, h, w)
 
+# %% ../nbs/23_segmenter.ipynb #b42efd96
+class _Own(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x): return x.view_as(x)
+    @staticmethod
+    def backward(ctx, gradient): return gradient.clone()
+
+def _joined(a, b): # weights and biases of two convolutions, one after the other
+    return [torch.cat([_Own.apply(x), _Own.apply(y)]) for x, y in ((a.weight, b.weight), (a.bias, b.bias))]
+
 # %% ../nbs/23_segmenter.ipynb #f248bb0a
 def _by_branch(pairs, features): # narrow features: one convolution a branch
-    conv = lambda a, b: F.conv2d(features, torch.cat([a.weight, b.weight]), torch.cat([a.bias, b.bias]), padding=a.padding, dilation=a.dilation)
-    return sum(conv(a, b) for a, b in pairs)
+    return sum(F.conv2d(features, *_joined(a, b), padding=a.padding, dilation=a.dilation) for a, b in pairs)
 
 def _as_product(pairs, features): # wide features: one matrix product, then shifts
     (n, _, h, w), outputs = features.shape, 2*pairs[0][0].out_channels
-    taps = torch.stack([torch.cat([a.weight, b.weight]) for a, b in pairs]).flip(3, 4)          # (branches, 2C, D, 3, 3)
+    weights, biases = zip(*(_joined(a, b) for a, b in pairs))
+    taps = torch.stack(weights).flip(3, 4)                                                        # (branches, 2C, D, 3, 3)
     terms = F.conv2d(features, taps.movedim(2, -1).reshape(-1, taps.shape[2], 1, 1))              # (B, branches*2C*9, h, w)
     terms = terms.to(torch.promote_types(terms.dtype, torch.float32)).contiguous().view(n, len(pairs), outputs*9, h*w)
     parts = [F.fold(terms[:, k], (h, w), 3, dilation=a.dilation, padding=a.padding) for k, (a, b) in enumerate(pairs)]
-    return sum(parts) + sum(torch.cat([a.bias, b.bias]) for a, b in pairs).view(-1, 1, 1)
+    return sum(parts) + sum(biases).view(-1, 1, 1)
 
 def both_heads(
     a:Head, # one head
@@ -90,18 +100,26 @@ class CaffeBottleneck(Bottleneck):
         self.conv1.stride, self.conv2.stride = self.conv2.stride, self.conv1.stride
 
 # %% ../nbs/23_segmenter.ipynb #88f85341
-@contextmanager
-def still(net):
-    "Leave the running statistics of a network alone."
-    kept = [(m, m.momentum, m.num_batches_tracked.clone()) for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
-    for m, *_ in kept: m.momentum = 0.
-    try: yield
-    finally:
-        for m, momentum, count in kept: m.momentum = momentum; m.num_batches_tracked.copy_(count)
+class still:
+    "Leave the running statistics of a network alone, inside `with`, as often as wanted."
+    def __init__(self, net): self.net = net
+
+    def __enter__(self):
+        norms = [m for m in self.net.modules() if isinstance(m, nn.BatchNorm2d)]
+        self.kept = [(m, m.momentum, m.num_batches_tracked.clone()) for m in norms]
+        for m in norms: m.momentum = 0.
+
+    def __exit__(self, *error):
+        for m, momentum, count in self.kept:
+            m.momentum = momentum
+            m.num_batches_tracked.copy_(count)
 
 def recomputed(net, x):
-    "Run a network that keeps its input alone and is run again for the gradient."
-    return checkpoint(net, x, use_reentrant=False, context_fn=lambda: (nullcontext(), still(net)))
+    "Run a network that keeps its input alone and is run again for each gradient; its hooks run once, on what comes out."
+    again, forward = lambda: (nullcontext(), still(net)), net.forward
+    net.forward = lambda x: checkpoint(forward, x, use_reentrant=False, context_fn=again)
+    try: return net(x)
+    finally: del net.forward
 
 # %% ../nbs/23_segmenter.ipynb #ceab98d1
 class DeepLabBody(ResNet):

@@ -10,6 +10,7 @@ from ash_nb.cli import main
 from ash_nb.config import AshError, Stopped
 from ash_nb.datasets import StreetWorld, loader, train_transform
 from ash_nb.methods import Learner
+from ash_nb.prepare import write_gta5
 from ash_nb.presets import METHODS, adapts
 from ash_nb.streetworld import street
 from ash_nb.training import Run, load_run, only_one, prepare_run, style_data, train
@@ -187,6 +188,68 @@ def test_a_worker_that_is_killed(tmp_path, monkeypatch):
     with pytest.raises(AshError, match='a loader process was killed, most likely for lack of memory: run the same command again, with fewer --workers'):
         train(plain, tmp_path/'a', **go | dict(workers=1))
     assert train(plain, tmp_path/'a', **go).finished
+
+# --- processes that a script starts
+
+HEAD = """
+import os, signal, sys
+import torch
+import ash_nb.training
+from ash_nb import preset, train
+from ash_nb.compare import compare
+from ash_nb.datasets import Loader, StreetWorld
+from ash_nb.prepare import prepare, run_parallel
+tiny = preset('streetworld', method='source_only', body='plain', width=64, height=64, scenes=6, steps=2)
+
+class Mine(StreetWorld):
+    def __getitem__(self, k):
+        if torch.utils.data.get_worker_info(): act()
+        return super().__getitem__(k)
+
+def act(*task): pass
+def kill(*task): os.kill(os.getpid(), signal.SIGKILL)
+def leave(*task): sys.exit(3)
+def local():
+    class Local(StreetWorld): pass
+    return Local(4)
+def with_mine():
+    ash_nb.training.source_data = lambda c: Mine(6, width=64, height=64)
+    train(tiny, 'runs', 'cpu', workers=1, progress=False)
+def work(does): list(run_parallel(does, [(k,) for k in range(9)], 2))
+"""
+TRAIN = "train(tiny, 'runs', 'cpu', workers=1, progress=False)"
+COMPARE = "compare(['source_only'], 2, ['streetworld-night'], 'runs', tiny, device='cpu,cpu', images=2, progress=False)"
+PREPARE = "prepare('gta5', 'gta5', 'ready', workers=2, progress=False)"
+GUARD, MEMORY = "each process that a script starts runs that script again: put what yours does under if __name__ == '__main__':", 'most likely for lack of memory: run the same command again'
+
+@pytest.mark.parametrize('does, guarded, told', [
+    (TRAIN, False, GUARD), (PREPARE, False, GUARD), (COMPARE, False, GUARD), ('with_mine()', True, None), (PREPARE, True, None),
+    ('act = kill', False, f'a loader process was killed, {MEMORY}, with fewer --workers (0: none)'),
+    ('act = leave', False, 'a loader process ended with exit code 3; what it said stands above'),
+    ('act = 1 if __name__ == "__main__" else missing', False, 'a loader process ended with exit code 1; what it said stands above'),
+    ('work(kill)', True, f'a process was killed, {MEMORY}, with fewer --workers'), ('work(leave)', True, 'a process ended with exit code 3; what it said stands above'),
+    ('list(Loader(local(), 1, num_workers=1))', True, 'a loader process cannot be sent what it needs (')])
+def test_a_process_that_ends_is_told_with_its_cause(tmp_path, does, guarded, told):
+    "A real script in a folder of its own: its last line is one sentence, and it names memory only for a process that was killed."
+    if 'gta5' in does: write_gta5(tmp_path/'gta5', 4, (96, 64))
+    if does.startswith('act'): does, guarded = does + "\nif __name__ == '__main__': with_mine()", False
+    (tmp_path/'script.py').write_text(HEAD + ("if __name__ == '__main__': " if guarded else '') + does)
+    done = subprocess.run([sys.executable, 'script.py'], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    if told is None: assert done.returncode == 0, done.stderr[-2000:]
+    else:
+        last = done.stderr.strip().splitlines()[-1]
+        assert done.returncode and last.startswith(f'ash_nb.config.AshError: {told}'), done.stderr[-2000:]
+        assert ('memory' in last) == (MEMORY in told) and done.stderr.count('AshError') == 1
+
+def test_a_class_that_was_typed_in(tmp_path):
+    "Code on standard input, and a class that was typed in as in a notebook, cannot be imported by another process: told before one is started."
+    code = HEAD + "if __name__ == '__main__': with_mine()"
+    runs = [(['-'], code, 'a script that is read from <stdin> cannot start processes, '), (['-c', code], '', 'Mine is defined in a notebook or typed in, where other processes cannot import it: '),
+            (['-c', HEAD + TRAIN], '', None)]
+    for words, typed, told in runs:
+        done = subprocess.run([sys.executable, *words], input=typed, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        if told: assert done.stderr.strip().splitlines()[-1].startswith(f'ash_nb.config.AshError: {told}') and 'start no processes (workers=0)' in done.stderr, done.stderr
+        else: assert done.returncode == 0, done.stderr
 
 def test_workers_below_zero(tmp_path):
     with pytest.raises(AshError, match='workers = -1: expected 0 or more'): train(plain, tmp_path/'a', **go | dict(workers=-1))
