@@ -144,6 +144,7 @@ def farthest_points(
         distance = torch.minimum(distance, (points - points.index_select(0, chosen[-1])).norm(dim=1))
     return torch.cat(chosen)
 
+# %% ../nbs/27_harder.ipynb #d0e49669
 class Bank(nn.Module):
     "The last `size` channel statistics."
     def __init__(self, channels:int, size:int=256):
