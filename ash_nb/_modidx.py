@@ -31,6 +31,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'ash_nb.bench': { 'ash_nb.bench._compared': ('bench.html#_compared', 'ash_nb/bench.py'),
                               'ash_nb.bench._compiled': ('bench.html#_compiled', 'ash_nb/bench.py'),
                               'ash_nb.bench._cost': ('bench.html#_cost', 'ash_nb/bench.py'),
+                              'ash_nb.bench._gpu_row': ('bench.html#_gpu_row', 'ash_nb/bench.py'),
                               'ash_nb.bench._preview': ('bench.html#_preview', 'ash_nb/bench.py'),
                               'ash_nb.bench._processes': ('bench.html#_processes', 'ash_nb/bench.py'),
                               'ash_nb.bench._segmenter_pass': ('bench.html#_segmenter_pass', 'ash_nb/bench.py'),

@@ -63,7 +63,8 @@ def in_a_row(
 
 # %% ../nbs/48_bench.ipynb #73506810
 SIZES = {'embedded': lambda **kw: preset('streetworld', method='ash', **kw), 'tiny': lambda **kw: preset('streetworld', method='ash', body='plain', width=96, height=64, **kw),
-         'paper': lambda **kw: preset('gta5', method='ash', width=640, height=360, **kw), 'full': lambda **kw: preset('gta5', method='ash', **kw)}
+         'paper': lambda **kw: preset('gta5', method='ash', width=640, height=360, **kw),
+         'full': lambda **kw: preset('gta5', method='ash', **kw)}
 
 def inputs(c:Config, device): # batch, styles
     "Draw random images, labels and style images of a run's size."
@@ -265,17 +266,23 @@ def methods_bench(repeats:int=7, device='cpu', **changes) -> dict: # method -> a
 # %% ../nbs/48_bench.ipynb #def1fe9f
 def gpu_table(
     path, # results/gpu.json, as tests/gpu.py writes it
-): # pandas.DataFrame, a row a card and precision: ms an iteration, hours of 100,000, GB, % of the convolution limit, times as fast as the published loop
-    "Tabulate what GPUs have measured; no rows while none has. Raises AshError for a damaged file."
+): # pandas.DataFrame, a row a card and precision; no rows while no GPU has measured anything
+    "Tabulate an iteration of the paper's run as GPUs have measured it. Raises AshError for a damaged file."
     import pandas as pd
-    rows = []
-    for run in read_json(path)['runs'] if Path(path).is_file() else ():
-        about, step = run['about'], run['parts'].get('step', {}).get('rows', {})
-        for p in ('bf16', 'float32, TF32', 'float32') if about['card'] and about['size'] == 'full' else ():
-            row, alone, memory = step.get(f'kit, {p}, in a row'), step.get(f'kit, {p}', {}), step.get(f'memory, {p.split(",")[0]}', {})
-            if row: rows.append({'card': about['card'], 'precision': p, 'torch': about['torch'], 'commit': about['commit'][:8], 'ms an iteration': row['median_ms'], 'hours': row['median_ms']/36,
-                                 'GB': memory.get('peak_gb'), '% of the limit': 100*row['share_of_limit'], 'times as fast as the loop': alone.get('times_as_fast_as_loop')})
-    return pd.DataFrame(rows)
+    runs = read_json(path)['runs'] if Path(path).is_file() else []
+    full = [r for r in runs if r['about']['card'] and r['about']['size'] == 'full']
+    steps = [(r['about'], r['parts'].get('step', {}).get('rows', {})) for r in full]
+    rows = [_gpu_row(*s, p) for s in steps for p in ('bf16', 'float32, TF32', 'float32')]
+    return pd.DataFrame([r for r in rows if r])
+
+def _gpu_row(about, step, precision): # None where that was not measured
+    row, alone = step.get(f'kit, {precision}, in a row'), step.get(f'kit, {precision}', {})
+    if not row: return None
+    return {'card': about['card'], 'precision': precision, 'torch': about['torch'], 'commit': about['commit'][:8],
+            'ms an iteration': row['median_ms'], 'hours of 100,000': row['median_ms']/36,
+            'GB': step.get(f'memory, {precision.split(",")[0]}', {}).get('peak_gb'),
+            '% of the limit': 100*row['share_of_limit'],
+            'times as fast as the loop': alone.get('times_as_fast_as_loop')}
 
 # %% ../nbs/48_bench.ipynb #5505c3c5
 def scale_bench(repeats:int=5, device='cpu', **changes) -> dict: # name -> as spread, and what varied

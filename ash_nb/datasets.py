@@ -355,7 +355,8 @@ def _photometric(x, s, u):
     if u[5] < 0.2*s: x = f.rgb_to_grayscale(x, 3)
     if u[6] < 0.3*s: x = f.gaussian_blur(x, [5, 5], [0.2 + 4.3*u[6]/s])            # sigma 0.2 .. 1.5
     if u[7] < 0.3*s: x = x**2**(2*u[8] - 1)                                       # gamma 0.5 .. 2
-    if u[9] < 0.3*s: x = x + 0.15*u[9]*sent(torch.randn(x.shape, generator=torch.Generator().manual_seed(int(u[9]*2**40))), x)
+    noise = lambda: torch.randn(x.shape, generator=torch.Generator().manual_seed(int(u[9]*2**40)))
+    if u[9] < 0.3*s: x = x + 0.15*u[9]*sent(noise(), x)
     return x.clamp(0, 1)
 
 # %% ../nbs/11_datasets.ipynb #0b14b4af

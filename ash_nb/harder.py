@@ -118,7 +118,8 @@ class MixStyle(FeatureHallucinator):
         "Return mixed statistics."
         share = sent(_quantile('beta', 0.1, 0.1)(draw(torch.rand, (len(mean), 1, 1, 1), generator)), mean)
         others = [whole_batch(x) for x in (mean, std)]
-        order = sent(torch.randperm(len(others[0]), generator=generator), torch.empty(0, dtype=torch.long, device=mean.device))
+        place = torch.empty(0, dtype=torch.long, device=mean.device)
+        order = sent(torch.randperm(len(others[0]), generator=generator), place)
         return tuple(torch.lerp(own_rows(o[order]), x, share) for o, x in zip(others, (mean, std)))
 
 # %% ../nbs/27_harder.ipynb #0fe8eb9b
@@ -126,7 +127,8 @@ class DSU(FeatureHallucinator):
     "Draw channel statistics from Gaussians as wide as the batch's spread (DSU, Li et al. 2022)."
     def statistics(self, mean, std, generator):
         "Return drawn statistics."
-        return tuple(x + whole_batch(x).std(0, keepdim=True)*sent(draw(torch.randn, x.shape, generator), x) for x in (mean, std))
+        noise = [sent(draw(torch.randn, x.shape, generator), x) for x in (mean, std)]
+        return tuple(x + whole_batch(x).std(0, keepdim=True)*z for x, z in zip((mean, std), noise))
 
 # %% ../nbs/27_harder.ipynb #24a7fd6f
 def farthest_points(
@@ -135,20 +137,21 @@ def farthest_points(
 ) -> torch.Tensor: # (min(n, N),) indices
     "Choose points one by one, each the farthest from those chosen before; the first is the farthest from the mean."
     distance = (points - points.mean(0)).norm(dim=1)
-    chosen = [distance.argmax()[None]]                                            # stays on the device: nobody waits for it
+    chosen = [distance.argmax()[None]]                                   # stays on the device: nobody waits for it
     distance = (points - points.index_select(0, chosen[0])).norm(dim=1)
     while len(chosen) < min(n, len(points)):
         chosen.append(distance.argmax()[None])
         distance = torch.minimum(distance, (points - points.index_select(0, chosen[-1])).norm(dim=1))
     return torch.cat(chosen)
 
+# %% ../nbs/27_harder.ipynb #d0e49669
 class Bank(nn.Module):
     "The last `size` channel statistics."
     def __init__(self, channels:int, size:int=256):
         super().__init__()
         self.register_buffer('rows', torch.zeros(size, 2*channels))
         self.register_buffer('count', torch.zeros((), dtype=torch.long))
-        self.known = None, 0                                                      # which state of `count` the host has read, and its value
+        self.known = None, 0                    # which state of `count` the host has read, and its value
 
     def state(self): return id(self.count), self.count._version
 

@@ -91,7 +91,8 @@ def update(self:Guard, losses:dict, number:int):
     for o in self.learner.optimizers.values():
         o.found_inf = self.bad
         o.step()
-    self.waiting.append((number, names, finite.to('cpu', non_blocking=True), finite.is_cuda and torch.cuda.current_stream(finite.device).record_event()))
+    event = finite.is_cuda and torch.cuda.current_stream(finite.device)      # its own device's: the current one may be another
+    self.waiting.append((number, names, finite.to('cpu', non_blocking=True), event and event.record_event()))
     while len(self.waiting) > self.lag: self.read()
 
 @patch
@@ -273,7 +274,8 @@ def step(self:Learner,
     losses = {'segmentation': seg.detach()}
     if self.shows_second_view(number):
         second = target if adapts(c) else styles
-        losses |= self.second_view(images, labels, source.detach(), None if second is None else second.to(self.device, non_blocking=True), number)
+        second = None if second is None else second.to(self.device, non_blocking=True)
+        losses |= self.second_view(images, labels, source.detach(), second, number)
     average_gradients(p for n in self.networks.values() for p in n.parameters())
     self.guard.update(losses, number)                                     # lines 9 to 12
     return losses

@@ -18,7 +18,7 @@ from .files import load_tensors
 
 # %% ../nbs/21_stylizer.ipynb #b2ca7e52
 class Reflection(nn.ReflectionPad2d):
-    "Pad by one pixel of reflection; in torch's deterministic mode by slices, whose gradient has one order on a GPU, too."
+    "Pad by one pixel of reflection; in torch's deterministic mode by slices, whose gradient has one order anywhere."
     def __init__(self): super().__init__(1)
 
     def forward(self, x):
