@@ -90,7 +90,8 @@ def cell_rows(run:Run, word, targets, roots, split, device, images, protocol=Non
     cost = run.table('sessions.csv')
     peak = cost.peak_mb.max()                                        # unknown where the system does not tell it
     head = dict(method=word, seed=run.config.seed, access=METHODS[run.config.method].access if adapts(run.config) else 'none',
-                seconds_a_step=cost.seconds.sum()/max(1, (cost.end - cost.start).sum()), peak_mb=int(peak) if peak == peak else None)
+                seconds_a_step=cost.seconds.sum()/max(1, (cost.end - cost.start).sum()),
+                peak_mb=int(peak) if peak == peak else None)
     for t in targets:
         records = [score(run, t, roots.get(t), split, device, images, k, protocol) for k in range(len(run.checkpoints))]
         of = [r['miou'] for r in records]
@@ -120,6 +121,7 @@ def _cell(cell, config, out, targets, roots, split, images, protocol, workers, p
     run = train(with_method(config, word, seed), Path(out)/run_name(word, seed), str(device), workers, progress)
     return cell_rows(run, word, targets, roots, split, device, images, protocol)
 
+# %% ../nbs/43_compare.ipynb #8f8589cf
 def _in_processes(cells, work, devices, progress):
     from tqdm.auto import tqdm
     ready_to_start(work)
