@@ -207,6 +207,7 @@ def _cell(cell, config, out, scoring, workers, progress, device=None):
     run = train(with_method(config, word, seed), Path(out)/run_name(word, seed), str(device), workers, progress)
     return cell_rows(run, word, device, **scoring)
 
+# %% ../nbs/43_compare.ipynb #8f8589cf
 def _in_processes(cells, work, devices, progress):
     from tqdm.auto import tqdm
     ready_to_start(work)

@@ -149,18 +149,19 @@ class _FromMain(pickle.Pickler): # collects the names of classes and functions o
         self.found = []
 
     def reducer_override(self, thing):
-        if isinstance(thing, (type, FunctionType)) and thing.__module__ == '__main__': self.found.append(thing.__qualname__)
+        ours = isinstance(thing, (type, FunctionType)) and thing.__module__ == '__main__'
+        if ours: self.found.append(thing.__qualname__)
         return NotImplemented
 
 # %% ../nbs/03_distributed.ipynb #a555ebf9
 def ready_to_start(
     sent=None, # what the new processes will be sent
 ):
-    "Check that this process may start others. Raises AshError for a script, class or function that they could not import."
+    "Check that this process may start others. Raises AshError for a script, class or function that they cannot import."
     if getattr(multiprocessing.current_process(), '_inheriting', False): os._exit(UNGUARDED)
     if _script() == 'a module' or os.path.isfile(_script()): return
     if _script():
-        raise AshError(f'a script that is read from {_script()} cannot start processes, each of which would have to import it: '
+        raise AshError(f'a script that is read from {_script()} cannot start processes, which would have to import it: '
                        'save it as a .py file, or start no processes (workers=0)')
     found = _FromMain()
     try: found.dump(sent)
@@ -200,9 +201,13 @@ def process_died(
         return AshError("each process that a script starts runs that script again: put what yours does under "
                         f"if __name__ == '__main__': or start no processes ({_script()})")
     if code == -9: return AshError(f'{what} was killed, most likely for lack of memory: {again}')
-    if code == -getattr(signal, 'SIGBUS', 0): return AshError(f'{what} was ended by SIGBUS, most likely for lack of shared memory: {again}')
-    if isinstance(code, int) and code < 0: return AshError(f'{what} was ended by {signal.Signals(-code).name}: {again}')
-    if code is not None: return AshError(f'{what} ended with exit code {code}; what it said stands above: mend that, or start no processes to see where it comes from')
+    if isinstance(code, int) and code < 0:
+        name = signal.Signals(-code).name
+        return AshError(f'{what} was ended by {name}{", for lack of shared memory"*(name == "SIGBUS")}: {again}')
+    if code is not None:
+        return AshError(f'{what} ended with exit code {code}; what it said stands above: mend that, or start no '
+                        'processes to see where it comes from')
     if 'pickle' in cause or 'local object' in cause:
-        return AshError(f'{what} cannot be sent what it needs ({cause}): define classes and functions at the top level of a .py file, or start no processes')
+        return AshError(f'{what} cannot be sent what it needs ({cause}): define classes and functions at the top level '
+                        'of a .py file, or start no processes')
     return AshError(f'{what} could not be started, or was lost ({cause}): {again}')

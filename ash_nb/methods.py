@@ -391,7 +391,8 @@ def common_pyramid(self:Learner, source, views) -> list:
     return [sum(level)/len(level) for level in zip(*all_of)]
 
 # %% ../nbs/31_methods.ipynb #27b227ed
-SHORT = dict(segmentation='seg', adversarial='adv', stylised_segmentation='sty', restraint='res', discriminator='dis', maxsquare='max', features='fea', pyramid='pyr')
+SHORT = dict(segmentation='seg', adversarial='adv', stylised_segmentation='sty', restraint='res', discriminator='dis',
+             maxsquare='max', features='fea', pyramid='pyr')
 
 def brief(
     losses:dict, # loss name -> value

@@ -48,13 +48,14 @@ class _Aside:
     def __init__(self, *args, **kw): pass
     def __setstate__(self, state): pass
 
-_aside = ['argparse.Namespace', *(f'pathlib.{k}' for k in ('PosixPath', 'WindowsPath', '_local.PosixPath', '_local.WindowsPath')), 'numpy.dtype',
-          *(f'numpy.{k}.multiarray.{f}' for k in ('core', '_core') for f in ('scalar', '_reconstruct')), 'numpy.ndarray', '_codecs.encode']
+_aside = ['argparse.Namespace', 'numpy.dtype', 'numpy.ndarray', '_codecs.encode',
+          *(f'pathlib.{k}{kind}Path' for k in ('', '_local.') for kind in ('Posix', 'Windows')),
+          *(f'numpy.{k}.multiarray.{f}' for k in ('core', '_core') for f in ('scalar', '_reconstruct'))]
 
 def load_harmless(
     path, # file written by torch.save, or of the safetensors format
 ): # what it holds
-    "Read a file of weights without running anything of it. Raises AshError for one that is truncated, something else, or would run code."
+    "Read a file of weights and run nothing of it. Raises AshError for one that is truncated, something else, or code."
     try:
         with open(path, 'rb') as f: head = f.read(9)
         if head[8:] == b'{':                                # its length in 8 bytes, then JSON: safetensors
@@ -64,9 +65,11 @@ def load_harmless(
             return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e:                                  # a reader of foreign bytes raises anything
         if called := re.findall(r'GLOBAL ([\w.]+)|function <?([\w .]+)', str(e)):
-            raise AshError(f'{path} is not read, because that would run code ({"".join(called[0])}): a file of names and tensors is expected; '
-                           'where it comes from, save its weights alone, torch.save(model.state_dict(), FILE)') from None
-        raise AshError(f'{path}: not a readable checkpoint ({type(e).__name__}): truncated, or not a state dict written by torch.save; download it again') from None
+            raise AshError(f'{path} is not read, because that would run code ({"".join(called[0])}): expected names '
+                           'and tensors; where it comes from, save its weights alone: '
+                           'torch.save(model.state_dict(), FILE)') from None
+        raise AshError(f'{path}: not a readable checkpoint ({type(e).__name__}): truncated, or not a state dict '
+                       'written by torch.save; download it again') from None
 
 # %% ../nbs/25_official.ipynb #320a6fc4
 def weight_tables(
@@ -99,27 +102,31 @@ def _without_prefix(state, expected, path):
     hits = fitting_prefixes(state, expected)
     whole = [p for p, n in hits.items() if n == len(expected)]
     if len(whole) > 1 and '' not in whole:
-        raise AshError(f'{path} holds the entries that are looked for under several prefixes, {_named(whole)}: save those that you mean alone')
+        raise AshError(f'{path} holds what is looked for under several prefixes, {_named(whole)}: '
+                       'save what you mean alone')
     best = max(hits, key=hits.get, default='')
-    return {k[len(best):]: v for k, v in state.items() if k.startswith(best)} if 2*hits[best] > len(expected) and '' not in whole else state
+    if '' in whole or 2*hits[best] <= len(expected): return state
+    return {k[len(best):]: v for k, v in state.items() if k.startswith(best)}
 
 # %% ../nbs/25_official.ipynb #2854357a
 def read_checkpoint(
     path, # file written by torch.save, or of the safetensors format
     expected=(), # names that are looked for: they choose among several dictionaries, and a prefix
 ) -> dict: # entry name without prefixes -> tensor
-    "Read a state dict, alone or inside another dictionary, without running any code in it. Raises AshError for a file that is missing, truncated, something else, or unclear."
+    "Read a state dict, alone or in another dictionary. Raises AshError for a file that is missing, damaged, unclear."
     if not Path(path).is_file(): raise AshError(f'{path}: no such file; expected a checkpoint written by torch.save')
     if Path(f'{path}.sha256').is_file(): read_hashed(path, 'fetch it again')
     state = load_harmless(path)
     found = {at: _without_prefix(table, expected, path) for at, table in weight_tables(state).items()}
     fits = [at for at, table in found.items() if expected and table.keys() >= set(expected)] or list(found)
     if len(fits) > 1:
-        raise AshError(f'{path} holds several state dicts, {_named(fits)}: save the one that you mean alone, torch.save(STATE_DICT, FILE)')
+        raise AshError(f'{path} holds several state dicts, {_named(fits)}: save the one that you mean alone, '
+                       'torch.save(STATE_DICT, FILE)')
     if fits: return found[fits[0]]
-    if not isinstance(state, dict): raise AshError(f'{path}: expected a state dict (names and tensors), found {type(state).__name__!r}, which is no tensor')
-    odd = next((k for k, v in state.items() if not isinstance(v, Tensor)), 'nothing')
-    raise AshError(f'{path}: expected a state dict (names and tensors), alone or inside another dictionary, found {odd!r}, which is no tensor; its keys are {_named(state)}')
+    held = state if isinstance(state, dict) else {type(state).__name__: None}
+    odd = next((k for k, v in held.items() if not isinstance(v, Tensor)), 'nothing')
+    raise AshError(f'{path}: expected a state dict (names and tensors), alone or inside another dictionary, '
+                   f'found {odd!r}, which is no tensor; its keys are {_named(held)}')
 
 # %% ../nbs/25_official.ipynb #26b7f815
 _signature = dict(segmenter='layer5.conv2d_list.0.weight', discriminator='classifier.weight', hallucinator='condlayer.0.weight', encoder='0.weight', decoder='28.weight')
@@ -135,7 +142,8 @@ def check_entries(
     hint = f'; it looks like a checkpoint of kind {looks[0]!r}' if looks else ''
     for name, shape in shapes.items():
         expected = f'expected {name} of shape {tuple(shape)} for kind {kind!r}'
-        if name not in state: raise AshError(f'{path}: {expected}, but it is missing{hint}; the file begins with {_named(state)}')
+        if name not in state:
+            raise AshError(f'{path}: {expected}, but it is missing{hint}; the file begins with {_named(state)}')
         if state[name].shape != shape: raise AshError(f'{path}: {expected}, found shape {tuple(state[name].shape)}{hint}')
     for name in state:
         if name not in shapes: raise AshError(f'{path}: found {name}, which a checkpoint of kind {kind!r} does not have{hint}')

@@ -77,7 +77,7 @@ def _by_branch(pairs, features): # narrow features: one convolution a branch
 def _as_product(pairs, features): # wide features: one matrix product, then shifts
     (n, _, h, w), outputs = features.shape, 2*pairs[0][0].out_channels
     weights, biases = zip(*(_joined(a, b) for a, b in pairs))
-    taps = torch.stack(weights).flip(3, 4)                                                        # (branches, 2C, D, 3, 3)
+    taps = torch.stack(weights).flip(3, 4)                                          # (branches, 2C, D, 3, 3)
     terms = F.conv2d(features, taps.movedim(2, -1).reshape(-1, taps.shape[2], 1, 1))              # (B, branches*2C*9, h, w)
     terms = terms.to(torch.promote_types(terms.dtype, torch.float32)).contiguous().view(n, len(pairs), outputs*9, h*w)
     parts = [F.fold(terms[:, k], (h, w), 3, dilation=a.dilation, padding=a.padding) for k, (a, b) in enumerate(pairs)]
@@ -115,7 +115,7 @@ class still:
             m.num_batches_tracked.copy_(count)
 
 def recomputed(net, x):
-    "Run a network that keeps its input alone and is run again for each gradient; its hooks run once, on what comes out."
+    "Run a network that keeps its input alone and is run again for each gradient; its hooks run once, on its answer."
     again, forward = lambda: (nullcontext(), still(net)), net.forward
     net.forward = lambda x: checkpoint(forward, x, use_reentrant=False, context_fn=again)
     try: return net(x)

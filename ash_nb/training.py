@@ -20,7 +20,8 @@ import torch
 from fastcore.basics import patch
 from .config import AshError, Config, Stopped, differences, generator, settings, stream_seed
 from .datasets import loader, open_dataset, train_transform
-from .distributed import any_process, average_buffers, averaged, chief, gathered, join, part_of, rank_and_size, ready_to_start, wait_for_all
+from .distributed import (any_process, average_buffers, averaged, chief, gathered, join, part_of, rank_and_size,
+                                ready_to_start, wait_for_all)
 from .files import cannot_write, load_state, load_tensors, read_hashed, read_json, save_state, save_tensors, settle_folder, write_atomic, write_json
 from .hallucinator import HALLUCINATORS, classwise_l1, smooth
 from .labels import CLASSES
@@ -90,9 +91,10 @@ def provenance() -> dict:
 def conditions(learner) -> dict:
     "Describe what the last bits of a run depend on, its configuration and the version of ash_nb aside."
     gpu = learner.device.type == 'cuda'
-    processor = torch.cuda.get_device_name(learner.device) if gpu else f'{platform.machine()} {torch.backends.cpu.get_cpu_capability()}'
-    return dict(torch=torch.__version__, device=learner.device.type, processor=processor, threads=torch.get_num_threads(),
-                processes=rank_and_size()[1], precision=str(learner.dtype)[6:])
+    cpu = f'{platform.machine()} {torch.backends.cpu.get_cpu_capability()}'
+    return dict(torch=torch.__version__, device=learner.device.type, threads=torch.get_num_threads(),
+                processor=torch.cuda.get_device_name(learner.device) if gpu else cpu, processes=rank_and_size()[1],
+                precision=str(learner.dtype)[6:])
 
 # %% ../nbs/32_training.ipynb #b9bd1aca
 class Run:
@@ -382,9 +384,10 @@ def only_one(folder):
         file = open(os.open(Path(folder)/'.lock', os.O_RDONLY | os.O_CREAT))
     except OSError as e: raise cannot_write(Path(folder)/'.lock', e) from None
     with file:
-        ours = lock(file)
-        if ours is False: raise AshError(f'{folder} is being trained by another process: wait for it, or choose another folder')
-        if ours is None: print(f'this system has no file locks: see to it that no other process trains in {folder}', file=sys.stderr)
+        ours, told = lock(file), f'this system has no file locks: see to it that no other process trains in {folder}'
+        if ours is None: print(told, file=sys.stderr)
+        elif not ours:
+            raise AshError(f'{folder} is being trained by another process: wait for it, or choose another folder')
         yield
 
 # %% ../nbs/32_training.ipynb #1627e4f4
@@ -397,8 +400,8 @@ def refuse_other(run:Run, config:Config):
 def prepare_run(config:Config, run:Run, learner:Learner=None):
     "Write the record of a new run. Raises AshError when the folder cannot be written, or holds another run by now."
     if chief() and not (run.path/'config.json').is_file():
-        record = dict(config=asdict(config), provenance=provenance() | ({'conditions': conditions(learner)} if learner else {}))
-        write_json(run.path/'config.json', record, sealed=True)
+        made = provenance() | ({'conditions': conditions(learner)} if learner else {})
+        write_json(run.path/'config.json', dict(config=asdict(config), provenance=made), sealed=True)
     wait_for_all()
     refuse_other(run, config)
 
@@ -407,10 +410,12 @@ def other_conditions(
     learner:Learner, # that goes on with it
 ) -> str: # one sentence; empty: nothing differs, or nothing is known
     "Tell in which conditions a run goes on that change the last bits of its numbers."
-    began = read_json(run.path/'config.json', sealed=True).get('provenance') or {}
-    began, now = (began.get('conditions') if isinstance(began, dict) else None) or {}, conditions(learner)
-    told = [f'{k} {began[k]} then and {now[k]} now' for k in now if isinstance(began, dict) and k in began and began[k] != now[k]]
-    return f'{run.path} goes on under other conditions than it began with, so not to the same bits: {", ".join(told)}' if told else ''
+    part = lambda record, key: record.get(key, {}) if isinstance(record, dict) else {}
+    began = part(part(read_json(run.path/'config.json', sealed=True), 'provenance'), 'conditions')
+    now = conditions(learner)
+    told = [f'{k} {part(began, k)} then and {v} now' for k, v in now.items() if part(began, k) not in (v, {})]
+    if not told: return ''
+    return f'{run.path} goes on under other conditions than it began with, so not to the same bits: {", ".join(told)}'
 
 # %% ../nbs/32_training.ipynb #8a272fbb
 def class_counts(data, n:int=200, skip:bool=False): # (19,) pixels
@@ -507,13 +512,14 @@ def fit(learner):
     c, styles = learner.config, style_data(learner.config)
     learner.hallucinator.fit(readable(styles, range(len(styles)), c.skip_bad), generator(c.seed, 'fit'))
 
-# %% ../nbs/32_training.ipynb #9092ae36
+# %% ../nbs/32_training.ipynb #7a6d9c7d
 BAR = '{desc}{percentage:3.0f}%|{bar}|{n_fmt}/{total_fmt} {remaining}{postfix}'
 
 def _show(bar, losses): # in place of the name of the run
     bar.set_description_str('', refresh=False)
     bar.set_postfix_str(brief(losses))
 
+# %% ../nbs/32_training.ipynb #9092ae36
 def _loop(run, learner, start, workers, progress, tensorboard):
     from tqdm.auto import tqdm
     c, clock, record = run.config, time.perf_counter(), dict(step=start)
@@ -522,7 +528,8 @@ def _loop(run, learner, start, workers, progress, tensorboard):
         for name in LOGS: truncate_log(run.path/name, start)
     board = tensorboard_writer(run.path, start) if tensorboard and chief() else None
     name = f'{c.method} seed {c.seed}: '
-    bar = tqdm(total=c.steps, initial=start, desc=name, bar_format=BAR, dynamic_ncols=True, disable=not progress or not chief())
+    silent = not progress or not chief()
+    bar = tqdm(total=c.steps, initial=start, desc=name, bar_format=BAR, dynamic_ncols=True, disable=silent)
     try:
         for record in records(run, learner, start, workers):
             bar.update()
@@ -562,10 +569,12 @@ def peak_memory(device) -> int|None: # bytes; None: the system does not tell
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*unit
 
 def log_session(run, learner, start, end, seconds):
-    "Append what a session cost to sessions.csv: steps, seconds, peak memory in MB (empty: not told), device, precision."
+    "Append what a session cost to sessions.csv: steps, seconds, peak memory in MB (empty: unknown), device, precision."
     peak = peak_memory(learner.device)
-    if peak is None: print('this system does not tell the peak memory of a process: peak_mb in sessions.csv stays empty', file=sys.stderr)
-    row = dict(start=start, end=end, seconds=round(seconds, 1), peak_mb='' if peak is None else round(peak/2**20), device=str(learner.device),
+    told = 'this system does not tell the peak memory of a process: peak_mb in sessions.csv stays empty'
+    if peak is None: print(told, file=sys.stderr)
+    mb = '' if peak is None else round(peak/2**20)
+    row = dict(start=start, end=end, seconds=round(seconds, 1), peak_mb=mb, device=str(learner.device),
                threads=torch.get_num_threads(), precision=str(learner.dtype)[6:])
     failing = sys.exc_info()[0]
     try: append_row(run.path/'sessions.csv', row)

@@ -220,17 +220,19 @@ def work(does): list(run_parallel(does, [(k,) for k in range(9)], 2))
 TRAIN = "train(tiny, 'runs', 'cpu', workers=1, progress=False)"
 COMPARE = "compare(['source_only'], 2, ['streetworld-night'], 'runs', tiny, device='cpu,cpu', images=2, progress=False)"
 PREPARE = "prepare('gta5', 'gta5', 'ready', workers=2, progress=False)"
-GUARD, MEMORY = "each process that a script starts runs that script again: put what yours does under if __name__ == '__main__':", 'most likely for lack of memory: run the same command again'
+GUARD = "each process that a script starts runs that script again: put what yours does under if __name__ == '__main__':"
+MEMORY, ABOVE = 'most likely for lack of memory: run the same command again', 'what it said stands above'
 
 @pytest.mark.parametrize('does, guarded, told', [
-    (TRAIN, False, GUARD), (PREPARE, False, GUARD), (COMPARE, False, GUARD), ('with_mine()', True, None), (PREPARE, True, None),
+    (TRAIN, False, GUARD), (PREPARE, False, GUARD), (COMPARE, False, GUARD), ('with_mine()', True, None),
     ('act = kill', False, f'a loader process was killed, {MEMORY}, with fewer --workers (0: none)'),
-    ('act = leave', False, 'a loader process ended with exit code 3; what it said stands above'),
-    ('act = 1 if __name__ == "__main__" else missing', False, 'a loader process ended with exit code 1; what it said stands above'),
-    ('work(kill)', True, f'a process was killed, {MEMORY}, with fewer --workers'), ('work(leave)', True, 'a process ended with exit code 3; what it said stands above'),
+    ('act = leave', False, f'a loader process ended with exit code 3; {ABOVE}'),
+    ('act = 1 if __name__ == "__main__" else missing', False, f'a loader process ended with exit code 1; {ABOVE}'),
+    ('work(kill)', True, f'a process was killed, {MEMORY}, with fewer --workers'),
+    ('work(leave)', True, f'a process ended with exit code 3; {ABOVE}'), (PREPARE, True, None),
     ('list(Loader(local(), 1, num_workers=1))', True, 'a loader process cannot be sent what it needs (')])
 def test_a_process_that_ends_is_told_with_its_cause(tmp_path, does, guarded, told):
-    "A real script in a folder of its own: its last line is one sentence, and it names memory only for a process that was killed."
+    "A real script: the last line is a sentence, which names memory only for a process that was killed."
     if 'gta5' in does: write_gta5(tmp_path/'gta5', 4, (96, 64))
     if does.startswith('act'): does, guarded = does + "\nif __name__ == '__main__': with_mine()", False
     (tmp_path/'script.py').write_text(HEAD + ("if __name__ == '__main__': " if guarded else '') + does)
@@ -242,14 +244,18 @@ def test_a_process_that_ends_is_told_with_its_cause(tmp_path, does, guarded, tol
         assert ('memory' in last) == (MEMORY in told) and done.stderr.count('AshError') == 1
 
 def test_a_class_that_was_typed_in(tmp_path):
-    "Code on standard input, and a class that was typed in as in a notebook, cannot be imported by another process: told before one is started."
+    "Code on standard input, a class typed in as in a notebook: neither can be imported, told before a start."
     code = HEAD + "if __name__ == '__main__': with_mine()"
-    runs = [(['-'], code, 'a script that is read from <stdin> cannot start processes, '), (['-c', code], '', 'Mine is defined in a notebook or typed in, where other processes cannot import it: '),
-            (['-c', HEAD + TRAIN], '', None)]
+    runs = [(['-'], code, 'a script that is read from <stdin> cannot start processes, '),
+            (['-c', HEAD + TRAIN], '', None),
+            (['-c', code], '', 'Mine is defined in a notebook or typed in, where other processes cannot import it: ')]
     for words, typed, told in runs:
-        done = subprocess.run([sys.executable, *words], input=typed, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        if told: assert done.stderr.strip().splitlines()[-1].startswith(f'ash_nb.config.AshError: {told}') and 'start no processes (workers=0)' in done.stderr, done.stderr
-        else: assert done.returncode == 0, done.stderr
+        given = dict(input=typed, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        done = subprocess.run([sys.executable, *words], **given)
+        if told is None: assert done.returncode == 0, done.stderr
+        else:
+            last = done.stderr.strip().splitlines()[-1]
+            assert last.startswith(f'ash_nb.config.AshError: {told}') and 'start no processes (workers=0)' in last
 
 def test_workers_below_zero(tmp_path):
     with pytest.raises(AshError, match='workers = -1: expected 0 or more'): train(plain, tmp_path/'a', **go | dict(workers=-1))

@@ -1,4 +1,4 @@
-"Gradients after several backward passes: each has memory of its own and is the sum of what each pass gives alone, for every method, body and path through the heads."
+"Gradients of a step with several backward passes: memory of their own, and the sum of what each pass gives alone."
 import copy, functools
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,12 +12,14 @@ from ash_nb.hallucinator import HALLUCINATORS, Hallucination
 from ash_nb.methods import Learner, unshare
 from ash_nb.presets import METHODS, adapts, preset
 from ash_nb.reference import reference_step
-from ash_nb.segmenter import BODY_KINDS, DeepLabBody, Head, Lite0Body, PlainBody, Residual, _as_product, _by_branch, both_heads
+from ash_nb.segmenter import (BODY_KINDS, DeepLabBody, Head, Lite0Body, PlainBody, Residual, _as_product, _by_branch,
+                              both_heads)
 
 @functools.cache
 def _short(convention):
     with torch.random.fork_rng(devices=[]): body = DeepLabBody(convention)
-    body.layer1, body.layer2, body.layer3, body.layer4, body.features = body.layer1[:1], body.layer2[:1], nn.Identity(), nn.Identity(), 512
+    body.layer1, body.layer2, body.layer3, body.layer4 = body.layer1[:1], body.layer2[:1], nn.Identity(), nn.Identity()
+    body.features = 512
     return body
 
 def short(convention):
@@ -32,8 +34,10 @@ class WidePlain(PlainBody):
         super().__init__()
         self.append(Residual(64, self.features))
 
-BUILDS = {'plain': ('plain', 'PlainBody', PlainBody), 'wide plain': ('plain', 'PlainBody', WidePlain), 'lite0': ('lite0', 'Lite0Body', Lite0Body),
-          'short resnet101': ('resnet101', 'DeepLabBody', short), 'resnet101': ('resnet101', 'DeepLabBody', DeepLabBody)}
+BUILDS = {'plain': ('plain', 'PlainBody', PlainBody), 'wide plain': ('plain', 'PlainBody', WidePlain),
+          'lite0': ('lite0', 'Lite0Body', Lite0Body),
+          'short resnet101': ('resnet101', 'DeepLabBody', short),
+          'resnet101': ('resnet101', 'DeepLabBody', DeepLabBody)}
 
 @contextmanager
 def body_of(build):
@@ -47,12 +51,14 @@ def body_of(build):
 def learner_of(build, **changes):
     "A learner in float64 whose heads and discriminator answer something from the first step on."
     with body_of(build) as body:
-        c = preset('streetworld', **dict(body=body, pretrained=False, width=64, height=64, batch_size=2, views=2, steps=10, precision='float32', warmup=0., begin=0., lambda_adv=0.5) | changes)
+        small = dict(width=64, height=64, batch_size=2, views=2, steps=10, precision='float32', warmup=0.)
+        c = preset('streetworld', **dict(body=body, pretrained=False, begin=0., lambda_adv=0.5) | small | changes)
         if adapts(c): c = replace(c, target='streetworld-night')
         learner = Learner(c)
     for n in [*learner.networks.values()] + [learner.hallucinator]*(learner.hallucinator is not None): n.double()
     with torch.no_grad():
-        for net, factor in ((learner.segmenter.head1, 20.), (learner.segmenter.head2, 30.), (learner.discriminator, 4.)):
+        segmenter = learner.segmenter
+        for net, factor in ((segmenter.head1, 20.), (segmenter.head2, 30.), (learner.discriminator, 4.)):
             for p in net.parameters() if net else (): p.mul_(factor)
     return learner
 
@@ -64,7 +70,9 @@ def inputs(c, seed=0):
     styles = draw(c.batch_size*(c.views if METHODS[c.method].extra == 'pyramid' else 1))
     return batch, styles, 3, draw(c.batch_size) if adapts(c) else None
 
-def of(learner): return {f'{k}.{name}': p.grad for k, n in learner.networks.items() for name, p in n.named_parameters() if p.grad is not None}
+def of(learner):
+    named = {f'{k}.{name}': p for k, n in learner.networks.items() for name, p in n.named_parameters()}
+    return {k: p.grad for k, p in named.items() if p.grad is not None}
 
 def places(tensors): return [t.untyped_storage().data_ptr() for t in tensors]
 
@@ -90,9 +98,11 @@ def compare(ours, theirs, within=1e-9):
     "Both have the same gradients, up to rounding of the largest of each network."
     assert ours.keys() == theirs.keys() and ours
     largest = {}
-    for k, g in theirs.items(): largest[k.split('.')[0]] = max(largest.get(k.split('.')[0], 0.), float(g.abs().max()))
+    network = lambda k: k.split('.')[0]
+    for k, g in theirs.items(): largest[network(k)] = max(largest.get(network(k), 0.), float(g.abs().max()))
     error = lambda k: float((ours[k] - theirs[k]).abs().max())
-    wrong = {k: error(k) for k in ours if error(k) > within*max(float(theirs[k].abs().max()), 1e-6*largest[k.split('.')[0]])}
+    scale = lambda k: max(float(theirs[k].abs().max()), 1e-6*largest[network(k)])
+    wrong = {k: error(k) for k in ours if error(k) > within*scale(k)}
     assert not wrong, wrong
 
 # --- every method, on every body and both paths
@@ -110,13 +120,14 @@ def test_a_step_adds_up_what_each_loss_gives_alone(method, build):
 
 @pytest.mark.parametrize('method', METHODS)
 def test_what_is_computed_twice_has_the_same_gradients(method):
-    "With checkpointing: the same losses, gradients and statistics, whatever changes features or asks for two gradients of one pass."
+    "With checkpointing: the same losses, gradients and statistics, with changed features, two gradients of a pass."
     once, twice = (learner_of('short resnet101', method=method, checkpointing=k) for k in (False, True))
     given = inputs(once.config)
     a, b = once.step(*given), twice.step(*given)
     for k in a: torch.testing.assert_close(a[k], b[k], rtol=1e-12, atol=1e-12)
     compare(of(twice), of(once))
-    for u, v in zip(once.segmenter.buffers(), twice.segmenter.buffers()): torch.testing.assert_close(u, v, rtol=1e-12, atol=1e-12)
+    for u, v in zip(once.segmenter.buffers(), twice.segmenter.buffers()):
+        torch.testing.assert_close(u, v, rtol=1e-12, atol=1e-12)
 
 def test_the_papers_body_and_checkpointing():
     "ResNet-101 as it is: the sum of separate passes, and the same with checkpointing."
@@ -148,16 +159,19 @@ def test_nothing_that_learns_shares_memory(method, optimizer):
     given = inputs(learner.config)
     learner.guard.remember()
     for _ in range(2): learner.step(*given)
-    tensors = [t for n in learner.networks.values() for t in (*n.parameters(), *n.buffers())] + list(of(learner).values())
-    tensors += [v for o in learner.optimizers.values() for s in o.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
+    tensors = [t for n in learner.networks.values() for t in (*n.parameters(), *n.buffers())]
+    tensors += of(learner).values()
+    kept = [v for o in learner.optimizers.values() for s in o.state.values() for v in s.values()]
+    tensors += [v for v in kept if isinstance(v, torch.Tensor)]
     tensors += [b for kept in learner.guard.kept for b in kept]
     assert len(set(places(tensors))) == len(tensors)
 
 # --- the heads and the cure, with generated inputs
 
 @settings(max_examples=30, deadline=None)
-@given(st.sampled_from([_by_branch, _as_product]), st.integers(1, 4), st.integers(1, 5), st.lists(st.integers(1, 9), min_size=1, max_size=4, unique=True),
-       st.integers(1, 4), st.sampled_from([torch.contiguous_format, torch.channels_last]), st.integers(0, 99))
+@given(st.sampled_from([_by_branch, _as_product]), st.integers(1, 4), st.integers(1, 5),
+       st.lists(st.integers(1, 9), min_size=1, max_size=4, unique=True), st.integers(1, 4),
+       st.sampled_from([torch.contiguous_format, torch.channels_last]), st.integers(0, 99))
 def test_heads_after_several_losses(way, classes, features, dilations, losses, order, seed):
     torch.manual_seed(seed)
     heads = [Head(features, classes, dilations).double().to(memory_format=order) for _ in range(2)]
@@ -176,10 +190,11 @@ def test_heads_after_several_losses(way, classes, features, dilations, losses, o
 @pytest.mark.parametrize('features', [256, 257])
 def test_both_heads_take_the_path_that_their_width_says(features, monkeypatch):
     taken = []
-    monkeypatch.setattr(ash_nb.segmenter, '_as_product', lambda pairs, x: taken.append('product') or _as_product(pairs, x))
-    monkeypatch.setattr(ash_nb.segmenter, '_by_branch', lambda pairs, x: taken.append('branch') or _by_branch(pairs, x))
+    def told(way): return lambda pairs, x: taken.append(way) or way(pairs, x)
+    monkeypatch.setattr(ash_nb.segmenter, '_as_product', told(_as_product))
+    monkeypatch.setattr(ash_nb.segmenter, '_by_branch', told(_by_branch))
     both_heads(Head(features, 2), Head(features, 2), torch.zeros(1, features, 3, 3))
-    assert taken == ['product' if features > 256 else 'branch']
+    assert taken == [_as_product if features > 256 else _by_branch]
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=8), st.integers(1, 4))
@@ -187,7 +202,8 @@ def test_gradients_that_share_memory_are_parted(of_which, passes):
     "Parameters whose views are summed, in groups: the gradient of each is that of one pass, times the passes."
     weights = [torch.zeros(1, 3, requires_grad=True) for _ in of_which]
     for _ in range(passes):
-        sum((group + 1)*sum(w.view(-1) for w, k in zip(weights, of_which) if k == group) for group in set(of_which)).sum().backward()
+        together = lambda group: sum(w.view(-1) for w, k in zip(weights, of_which) if k == group)
+        sum((group + 1)*together(group) for group in set(of_which)).sum().backward()
         unshare(weights)
     assert len(set(places([w.grad for w in weights]))) == len(weights)
     for w, k in zip(weights, of_which): assert w.grad.tolist() == [[passes*(k + 1.)]*3]
@@ -200,7 +216,8 @@ class Added(nn.Module):
         self.one, self.two = (nn.Parameter(torch.zeros(1, 3)) for _ in range(2))
         self.learned = {'added': self}
 
-    def forward(self, images, probs, styles, generator): return Hallucination(images.detach() + 2*(self.one.view(-1) + self.two.view(-1)).view(1, 3, 1, 1))
+    def forward(self, images, probs, styles, generator):
+        return Hallucination(images.detach() + 2*(self.one.view(-1) + self.two.view(-1)).view(1, 3, 1, 1))
 
 def test_somebody_elses_hallucinator(monkeypatch):
     monkeypatch.setitem(HALLUCINATORS, 'added', Added)

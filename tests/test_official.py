@@ -1,4 +1,5 @@
-"""Parity with the published networks: every answer of shared/parity/expected.npz, through files and load_official; and files as other kits leave them."""
+"""Parity with the published networks: every answer of shared/parity/expected.npz, through files and load_official;
+and files as other kits leave them."""
 import argparse, os, zlib
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -11,7 +12,8 @@ from ash_nb.segmenter import Segmenter
 SHARED = Path(os.environ.get('ASH_SHARED', Path(__file__).resolve().parents[2]/'shared'))
 EXPECTED = SHARED/'parity'/'expected.npz'
 SALT = 'public-1'
-needs_parity = pytest.mark.skipif(not EXPECTED.is_file(), reason=f'{EXPECTED} is not here (ASH_SHARED names the folder that holds parity/)')
+absent = f'{EXPECTED} is not here (ASH_SHARED names the folder that holds parity/)'
+needs_parity = pytest.mark.skipif(not EXPECTED.is_file(), reason=absent)
 
 
 def wave(shape, name, scale=1.):
@@ -135,20 +137,25 @@ def test_a_run_starts_from_the_initial_model(tmp_path):
 # --- files as other kits leave them
 
 SGD = dict(state={0: dict(momentum_buffer=torch.ones(3), step=torch.ones(()))}, param_groups=[dict(lr=0.1, params=[0])])
-BESIDE = dict(epoch=7, args=argparse.Namespace(lr=0.1, out=Path('runs')), best=np.float64(0.3), scores=np.arange(3.), optimizer=SGD, optimizer_states=[SGD],
-              config=dict(lr=0.1, mean=torch.zeros(3)), hyper_parameters=argparse.Namespace(width=3))
-NESTS = ('state_dict', 'model', 'net', 'network', 'state', 'params', 'weights', 'model_state_dict', 'model_state', 'ema', 'model_ema', 'generator')
-PREFIXES = ('', 'module.', 'Scale.', 'module.Scale.', 'model.', 'net.', 'backbone.', 'segmenter.', 'generator.', 'model.net.module.', '_orig_mod.', 'model.conv1.')
+BESIDE = dict(epoch=7, args=argparse.Namespace(lr=0.1, out=Path('runs')), best=np.float64(0.3), scores=np.arange(3.),
+              optimizer=SGD, optimizer_states=[SGD], config=dict(lr=0.1, mean=torch.zeros(3)),
+              hyper_parameters=argparse.Namespace(width=3))
+NESTS = ('state_dict', 'model', 'net', 'network', 'state', 'params', 'weights', 'model_state_dict', 'model_state',
+         'ema', 'model_ema', 'generator')
+PREFIXES = ('', 'module.', 'Scale.', 'module.Scale.', 'model.', 'net.', 'backbone.', 'segmenter.', 'generator.',
+            'model.net.module.', '_orig_mod.', 'model.conv1.')
 
-def table(names=('conv1.weight', 'conv1.bias', 'layer.0.conv1.weight')): return {k: torch.full((2,), float(i)) for i, k in enumerate(names)}
+def table(names=('conv1.weight', 'conv1.bias', 'layer.0.conv1.weight')):
+    return {k: torch.full((2,), float(i)) for i, k in enumerate(names)}
 
 def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.sampled_from(NESTS), max_size=3), st.sampled_from(PREFIXES), st.sets(st.sampled_from(sorted(BESIDE))), st.booleans(),
+@given(st.lists(st.sampled_from(NESTS), max_size=3), st.sampled_from(PREFIXES),
+       st.sets(st.sampled_from(sorted(BESIDE))), st.booleans(),
        st.sampled_from(['', 'criterion.weight', 'discriminator.conv9.weight']))
 def test_weights_are_found_inside(tmp_path, nests, prefix, beside, new, foreign):
-    "Nested under any names, beside arguments and optimizers, behind a prefix, among entries of other networks; in either format of torch.save."
+    "Nested under any names, beside arguments and optimizers, behind a prefix, among other entries; in either format."
     wanted, file = table(), tmp_path/'a.pth'
     state = {prefix + k: v for k, v in wanted.items()} | ({foreign: torch.zeros(1)} if foreign else {})
     for name in nests: state = {name: state} | {k: BESIDE[k] for k in beside}
@@ -157,7 +164,9 @@ def test_weights_are_found_inside(tmp_path, nests, prefix, beside, new, foreign)
     meaningless = prefix in ('', 'module.', 'Scale.', 'module.Scale.')
     assert same(found, wanted | ({foreign: torch.zeros(1)} if foreign and meaningless else {}))
 
-@pytest.mark.parametrize('wrap', [lambda s: s, lambda s: dict(state_dict=s, **BESIDE), lambda s: dict(hallucinator=s, discriminator=table(), ema=dict(decay=torch.ones(())))])
+@pytest.mark.parametrize('wrap', [
+    lambda s: s, lambda s: dict(state_dict=s, **BESIDE),
+    lambda s: dict(hallucinator=s, discriminator=table(), ema=dict(decay=torch.ones(())))])
 @pytest.mark.parametrize('prefix', PREFIXES[:-1])
 def test_a_network_is_read_from_them(tmp_path, wrap, prefix):
     torch.manual_seed(1)
@@ -169,9 +178,10 @@ def test_a_body_is_read_from_other_kits(tmp_path):
     "The initial model as Lightning, mmseg and safetensors files hold it: the heads stay new."
     torch.manual_seed(4)
     net = Segmenter('resnet101', pretrained=False)
-    body = {k: v for k, v in published_state('segmenter', net).items() if not k.startswith('layer5') and not k.startswith('layer6')}
+    body = {k: v for k, v in published_state('segmenter', net).items() if not k.startswith(('layer5', 'layer6'))}
     other = {'decode_head.conv_seg.weight': torch.zeros(19, 512, 1, 1), 'auxiliary_head.conv_seg.bias': torch.zeros(19)}
-    torch.save(dict(meta=dict(iter=1), state_dict={f'backbone.{k}': v for k, v in body.items()} | other, optimizer=SGD), tmp_path/'a.pth')
+    mmseg = {f'backbone.{k}': v for k, v in body.items()} | other
+    torch.save(dict(meta=dict(iter=1), state_dict=mmseg, optimizer=SGD), tmp_path/'a.pth')
     save_file({f'model.{k}': v for k, v in body.items()}, tmp_path/'b.safetensors')
     fresh = Segmenter('resnet101', pretrained=False)
     for name in ('a.pth', 'b.safetensors'):
@@ -185,19 +195,25 @@ class Trap:
     def __reduce__(self): return self.call
 
 @pytest.mark.parametrize('new', [True, False])
-@pytest.mark.parametrize('inside, named', [(lambda p: Trap(os.system, (f'touch {p}',)), 'posix.system'), (lambda p: Trap(eval, (f'open({str(p)!r}, "w")',)), 'eval'),
+@pytest.mark.parametrize('inside, named', [
+    (lambda p: Trap(os.system, (f'touch {p}',)), 'posix.system'),
+    (lambda p: Trap(eval, (f'open({str(p)!r}, "w")',)), 'eval'),
     (lambda p: Trap(Path.touch, (p,)), 'getattr'), (lambda p: torch.nn.Linear(2, 2), 'torch.nn.modules.linear.Linear')])
 def test_code_is_refused_by_its_name_and_never_runs(tmp_path, inside, named, new):
     seen = tmp_path/'seen'
     for state in (inside(seen), dict(state_dict=table(), extra=inside(seen))):
         torch.save(state, tmp_path/'a.pth', _use_new_zipfile_serialization=new)
-        with pytest.raises(AshError, match=rf'a.pth is not read, because that would run code \({named}\): .* save its weights alone') as told: read_checkpoint(tmp_path/'a.pth')
-        assert not seen.exists() and 'truncated' not in str(told.value) and '\n' not in str(told.value)
+        with pytest.raises(AshError) as told: read_checkpoint(tmp_path/'a.pth')
+        said = str(told.value)
+        assert f'a.pth is not read, because that would run code ({named}): ' in said
+        assert 'save its weights alone' in said
+        assert not seen.exists() and 'truncated' not in said and '\n' not in said
 
 @pytest.mark.parametrize('state, told', [
-    (dict(epoch=3, config='x', a=1, b=2, c=3), "found 'epoch', which is no tensor; its keys are 'epoch', 'config', 'a', 'b', ..."), ({}, "found 'nothing'"), ([1], "found 'list'"),
-    (dict(optimizer=SGD), "found 'optimizer', which is no tensor"), (dict(model=table(), model_ema=table()), "holds several state dicts, 'model', 'model_ema': save the one"),
-    ({p + k: v for p in ('student.', 'teacher.') for k, v in table().items()}, "under several prefixes, 'student.', 'teacher.'")])
+    (dict(epoch=3, config='x', a=1, b=2, c=3), "which is no tensor; its keys are 'epoch', 'config', 'a', 'b', ..."),
+    ({}, "found 'nothing'"), ([1], "found 'list'"), (dict(optimizer=SGD), "found 'optimizer', which is no tensor"),
+    (dict(model=table(), model_ema=table()), "holds several state dicts, 'model', 'model_ema': save the one"),
+    ({p + k: v for p in ('one.', 'two.') for k, v in table().items()}, "under several prefixes, 'one.', 'two.'")])
 def test_what_is_not_clear_is_said(tmp_path, state, told):
     torch.save(state, tmp_path/'a.pth')
     with pytest.raises(AshError) as error: read_checkpoint(tmp_path/'a.pth', table())
@@ -207,9 +223,10 @@ def test_what_is_missing_is_said_with_what_is_there(tmp_path):
     state = published_state('hallucinator', _build['hallucinator']())
     del state['condlayer.3.bias']
     torch.save({f'model.{k}': v for k, v in state.items()}, tmp_path/'a.pth')
-    with pytest.raises(AshError, match=r"expected condlayer.3.bias of shape \(256,\) for kind 'hallucinator', but it is missing; the file begins with 'condlayer.0.weight', "):
-        load_official('hallucinator', tmp_path/'a.pth')
+    said = r"expected condlayer.3.bias of shape \(256,\).*, but it is missing; the file begins with 'condlayer.0"
+    with pytest.raises(AshError, match=said): load_official('hallucinator', tmp_path/'a.pth')
     torch.save(table(['a', 'b']), tmp_path/'a.pth')
-    with pytest.raises(AshError, match="but it is missing; the file begins with 'a', 'b'$"): load_official('hallucinator', tmp_path/'a.pth')
+    with pytest.raises(AshError, match="but it is missing; the file begins with 'a', 'b'$"):
+        load_official('hallucinator', tmp_path/'a.pth')
     (tmp_path/'b.safetensors').write_bytes(b'\x10' + bytes(7) + b'{"a":')
     with pytest.raises(AshError, match='not a readable checkpoint'): read_checkpoint(tmp_path/'b.safetensors')

@@ -1,4 +1,4 @@
-"What a run needs of the system, and what it says where that is missing; other conditions than a run began with; the bar that shows it."
+"What a run needs of the system and says where it is missing, other conditions than it began with, and its bar."
 import json, os, subprocess, sys
 from dataclasses import replace
 import pytest
@@ -18,7 +18,7 @@ plain = small(4, method='source_only', checkpoint_every=2)
 
 # --- a system without POSIX
 
-# In place of such a system: its modules and functions are taken away before anything is imported, and processes can only be spawned.
+# In place of such a system: modules and functions are taken away before anything is imported, processes only spawned.
 BARE = """
 import os, signal, sys
 for name in ('fcntl', 'resource', 'termios', 'tty', 'pty', 'pwd', 'grp', 'syslog'): sys.modules[name] = None
@@ -38,7 +38,8 @@ from ash_nb.compare import compare
 from ash_nb.prepare import prepare, write_gta5
 if __name__ == '__main__':
     for m in pkgutil.walk_packages(ash_nb.__path__, 'ash_nb.'): importlib.import_module(m.name)
-    c = preset('streetworld', method='ash', body='plain', width=64, height=64, scenes=6, steps=2, log_every=1, checkpoint_every=1, precision='float32')
+    small = dict(body='plain', width=64, height=64, scenes=6, steps=2, log_every=1, checkpoint_every=1)
+    c = preset('streetworld', method='ash', precision='float32', **small)
     run = train(c, 'run', 'cpu', workers=1, progress=False)
     print(len(run.metrics), run.finished, run.table('sessions.csv').peak_mb.isna().all())
     rows = compare(['ash'], 1, ['streetworld-night'], '.', c, images=2, progress=False)
@@ -48,13 +49,14 @@ if __name__ == '__main__':
 """
 
 def test_without_what_windows_lacks(tmp_path):
-    "Every module is imported, a run trained with a loader process, scored and prepared; what is missing is named once, and no column is wrong."
+    "Every module is imported, a run trained with a loader process and scored, data prepared; what is missing is named."
     (tmp_path/'script.py').write_text(BARE + TRAIN)
     done = subprocess.run([sys.executable, 'script.py'], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split() == ['2', 'True', 'True', 'True', 'True', '3'], done.stdout
     assert 'this system has no file locks: see to it that no other process trains in run' in done.stderr
-    assert 'this system does not tell the peak memory of a process: peak_mb in sessions.csv stays empty' in done.stderr and 'Traceback' not in done.stderr
+    assert 'this system does not tell the peak memory of a process: peak_mb in sessions.csv stays empty' in done.stderr
+    assert 'Traceback' not in done.stderr
 
 def test_locks_of_windows(tmp_path, monkeypatch):
     "Where there is no fcntl, msvcrt's lock is taken; one that is taken is told as such."
@@ -106,17 +108,18 @@ def copy(run, out, change):
     write_json(out/'config.json', record, sealed=True)
     return out
 
-@pytest.mark.parametrize('key, value, now', [('threads', 64, torch.get_num_threads()), ('torch', '1.0', torch.__version__), ('device', 'cuda', 'cpu'), ('precision', 'bfloat16', 'float32'),
-    ('processes', 4, 1), ('processor', 'abacus', None)])
-def test_a_run_that_goes_on_under_other_conditions_says_so(half, tmp_path, capsys, key, value, now):
-    now = conditions(Learner(plain))[key] if now is None else now
+@pytest.mark.parametrize('key, value', [('threads', 64), ('torch', '1.0'), ('device', 'cuda'),
+                                        ('precision', 'bfloat16'), ('processes', 4), ('processor', 'abacus')])
+def test_a_run_that_goes_on_under_other_conditions_says_so(half, tmp_path, capsys, key, value):
+    now = conditions(Learner(plain))[key]
     out = copy(half, tmp_path/'a', lambda record: record['provenance']['conditions'].update({key: value}))
     assert train(plain, out, **go).finished
-    said = capsys.readouterr().err
-    assert said == f'{out} goes on under other conditions than it began with, so not to the same bits: {key} {value} then and {now} now\n'
+    told = f'{out} goes on under other conditions than it began with, so not to the same bits: '
+    assert capsys.readouterr().err == told + f'{key} {value} then and {now} now\n'
 
-@pytest.mark.parametrize('change', [lambda r: None, lambda r: r['provenance'].pop('conditions'), lambda r: r.pop('provenance'), lambda r: r.update(provenance=[]),
-    lambda r: r['provenance'].update(conditions='?')])
+@pytest.mark.parametrize('change', [
+    lambda r: None, lambda r: r['provenance'].pop('conditions'), lambda r: r.pop('provenance'),
+    lambda r: r.update(provenance=[]), lambda r: r['provenance'].update(conditions='?')])
 def test_the_same_conditions_and_older_records_say_nothing(half, tmp_path, capsys, change):
     out = copy(half, tmp_path/'a', change)
     assert train(plain, out, **go).finished and load_run(out).finished
@@ -124,11 +127,16 @@ def test_the_same_conditions_and_older_records_say_nothing(half, tmp_path, capsy
 
 def test_threads_are_recorded_and_told(tmp_path):
     "In processes of their own: begun with one thread, gone on with two, then again with two."
-    code = ("import sys, torch\nfrom dataclasses import replace\nfrom soak import small\nfrom ash_nb.training import Run, train\nimport shutil\n"
-            "torch.set_num_threads(int(sys.argv[1]))\nrun = train(small(4, method='source_only', checkpoint_every=2), sys.argv[2], device='cpu', workers=0, progress=False)\n"
+    code = ("import shutil, sys, torch\nfrom soak import small\nfrom ash_nb.training import train\n"
+            "torch.set_num_threads(int(sys.argv[1]))\n"
+            "c = small(4, method='source_only', checkpoint_every=2)\n"
+            "run = train(c, sys.argv[2], device='cpu', workers=0, progress=False)\n"
             "shutil.rmtree(run.checkpoints[-1])")
     env = os.environ | {'PYTHONPATH': os.pathsep.join([os.path.dirname(__file__), *sys.path])}
-    said = [subprocess.run([sys.executable, '-c', code, n, str(tmp_path/'a')], capture_output=True, text=True, env=env, check=True).stderr for n in '121']
+    def said_with(threads):
+        words = [sys.executable, '-c', code, threads, str(tmp_path/'a')]
+        return subprocess.run(words, capture_output=True, text=True, env=env, check=True).stderr
+    said = [said_with(n) for n in '121']
     assert said[0] == said[2] == '' and said[1].endswith('so not to the same bits: threads 1 then and 2 now\n')
     assert json.loads((tmp_path/'a'/'config.json').read_text())['provenance']['conditions']['threads'] == 1
 
@@ -150,7 +158,8 @@ def test_the_bar_of_every_method_fits_80_columns(method):
     logged = losses_of(method)
     assert logged.keys() <= SHORT.keys()
     for values in (logged, *(dict.fromkeys(logged, v) for v in (9.999, 1.2345e-5, 0.012345, float('nan')))):
-        with open(os.devnull, 'w') as nowhere, tqdm(total=100_000, desc=f'{method} seed 10: ', bar_format=BAR, ncols=80, file=nowhere, disable=False) as bar:
+        shown = dict(total=100_000, desc=f'{method} seed 10: ', bar_format=BAR, ncols=80, disable=False)
+        with open(os.devnull, 'w') as nowhere, tqdm(file=nowhere, **shown) as bar:
             assert len(str(bar)) <= 80 and str(bar).startswith(f'{method} seed 10: ')
             bar.n = 99_999
             _show(bar, values)
