@@ -878,6 +878,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'ash_nb.widgets.Preview.by_channel': ('widgets.html#preview.by_channel', 'ash_nb/widgets.py'),
                                 'ash_nb.widgets.Preview.condition': ('widgets.html#preview.condition', 'ash_nb/widgets.py'),
                                 'ash_nb.widgets.Preview.decoded': ('widgets.html#preview.decoded', 'ash_nb/widgets.py'),
+                                'ash_nb.widgets.Preview.encoded_picture': ('widgets.html#preview.encoded_picture', 'ash_nb/widgets.py'),
                                 'ash_nb.widgets.Preview.kept': ('widgets.html#preview.kept', 'ash_nb/widgets.py'),
                                 'ash_nb.widgets.Preview.learner': ('widgets.html#preview.learner', 'ash_nb/widgets.py'),
                                 'ash_nb.widgets.Preview.logits': ('widgets.html#preview.logits', 'ash_nb/widgets.py'),

@@ -119,7 +119,8 @@ def mean_over_targets(
     if (group.target.nunique().target != runs.target.nunique()).any():
         raise AshError('a run lacks a target that another has: evaluate all runs on the same targets first')
     mean = group.miou.mean()
-    mean.loc[group.miou.count().miou < group.size()['size'], 'miou'] = float('nan')       # else it would be of fewer targets
+    # else it would be of fewer targets
+    mean.loc[group.miou.count().miou < group.size()['size'], 'miou'] = float('nan')
     return mean.assign(target=name, protocol='')
 
 # %% ../nbs/40_analysis.ipynb #09d45614
@@ -135,6 +136,8 @@ def with_world_mean(
     return pd.concat([mean, runs.drop(world.index)] if alone else [runs, mean], ignore_index=True)
 
 # %% ../nbs/40_analysis.ipynb #b9a0a41f
+_no_class = 'no class, because no pixel of its labels is scored: there is no mean IoU (nan)'
+
 def mean_basis(
     runs, # DataFrame of a comparison: target, protocol, perhaps mean_over, and a column a class
 ) -> list: # sentences
@@ -147,12 +150,15 @@ def mean_basis(
         absent = [c for c in of if not counted[c].any()]
         text = f'{counted.any().sum()} of {len(of)} classes' + f' (left out: {", ".join(absent)})'*bool(absent)
         if (counted != counted.iloc[0]).any(axis=None):
-            text = (f'{counted.sum(1).min()} to {counted.sum(1).max()} of {len(of)} classes, not the same in every run, '
-                    f'because of {", ".join(c for c in of if counted[c].nunique() > 1)}: --mean-over truth takes the same for all')
-        if len(absent) == len(of): text = 'no class, because no pixel of its labels is scored: there is no mean IoU (nan)'
+            text = (f'{counted.sum(1).min()} to {counted.sum(1).max()} of {len(of)} classes, not the same in every '
+                    f'run, '
+                    f'because of {", ".join(c for c in of if counted[c].nunique() > 1)}: --mean-over truth takes the '
+                    f'same for all')
+        if len(absent) == len(of): text = _no_class
         said.setdefault(text, []).append(t)
     rule = set(runs.get('mean_over', ())) == {'truth'}
-    return [f'{", ".join(ts)}: mean over {text}' + ', those in the truth'*(rule and 'no class' not in text) for text, ts in said.items()]
+    return [f'{", ".join(ts)}: mean over {text}' + ', those in the truth'*(rule and 'no class' not in text) for text,
+            ts in said.items()]
 
 # %% ../nbs/40_analysis.ipynb #6f389680
 def contributions(

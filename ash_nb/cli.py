@@ -30,7 +30,8 @@ def _run_options(p):
     p.add_argument('--steps', type=_whole('--steps'), help="training steps (default: the preset's)")
     p.add_argument('--set', action='append', default=[], metavar='FIELD=VALUE', help='any other field of the configuration, e.g. lambda_adv=0.01')
     p.add_argument('--device', default=settings()['device'], help='auto, cpu, cuda, cuda:1; compare: several with commas, a process each (default %(default)s)')
-    p.add_argument('--workers', type=_whole('--workers', 0), default=settings()['workers'], help='loader processes (default %(default)s)')
+    p.add_argument('--workers', type=_whole('--workers', 0), default=settings()['workers'],
+                   help='loader processes (default %(default)s)')
 
 def _target_options(p, default=None):
     p.add_argument('--target', default=default, required=default is None, help='data sets, with commas: camvid, cityscapes, ..., unseen (StreetWorld), streetworld-night')
@@ -38,9 +39,12 @@ def _target_options(p, default=None):
     p.add_argument('--split', default='val', help='split of the target (default %(default)s)')
     p.add_argument('--images', type=_whole('--images'), help='scenes of each StreetWorld target (default 24)')
 
+# %% ../nbs/46_cli.ipynb #bfb41fa4
 def _mean_options(p, of, rule):
     p.add_argument('--protocol', help=f'classes to score: 19, 16, 13, 13merged, camvid11 (default: {of} own)')
-    p.add_argument('--mean-over', default=rule, metavar='RULE', help='which classes a mean is over: truth_or_prediction, or truth: those in the labels (default %(default)s)')
+    p.add_argument('--mean-over', default=rule, metavar='RULE',
+                   help='which classes a mean is over: truth_or_prediction, or truth: those in the labels (default '
+                        '%(default)s)')
 
 # %% ../nbs/46_cli.ipynb #ac32ea4d
 def configuration(args, **changes):
@@ -97,7 +101,8 @@ def _evaluation_lines(e) -> list:
     if not e.classes: return [f'{e.target} {e.split}: mIoU nan, because no pixel of its labels is scored {where}']
     out = [f'{e.target} {e.split}: mIoU {100*e.miou:.1f} over {e.basis()} {where}']
     other = e.under(mean_over=next(rule for rule in _rules if rule != e.mean_over))
-    if other.classes != e.classes: out.append(f'{e.target} {e.split}: {_rules[other.mean_over]} mIoU {100*other.miou:.1f}, {other.basis()}')
+    if other.classes != e.classes:
+        out.append(f'{e.target} {e.split}: {_rules[other.mean_over]} mIoU {100*other.miou:.1f}, {other.basis()}')
     return out
 
 def _evaluate(args):
@@ -138,7 +143,8 @@ def _compare(args):
     config = configuration(args)
     if args.root and config.target in roots and not config.target_root: config = replace(config, target_root=args.root)
     if args.baseline: one_of(args.baseline, words, 'baseline')
-    runs = compare(words, args.seeds, targets, args.out, config, roots, args.split, args.device, args.images, args.protocol, args.workers, mean_over=args.mean_over)
+    runs = compare(words, args.seeds, targets, args.out, config, roots, args.split, args.device, args.images,
+                   args.protocol, args.workers, mean_over=args.mean_over)
     files = []
     try: files = comparison_figures(args.out, runs, roots, baseline=args.baseline)
     finally:                                              # the table is shown even if something cannot be drawn
@@ -146,6 +152,7 @@ def _compare(args):
         for text in comparison_notes(args.out, runs): print(text)
         for f in files: print(f'written: {f}')
 
+# %% ../nbs/46_cli.ipynb #140d0f13
 def _add_compare(subparsers):
     p = _parser(subparsers, 'compare', 'Train methods over seeds, evaluate, and print means, 95%% intervals and paired differences to the first method.',
                 'ash-nb compare --methods source_only,ash --seeds 3 --target unseen --out runs/c')
@@ -200,7 +207,8 @@ def _add_demo(subparsers):
 # %% ../nbs/46_cli.ipynb #76f96788
 def _size(text):
     try: w, h = (_whole('--size')(v) for v in text.split('x'))
-    except (AshError, ValueError): raise AshError(f'--size {text}: expected WIDTHxHEIGHT, for example 1280x720') from None
+    except (AshError, ValueError):
+        raise AshError(f'--size {text}: expected WIDTHxHEIGHT, for example 1280x720') from None
     return w, h
 
 def _prepare(args):
@@ -225,7 +233,8 @@ def _add_prepare(subparsers):
     p.add_argument('--lossless', action='store_true', help='PNG in place of JPEG at quality 95')
     p.add_argument('--ids', default='', help="what the labels hold: own (the data set's ids) or train_ids (default: own, and files that look like train ids are refused)")
     p.add_argument('--leave-out', action='store_true', help='complete the copy without the samples that have problems')
-    p.add_argument('--workers', type=_whole('--workers', 0), default=settings()['workers'], help='processes (default: one a processor)')
+    p.add_argument('--workers', type=_whole('--workers', 0), default=settings()['workers'],
+                   help='processes (default: one a processor)')
     p.set_defaults(do=_prepare)
 
 # %% ../nbs/46_cli.ipynb #3b04994b
@@ -294,7 +303,8 @@ def _flush():
     for stream in (sys.stdout, sys.stderr):
         try: stream.flush()
         except BrokenPipeError: raise
-        except (AttributeError, OSError, ValueError): pass           # there is none, or it is closed, or the disk is full: Python will say
+        # there is none, or it is closed, or the disk is full: Python will say
+        except (AttributeError, OSError, ValueError): pass
 
 def _drop_unread() -> bool: # whether a reader has gone
     "Send to nowhere what would be printed to a reader that has gone."
@@ -310,6 +320,7 @@ def _drop_unread() -> bool: # whether a reader has gone
         os.close(nowhere)
     return gone
 
+# %% ../nbs/46_cli.ipynb #e93e523d
 def main(words=None) -> int: # exit code; 141: the reader of the output went away before the end
     "Run one verb; a mistake ends in one sentence and exit code 2."
     code = 141

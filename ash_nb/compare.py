@@ -22,7 +22,8 @@ from .config import AshError, Config, one_of
 from .datasets import READERS, SegmentationData, data_root, open_dataset
 from .distributed import lost_process, process_died, ready_to_start
 from .analysis import summarise, with_world_mean
-from .evaluation import MEAN_OVER, Evaluation, evaluate, find_evaluation, keep_evaluation, key_digest, read_evaluation
+from .evaluation import MEAN_OVER, Evaluation, evaluate, find_evaluation, keep_evaluation, key_digest
+from .evaluation import read_evaluation
 from .files import read_json, recorded_digest, sha256, write_atomic, write_json
 from .labels import CLASSES, PROTOCOLS
 from .methods import fast_bf16, pick_device
@@ -44,15 +45,16 @@ def target_names(text:str) -> list:
 def open_target(name:str, root=None, split:str='val', images:int=None, seed:int=0):
     "Open a target by name; for StreetWorld `images` scenes at 320 x 240. Raises AshError for what is not there."
     if images is not None and not (isinstance(images, numbers.Integral) and images > 0):
-        raise AshError(f'images = {images}: expected a whole number of scenes, 1 or more, or nothing for {UNSEEN_IMAGES}')
+        raise AshError(f'images = {images}: expected a whole number of scenes, 1 or more, or nothing for '
+                       f'{UNSEEN_IMAGES}')
     if not name.startswith('streetworld'): return open_dataset(name, root, split)
     n = UNSEEN_IMAGES if images is None else int(images)
     return _open_once(name, None, split, n=n, width=320, height=240, seed=seed, cache=True)
 
 # %% ../nbs/43_compare.ipynb #6e71a0f1
 def file_stamps(data) -> str: # '' for a data set whose origin cannot be told
-    "Hash what tells whether a data set's files are still the same: names, sizes and times of change, or recorded SHA-256."
-    if hasattr(data, 'pairs'): what = [data.ids, data.holds, *([data.name(k), *stamp(pair)] for k, pair in enumerate(data.pairs))]
+    "Hash what tells whether files are still the same: names, sizes and times of change, or recorded SHA-256."
+    if hasattr(data, 'pairs'): what = [data.ids, data.holds, *([data.name(k), *stamp(p)] for k, p in enumerate(data.pairs))]
     elif hasattr(data, 'records'): what = data.records
     elif hasattr(data, 'first'): what = [data.first, data.n, data.size]           # procedural: drawn from its numbers
     else: return ''
@@ -73,7 +75,7 @@ class Labels:
 _known = {} # stamps -> Labels
 
 def labels_of(data, name:str='', progress:bool=False) -> Labels:
-    "Read all label maps of a data set, once as long as its files stay the same. Raises AshError for one that cannot be read."
+    "Read all label maps, once as long as the files stay the same. Raises AshError for one that cannot be read."
     from tqdm.auto import tqdm
     stamps = file_stamps(data)
     if stamps in _known: return _known[stamps]
@@ -93,15 +95,18 @@ def label_hash(data) -> str: # 16 hex digits
 @functools.cache
 def scoring_version() -> str: # 16 hex digits
     "Hash the code that decides a score: what is drawn or read, the network, and the counting."
-    return sha256(b''.join(Path(m.__file__).read_bytes() for m in (pictures, datasets, evaluation, labels, segmenter, streetworld)))[:16]
+    return sha256(b''.join(Path(m.__file__).read_bytes()
+                           for m in (pictures, datasets, evaluation, labels, segmenter, streetworld)))[:16]
 
 def evaluation_key(run:Run, target:str, data, root=None, split:str='val', device='cpu', checkpoint:int=-1) -> dict:
     "Collect what decides the score of a checkpoint on a target."
     c, folder = run.config, run.checkpoints[checkpoint]
     bf16 = c.precision == 'bf16' or (c.precision == 'auto' and fast_bf16(torch.device(device)))
     place = '' if target.startswith('streetworld') else str(data_root(target, root).resolve())
-    return dict(target=target, split=split, images=len(data), root=place, labels=labels_of(data, target).digest, files=file_stamps(data),
-                test_size=[c.test_width, c.test_height], step=step_of(run, checkpoint), weights=recorded_digest(folder/'segmenter.safetensors'),
+    return dict(target=target, split=split, images=len(data), root=place, labels=labels_of(data, target).digest,
+                files=file_stamps(data),
+                test_size=[c.test_width, c.test_height], step=step_of(run, checkpoint),
+                weights=recorded_digest(folder/'segmenter.safetensors'),
                 precision='bfloat16' if bf16 else 'float32', scoring=scoring_version())
 
 def evaluation_file(run:Run, key:dict) -> Path:
@@ -123,19 +128,21 @@ def evaluate_run(
     checkpoint:int=-1, # which of the run's checkpoints
     mean_over:str='truth_or_prediction', # which classes the mean is over, one of MEAN_OVER
 ) -> Evaluation:
-    "Score a checkpoint of a run on a target and keep the result in the run folder. Raises AshError for what cannot be read."
+    "Score a checkpoint on a target and keep the result in the run folder. Raises AshError for what cannot be read."
     c, data = run.config, open_target(target, root, split, images)
-    for value, allowed, what in ((protocol or '19', PROTOCOLS, 'protocol'), (mean_over, MEAN_OVER, 'rule of the mean')): one_of(value, allowed, what)
+    for value, allowed, what in ((protocol or '19', PROTOCOLS, 'protocol'), (mean_over, MEAN_OVER, 'rule of the mean')):
+        one_of(value, allowed, what)
     key, learner = evaluation_key(run, target, data, root, split, device, checkpoint), run.learner(checkpoint, device)
     key['precision'] = str(learner.dtype).removeprefix('torch.')
     size = (c.test_width, c.test_height)
-    with learner.autocast(): e = evaluate(learner.segmenter, data, target, split, None, 'truth_or_prediction', *size, device, batch_size=4)
+    with learner.autocast():
+        e = evaluate(learner.segmenter, data, target, split, None, 'truth_or_prediction', *size, device, batch_size=4)
     keep_evaluation(e, key, evaluation_file(run, key))
     return e.under(protocol, mean_over)
 
 # %% ../nbs/43_compare.ipynb #5f6c4e6c
-def score(run:Run, target, root=None, split='val', device='cpu', images=None, checkpoint=-1) -> tuple: # Evaluation, digest of its key
-    "Return what a checkpoint is worth on a target, evaluated only if that is not kept already."
+def score(run:Run, target, root=None, split='val', device='cpu', images=None, checkpoint=-1) -> tuple:
+    "Return a checkpoint's Evaluation on a target, made only if none is kept, and the digest of its key."
     data = open_target(target, root, split, images)
     key = evaluation_key(run, target, data, root, split, device, checkpoint)
     found, _ = read_evaluation(evaluation_file(run, key), key)
@@ -143,7 +150,7 @@ def score(run:Run, target, root=None, split='val', device='cpu', images=None, ch
 
 # %% ../nbs/43_compare.ipynb #712174bf
 def no_validation(c:Config) -> str: # '' where there is one
-    "Say why a run's source has no validation split that training has not seen. Raises AshError for one that cannot be opened."
+    "Say why a source has no validation split that training has not seen. Raises AshError for a damaged one."
     if c.split == 'val': return f'{c.source} is learned from its own validation split'
     if c.source.startswith('streetworld'): return ''
     root = data_root(c.source, c.root or None)
@@ -156,8 +163,8 @@ def no_validation(c:Config) -> str: # '' where there is one
         raise
     return ''
 
-def source_scores(run:Run, device, images, mean_over='truth') -> list: # one mIoU a checkpoint; empty: no validation split
-    "Score a run's checkpoints on the validation split of its own source."
+def source_scores(run:Run, device, images, mean_over='truth') -> list: # one mIoU a checkpoint
+    "Score a run's checkpoints on the validation split of its own source; return nothing where it has none."
     c = run.config
     if no_validation(c): return []
     found = (score(run, c.source, c.root or None, 'val', device, images, k) for k in range(len(run.checkpoints)))
@@ -168,20 +175,25 @@ def best_of(values) -> int: # index; None: no value is a number
     "Find the first of the largest values."
     return max((k for k, v in enumerate(values) if v == v), key=lambda k: values[k], default=None)
 
-def cell_rows(run:Run, word, device, targets, roots, split, images=None, protocol=None, mean_over='truth', known=()) -> list:
-    "Evaluate a run where no result is kept; return one row a target, of the last checkpoint, with the scores of the other rules."
+def cell_rows(run:Run, word, device, targets, roots, split, images=None, protocol=None, mean_over='truth',
+              known=()) -> list:
+    "Score a run's checkpoints; return one row a target, of the last one, with the scores of the other rules."
     _known.update(known)
     rows, own, cost = [], source_scores(run, device, images, mean_over), run.table('sessions.csv')
-    peak = cost.peak_mb.max()                                        # NaN where the system does not tell it
-    head = dict(method=word, seed=run.config.seed, access=METHODS[run.config.method].access if adapts(run.config) else 'none')
-    head |= dict(seconds_a_step=cost.seconds.sum()/max(1, (cost.end - cost.start).sum()), peak_mb=int(peak) if peak == peak else None)
+    access, peak = METHODS[run.config.method].access if adapts(run.config) else 'none', cost.peak_mb.max()
+    head = dict(method=word, seed=run.config.seed, access=access)
+    head |= dict(seconds_a_step=cost.seconds.sum()/max(1, (cost.end - cost.start).sum()),
+                 peak_mb=int(peak) if peak == peak else None)              # NaN where the system does not tell it
     for t in targets:
         scored = [score(run, t, roots.get(t), split, device, images, k) for k in range(len(run.checkpoints))]
         views = [e.under(protocol, mean_over) for e, _ in scored]
         of, e, none = [v.miou for v in views], views[-1], float('nan')
-        picked = {f'best_on_{k}': none if at is None else of[at] for k, at in (('source', best_of(own)), ('target', best_of(of)))}
-        what = dict(target=t, split=split, images=e.images, protocol=e.protocol, miou=e.miou, step=step_of(run, -1)) | picked
-        counted = {c: v if c in e.classes else none for c, v in e.iou.items()}        # a class outside the mean is no result
+        picks = dict(best_on_source=best_of(own), best_on_target=best_of(of))
+        picked = {rule: none if at is None else of[at] for rule, at in picks.items()}
+        what = dict(target=t, split=split, images=e.images, protocol=e.protocol, miou=e.miou,
+                    step=step_of(run, -1)) | picked
+        # a class outside the mean is no result
+        counted = {c: v if c in e.classes else none for c, v in e.iou.items()}
         rows.append(head | what | dict(mean_over=mean_over, evaluation=scored[-1][1]) | counted)
     return rows
 
@@ -244,7 +256,8 @@ def compare(
     import pandas as pd
     methods, roots, config = check_words('method', methods), roots or {}, config or preset('streetworld')
     if seeds < 1: raise AshError(f'seeds = {seeds}: expected at least 1')
-    scoring = dict(targets=check_words('target', targets), roots=roots, split=split, images=images, protocol=protocol, mean_over=mean_over)
+    scoring = dict(targets=check_words('target', targets), roots=roots, split=split, images=images, protocol=protocol,
+                   mean_over=mean_over)
     record = look_first(config, methods, seeds, progress=progress, **scoring)
     work = partial(_cell, config=config, out=out, scoring=scoring | dict(known=dict(_known)), workers=workers)
     cells, devices = [(word, seed) for seed in range(seeds) for word in methods], [str(pick_device(d.strip())) for d in str(device).split(',')]
@@ -254,7 +267,7 @@ def compare(
 
 # %% ../nbs/43_compare.ipynb #6af06016
 def check_words(what:str, words) -> list:
-    "Return the names of methods or targets. Raises AshError for none, for one that is named twice, and for an unknown method."
+    "Return the names of methods or targets. Raises AshError for none, for one named twice, for an unknown method."
     words = list(words)
     if not words: raise AshError(f'no {what} given: name at least one')
     if what == 'method':
@@ -262,8 +275,8 @@ def check_words(what:str, words) -> list:
     if len(set(words)) < len(words): raise AshError(f'{what}s {",".join(words)}: one is named twice')
     return words
 
-def look_first(config, methods, seeds, targets, roots, split, images, protocol, mean_over, progress) -> dict: # the protocol
-    "Read a sample of everything and the labels of every target before anything is trained. Raises AshError for what is amiss."
+def look_first(config, methods, seeds, targets, roots, split, images, protocol, mean_over, progress) -> dict:
+    "Read all labels and a sample of everything; return the protocol. Raises AshError for what cannot be read."
     one_of(protocol or '19', PROTOCOLS, 'protocol')
     one_of(mean_over, MEAN_OVER, 'rule of the mean')
     for t in targets:
@@ -281,7 +294,8 @@ def truth_classes(found:Labels, protocol:str) -> tuple:
     return Evaluation('', '', 0, protocol, np.diag(found.pixels), mean_over='truth').classes
 
 # %% ../nbs/43_compare.ipynb #6d4e1f2b
-FIGURES = ('curves.png', 'differences.png', 'errors.json', 'examples-*', 'figure4.png', 'preview.json', 'stylization.jpg')
+FIGURES = ('curves.png', 'differences.png', 'errors.json', 'examples-*', 'figure4.png', 'preview.json',
+           'stylization.jpg')
 TABLES = ('table.csv', 'table.md', 'table.tex', 'rules.csv', 'cost.csv', 'classes.csv', 'report.html')
 
 def drop_drawn(folder, names):
@@ -291,7 +305,7 @@ def drop_drawn(folder, names):
             if old.is_file(): old.unlink()
 
 def keep_comparison(out, record:dict, runs): # DataFrame
-    "Write runs.csv and protocol.json; remove what was drawn from other ones, which would show old numbers. Returns `runs`."
+    "Write runs.csv and protocol.json, and return `runs`; remove what was drawn of others: it would show old numbers."
     out, text = Path(out), runs.to_csv(index=False).encode()
     if (out/'runs.csv').is_file() and (out/'runs.csv').read_bytes() != text:
         drop_drawn(out, TABLES)
@@ -305,18 +319,22 @@ def target_record(t, root, split, images, protocol, mean_over) -> dict:
     "Describe a target: which part, how many images, which classes the mean is over, and the hash of its labels."
     data = open_target(t, root, split, images)
     name, found = protocol or data.protocol, labels_of(data)
-    over = dict(mean_over=mean_over) | (dict(mean_classes=list(truth_classes(found, name))) if mean_over == 'truth' else {})
+    over = dict(mean_over=mean_over)
+    if mean_over == 'truth': over['mean_classes'] = list(truth_classes(found, name))
     return dict(split=split, images=len(data), classes=name, **over, labels_sha256=found.digest[:16])
 
-def protocol_record(c, methods, seeds, targets, roots, split, images, protocol=None, mean_over='truth', missing='') -> dict:
+def protocol_record(c, methods, seeds, targets, roots, split, images, protocol=None, mean_over='truth',
+                    missing='') -> dict:
     "Describe what the numbers of a comparison are measured with; `missing`: why the source has no validation split."
     extra = {'resnet101': 'ImageNet weights or a file', 'lite0': 'ImageNet weights', 'plain': 'none'}[c.body] if c.pretrained else 'none'
     on_source = f'none, because {missing}' if missing else 'best on source validation'
-    return dict(source=dict(name=c.source, split=c.split, scenes=c.scenes or None), steps=c.steps, batch_size=c.batch_size,
+    return dict(source=dict(name=c.source, split=c.split, scenes=c.scenes or None), steps=c.steps,
+                batch_size=c.batch_size,
                 extra_data=dict(body=extra, styles=c.styles, adapted_to=c.target or None),
                 methods={w: dict(access=METHODS[w.split(':')[0]].access, **method_settings(w)) for w in methods},
                 seeds=list(range(seeds)), interval='t-based, 95 %', test_size=[c.test_width, c.test_height],
-                checkpoint_rules=dict(miou='last', best_on_source=on_source, best_on_target='best on the target (oracle)'),
+                checkpoint_rules=dict(miou='last', best_on_source=on_source,
+                                      best_on_target='best on the target (oracle)'),
                 targets={t: target_record(t, roots.get(t), split, images, protocol, mean_over) for t in targets})
 
 # %% ../nbs/43_compare.ipynb #5155ec62

@@ -29,7 +29,8 @@ def _train_ids(values, what, classes, ignore=''): # flat int64; `ignore`: how th
     values, expected = torch.as_tensor(values), f'expected train ids, 0 to {classes - 1}{ignore}'
     if values.dtype == torch.bool or values.is_floating_point() or values.is_complex():
         kind = str(values.dtype).removeprefix('torch.')
-        raise NotTrainIds(f'{what} holds {kind} values: {expected}; of logits or probabilities take the argmax over the classes')
+        raise NotTrainIds(f'{what} holds {kind} values: {expected}; of logits or probabilities take the argmax over '
+                          f'the classes')
     values = values.flatten().long()
     wrong = (values < 0) | (values >= classes)
     if ignore: wrong &= values != IGNORE
@@ -42,7 +43,7 @@ def confusion_matrix(
     label, # tensor of train ids and 255, same shape
     classes:int=len(CLASSES), # how many
 ) -> np.ndarray: # (classes, classes) int64, rows truth, columns prediction
-    "Count pixels by true and predicted class. Raises AshError for two shapes, NotTrainIds (a ValueError) for odd values."
+    "Count pixels by true and predicted class. Raises NotTrainIds for odd values, AshError for two shapes."
     from torchmetrics.functional.classification import multiclass_confusion_matrix
     said, true = _train_ids(prediction, 'prediction', classes), _train_ids(label, 'label', classes, f' and {IGNORE}')
     if (a := tuple(prediction.shape)) != (b := tuple(label.shape)):
@@ -57,7 +58,8 @@ def protocol_matrix(
 ) -> np.ndarray: # (n, n + 1) counts: the last column holds predictions of classes that are not scored
     "Merge a confusion matrix into a protocol's classes. Raises AshError for a matrix of another size."
     if np.shape(confusion) != (len(CLASSES),)*2:
-        raise AshError(f'a confusion matrix of shape {np.shape(confusion)}: expected {(len(CLASSES),)*2}, a row and a column a train id')
+        raise AshError(f'a confusion matrix of shape {np.shape(confusion)}: expected {(len(CLASSES),)*2}, a row and a '
+                       f'column a train id')
     n, table = len(protocol.classes), np.array(protocol.table)
     out = np.zeros((n + 1, n + 1), np.int64)
     place = np.where(table == IGNORE, n, table)
@@ -65,12 +67,13 @@ def protocol_matrix(
     return out[:n]
 
 # %% ../nbs/33_evaluation.ipynb #2d405824
-MEAN_OVER = ('truth_or_prediction', 'truth') # which classes a mean is over: all that have an IoU, or those that occur in the labels
+# which classes a mean is over: all that have an IoU, or those that occur in the labels
+MEAN_OVER = ('truth_or_prediction', 'truth')
 
 def class_areas(
     confusion:np.ndarray, # (19, 19) counts, rows truth
     protocol='19', # name of a protocol
-) -> np.ndarray: # (3, n) pixels of each of its classes: rightly predicted, in the truth, predicted where the truth is scored
+) -> np.ndarray: # (3, n) pixels of each class: right, in the truth, predicted where the truth is scored
     "Count the pixels that IoU is made of. Raises AshError for an unknown protocol."
     p = PROTOCOLS[one_of(protocol, PROTOCOLS, 'protocol')]
     whole = PROTOCOLS[p.within or p.name]
@@ -111,7 +114,8 @@ class Evaluation:
         return dict(zip(PROTOCOLS[self.protocol].classes, map(float, iou(self.confusion, self.protocol)[0])))
 
     @property
-    def miou(self) -> float: return iou(self.confusion, self.protocol, self.mean_over)[1] # NaN where no class is in the mean
+    # NaN where no class is in the mean
+    def miou(self) -> float: return iou(self.confusion, self.protocol, self.mean_over)[1]
 
     @property
     def per_image(self) -> dict: # image name -> its own mean IoU; images without a scored pixel are not in it
@@ -133,14 +137,16 @@ def basis(self:Evaluation) -> str:
     "Say what the mean is over: `2 of 3 classes (in neither truth nor prediction: pole)`."
     of = PROTOCOLS[self.protocol].classes
     absent = [c for c in of if c not in self.classes]
-    return f'{len(self.classes)} of {len(of)} classes' + f' ({_absent[self.mean_over]}: {", ".join(absent)})'*bool(absent)
+    told = f' ({_absent[self.mean_over]}: {", ".join(absent)})' if absent else ''
+    return f'{len(self.classes)} of {len(of)} classes{told}'
 
 @patch
 def json(self:Evaluation) -> dict:
     "Return the record that is written to files; NaN becomes None."
     clean = lambda v: None if v != v else v
     head = dict(target=self.target, split=self.split, images=self.images, protocol=self.protocol, miou=clean(self.miou))
-    return head | dict(iou={k: clean(v) for k, v in self.iou.items()}, mean_over=self.mean_over, classes=list(self.classes))
+    return head | dict(iou={k: clean(v) for k, v in self.iou.items()}, mean_over=self.mean_over,
+                       classes=list(self.classes))
 
 # %% ../nbs/33_evaluation.ipynb #7a1a9643
 def _packed(m): return ' '.join(f'{k} {m.flat[k]}' for k in np.flatnonzero(m))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SMALLEST', 'restyle_image', 'stylize_file', 'pick_images', 'predictions', 'qualitative_figure', 'stylization_figure',
            'probe_prediction', 'preview_stills', 'save_figure', 'run_figures', 'hallucination_figures', 'drop_older',
-           'comparison_tables', 'shown_methods', 'ranked', 'error_stills', 'comparison_figures', 'kept_rows']
+           'comparison_tables', 'shown_methods', 'ranked', 'error_stills', 'kept_rows', 'comparison_figures']
 
 # %% ../nbs/44_figures.ipynb #bb237557
 from pathlib import Path
@@ -14,7 +14,8 @@ import pandas as pd
 import torch
 from . import plots
 from .analysis import class_table, compare_table, with_world_mean
-from .compare import FIGURES, comparison_table, cost_table, drop_drawn, open_target, rules_table, to_latex, to_markdown
+from .compare import FIGURES, comparison_table, cost_table, drop_drawn, open_target, rules_table
+from .compare import to_latex, to_markdown
 from .config import AshError, generator
 from .datasets import eval_transform, open_dataset
 from .evaluation import confusion_matrix, find_evaluation, iou, predict
@@ -112,7 +113,8 @@ def qualitative_figure(
     samples = [data[round(k)] for k in np.linspace(0, len(data) - 1, min(len(data), 24))]     # spread over the whole set
     truths = [np.asarray(s['label']) for s in samples]
     guesses = {m: predictions(run, samples, device) for m, run in runs.items()}
-    value = lambda guess, truth: iou(confusion_matrix(torch.from_numpy(guess), torch.from_numpy(truth)), data.protocol, 'truth')[1]
+    value = lambda guess, truth: iou(confusion_matrix(torch.from_numpy(guess), torch.from_numpy(truth)), data.protocol,
+                                     'truth')[1]
     scores = {m: list(map(value, g, truths)) for m, g in guesses.items()}
     first, last = list(scores.values())[0], list(scores.values())[-1]
     chosen = pick_images(np.subtract(last, first) if len(runs) > 1 else first, n)
@@ -257,6 +259,16 @@ def _error_row(baseline, sample, first, last, before, after, limit=320):
     return [('image', image, sample['name']), ('truth', label, ''), ('what changed', changed, f'{100*(after - before):+.1f} points of mean IoU'),
             (baseline, shown(first), f'mean IoU {100*before:.1f}'), ('the method', shown(last), f'mean IoU {100*after:.1f}')]
 
+# %% ../nbs/44_figures.ipynb #7285c793
+def kept_rows(out, runs, target, methods) -> dict: # method -> Evaluation
+    "Read what a comparison's rows of its first seed were made of. Raises AshError when it is not kept any more."
+    rows = runs[(runs.target == target) & (runs.seed == runs.seed.min()) & runs.method.isin(list(methods))]
+    found = {r.method: find_evaluation(Path(out)/run_name(r.method, r.seed), r) for r in rows.itertuples(index=False)}
+    for m, e in found.items():
+        if e is None: raise AshError(f'{out}: the evaluation of {m} on {target} is not kept any more: run the same '
+                                     f'ash-nb compare command again')
+    return found
+
 # %% ../nbs/44_figures.ipynb #c391b164
 def comparison_figures(
     out, # folder of a comparison
@@ -272,17 +284,10 @@ def comparison_figures(
     files = comparison_tables(out, runs, baseline)
     ends = {t: runs[runs.target == t].iloc[0] for t in (targets[0], targets[-1])}
     opened = {t: open_target(t, roots.get(t), r.split, r.images) for t, r in ends.items()}
-    for t, data in opened.items(): files.append(save_figure(qualitative_figure(first, data, device), out/'figures'/f'examples-{t}.jpg', True))
+    for t, data in opened.items():
+        files.append(save_figure(qualitative_figure(first, data, device), out/'figures'/f'examples-{t}.jpg', True))
     found = {t: (data, kept_rows(out, runs, t, first)) for t, data in opened.items()}
     if len(first) > 1: files += error_stills(first, found, out/'figures'/'errors.json', device)
     ash = next((r for r in first.values() if (r.path/'classwise.csv').is_file()), None)
     if ash is not None: files += hallucination_figures(ash, ash.learner(), out/'figures')
     return [*files, folder_report(out)]
-
-def kept_rows(out, runs, target, methods) -> dict: # method -> Evaluation
-    "Read what a comparison's rows of its first seed were made of. Raises AshError when it is not kept any more."
-    rows = runs[(runs.target == target) & (runs.seed == runs.seed.min()) & runs.method.isin(list(methods))]
-    found = {r.method: find_evaluation(Path(out)/run_name(r.method, r.seed), r) for r in rows.itertuples(index=False)}
-    for m, e in found.items():
-        if e is None: raise AshError(f'{out}: the evaluation of {m} on {target} is not kept any more: run the same ash-nb compare command again')
-    return found

@@ -447,7 +447,8 @@ def forest(
         ax.axvline(0, color='#1d2327', lw=.8)
         ax.set_title(f'{t.removeprefix("streetworld-")}: {rows.loc[baseline]["mean"]:.1f} for {name_of(baseline)}', loc='left')
         ax.set(xlabel='difference in mean IoU, points', ylim=(len(order) - .4, -.6)); ax.grid(axis='y', visible=False)
-        middle, half = (rows.loc[order][c].fillna(0) for c in ('difference', 'difference_half'))       # a target without a mean has none
+        # a target without a mean has none
+        middle, half = (rows.loc[order][c].fillna(0) for c in ('difference', 'difference_half'))
         reach = 2*(middle.abs().max() or 1)
         ax.set_xlim(max(-reach, (middle - half).min() - 1), min(2*reach, (middle + half).max() + 1))
     axes[0, 0].set_yticks(range(len(order)), names, fontsize=8)

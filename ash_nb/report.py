@@ -240,13 +240,15 @@ def configuration(
 
 # %% ../nbs/42_report.ipynb #732808ba
 CAPTIONS = {
-    'examples': 'images, predictions with their mean IoU over the classes in the truth of the image, and truth. Chosen by rule: from the largest gain of the last method over the first (top) to the largest loss (bottom).',
+    'examples': 'images, predictions with their mean IoU over the classes in the truth of the image, and truth. Chosen '
+                'by rule: from the largest gain of the last method over the first (top) to the largest loss (bottom).',
     'stylization': 'Streets, paintings, plain AdaIN, and what the trained hallucinator makes of them.',
     'figure4': 'Change of the L1 norm of beta and gamma when a class is removed from the condition, raw and per predicted position, over the training steps; size corr.: rank correlation of the size of the change with the number of positions. Inset: the predicted labels of the probe image.',
     'curves': 'Losses over the training steps: logged values thin, running mean thick.',
     'confusion': 'Percent of the pixels of each true class that were given each name',
     'preview': 'The stylization preview as stills: choose a painting, how much of the restyled features the decoder is given (alpha), and a checkpoint. Live, with sliders for all settings, it is in the notebook 55_preview.',
-    'errors': 'The error browser: the images on which a method gains and loses most against the baseline, by the mean IoU over the classes in the truth of the image. Blue is repaired, orange broken, grey wrong in both.'}
+    'errors': 'The error browser: the images on which a method gains and loses most against the baseline, by the mean '
+              'IoU over the classes in the truth of the image. Blue is repaired, orange broken, grey wrong in both.'}
 
 # %% ../nbs/42_report.ipynb #65030508
 def figure_blocks(
@@ -326,7 +328,8 @@ def _newest(folder) -> dict: # what it is -> Evaluation, of the newest checkpoin
     weights = recorded_digest(Path(folder)/'checkpoints'/f'step-{last:07d}'/'segmenter.safetensors')
     current = [(e, key) for e, key in found if key['step'] == last and key['weights'] == weights]
     plain = [e.target.removeprefix('streetworld-') for e, _ in current]
-    full = [f'{t} ({e.split}, {e.images} images, {Path(key["root"]).name or "drawn"}, {key["precision"]})' for t, (e, key) in zip(plain, current)]
+    full = [f'{t} ({e.split}, {e.images} images, {Path(key["root"]).name or "drawn"}, {key["precision"]})' for t,
+            (e, key) in zip(plain, current)]
     return {f if plain.count(t) > 1 else t: e for t, f, (e, _) in zip(plain, full, current)}
 
 def _scores(found) -> list:
@@ -335,9 +338,11 @@ def _scores(found) -> list:
     blocks = [facts({f'mean IoU on {name}': _text(100*e.miou) + ' %' for name, e in found.items()})]
     for protocol in dict.fromkeys(e.protocol for e in found.values()):
         these = {name: e for name, e in found.items() if e.protocol == protocol}
-        values = pd.DataFrame({name: {'mean': 100*e.miou} | {k: 100*v for k, v in e.iou.items()} for name, e in these.items()})
+        values = pd.DataFrame({name: {'mean': 100*e.miou} | {k: 100*v for k, v in e.iou.items()} for name,
+                               e in these.items()})
         said = {}
-        for name, e in these.items(): said.setdefault(f'{e.images} images ({e.split}), mean over {e.basis()}', []).append(name)
+        for name, e in these.items():
+            said.setdefault(f'{e.images} images ({e.split}), mean over {e.basis()}', []).append(name)
         told = '; '.join(f'{", ".join(names)}: {text}' for text, names in said.items())
         blocks.append(bars(values, f'IoU in percent, protocol {protocol}. {told}.'))
     return blocks
@@ -368,7 +373,8 @@ def comparison_page(folder) -> dict: # what `report` takes
     methods, targets = list(runs.method.unique()), list(runs.target.unique())
     own = [folder/run_name(m, s) for m, s in runs[['method', 'seed']].drop_duplicates().itertuples(index=False) if (folder/run_name(m, s)/'config.json').is_file()]
     many = len(methods) > 6
-    summary = _csv(folder/'table.csv', dtype=str, keep_default_na=False) if (folder/'table.csv').is_file() else summarise(runs)
+    summary = _csv(folder/'table.csv', dtype=str,
+                   keep_default_na=False) if (folder/'table.csv').is_file() else summarise(runs)
     sections = [('Result', [facts({'methods': len(methods), 'seeds each': runs.seed.nunique(), 'unseen targets': len(targets)} | _cost(own)), folded(table(plots.readable(summary), TABLE, True), 'Every method on every target') if many else table(plots.readable(summary), TABLE, True),
                             *([] if many else [picture(plots.targets_chart(runs), caption='Mean IoU per target: mean over seeds with its 95 % interval; small strokes are seeds.')])])]
     sections[0][1].extend(paragraph(f'{text}.') for text in comparison_notes(folder, runs))
@@ -396,34 +402,43 @@ def _class_bars(runs) -> list:
     name = str(world.protocol.iloc[0])
     mean = world.groupby(['method', 'seed'], sort=False, as_index=False)[list(PROTOCOLS[name].classes)].mean().assign(protocol=name)
     folded = ''.join(v for t, v in each.items() if t in set(world.target))
-    return [chart(mean, f'Mean over {world.target.nunique()} appearances of StreetWorld, of each class over those in which it has an IoU'), *(v for t, v in each.items() if t not in set(world.target)), f'<details><summary>Each appearance</summary>{folded}</details>']
+    return [chart(mean, f'Mean over {world.target.nunique()} appearances of StreetWorld, of each class over those in '
+                        f'which it has an IoU'), *(v for t, v in each.items() if t not in set(world.target)),
+                        f'<details><summary>Each appearance</summary>{folded}</details>']
 
 # %% ../nbs/42_report.ipynb #c84e8a21
+def _together(runs) -> list: # (title, targets)
+    world = [t for t in runs.target.unique() if t.startswith('streetworld')]
+    return [(f'{len(world)} appearances of StreetWorld', world)]*(len(world) > 1) + [(t.removeprefix('streetworld-'), [t]) for t in runs.target.unique() if len(world) < 2 or t not in world]
+
+def _confusion_blocks(total, title, p, best) -> list:
+    first, text = next(iter(total)), CAPTIONS['confusion'][0].lower() + CAPTIONS['confusion'][1:]
+    own = ''.join(picture(plots.confusion_heatmap(t, p.classes), caption=f'{plots.name_of(m)}, {title}: {text}.')
+                  for m, t in total.items())
+    if len(total) < 2: return [folded(own, f'Confusion matrices, {title}')]
+    change = f'what {plots.name_of(best)} changes in the confusions of {plots.name_of(first)}'
+    told = f'{title}: {change}, in points; orange more, purple less.'
+    return [picture(plots.confusion_heatmap(total[best], p.classes, total[first]), caption=told),
+            folded(own, f'Confusion matrices, {title}')]
+
+# %% ../nbs/42_report.ipynb #192af37d
 def _confusions(folder, runs) -> list: # HTML blocks
     "Draw the best method's confusions less the baseline's, for StreetWorld's targets together and for each other target."
     methods, out = list(runs.method.unique()), []
     for title, targets in _together(runs):
         these = runs[runs.target.isin(targets)]
         p = PROTOCOLS[str(these.protocol.iloc[0])]
-        found = [(r.method, find_evaluation(folder/run_name(r.method, r.seed), r)) for r in these.itertuples(index=False)]
+        found = [(r.method, find_evaluation(folder/run_name(r.method, r.seed), r))
+                 for r in these.itertuples(index=False)]
         if any(e is None for _, e in found):
-            out.append(paragraph(f'{title}: confusion matrices are left out, since evaluations that the table was made of are not kept any more; ash-nb compare makes them anew.'))
+            out.append(paragraph(f'{title}: confusion matrices are left out, since evaluations that the table was made '
+                                 f'of are not kept any more; ash-nb compare makes them anew.'))
             continue
         total = {m: sum(protocol_matrix(e.confusion, p) for word, e in found if word == m) for m in methods}
         total = total if any(t[:, -1].any() for t in total.values()) else {m: t[:, :-1] for m, t in total.items()}
-        out += _confusion_blocks(total, title, p, max(methods[1:] or methods, key=these.groupby('method').miou.mean().get))
+        out += _confusion_blocks(total, title, p, max(methods[1:] or methods,
+                                                      key=these.groupby('method').miou.mean().get))
     return out
-
-def _confusion_blocks(total, title, p, best) -> list:
-    first, text = next(iter(total)), CAPTIONS['confusion'][0].lower() + CAPTIONS['confusion'][1:]
-    own = ''.join(picture(plots.confusion_heatmap(t, p.classes), caption=f'{plots.name_of(m)}, {title}: {text}.') for m, t in total.items())
-    if len(total) < 2: return [folded(own, f'Confusion matrices, {title}')]
-    told = f'{title}: what {plots.name_of(best)} changes in the confusions of {plots.name_of(first)}, in points; orange more, purple less.'
-    return [picture(plots.confusion_heatmap(total[best], p.classes, total[first]), caption=told), folded(own, f'Confusion matrices, {title}')]
-
-def _together(runs) -> list: # (title, targets)
-    world = [t for t in runs.target.unique() if t.startswith('streetworld')]
-    return [(f'{len(world)} appearances of StreetWorld', world)]*(len(world) > 1) + [(t.removeprefix('streetworld-'), [t]) for t in runs.target.unique() if len(world) < 2 or t not in world]
 
 # %% ../nbs/42_report.ipynb #ca143169
 def folder_report(

@@ -33,7 +33,7 @@ from .presets import METHODS, adapts
 _drawn_once = functools.lru_cache(maxsize=8)(open_dataset)  # runs of one process share what they have drawn
 
 def _open_once(name, root, split, **kw):
-    "Open a data set: one that is drawn once, one that is read each time, since settings.ini or its folder may have changed."
+    "Open a data set: one that is drawn once, one that is read each time, since its folder may be another."
     return (_drawn_once if name.startswith(('streetworld', 'procedural')) else open_dataset)(name, root, split, **kw)
 
 def _drawn(c): return dict(width=c.test_width, height=c.test_height, cache=True) # procedural pictures have the size at which the segmenter is tested; training takes crops
@@ -456,10 +456,11 @@ def memory_advice(c:Config):
 
 # %% ../nbs/32_training.ipynb #af95e0b0
 def read_sample(data, numbers=(0,), skip:bool=False, labelled:bool=False) -> dict:
-    "Read a sample; with `skip` the first of all that can be read. Raises AshError when there is none, or it has no label."
+    "Read a sample; with `skip` the first that can be read. Raises AshError for none, and for one without a label."
     sample = next(readable(data, range(len(data)) if skip else numbers, skip), None)
     if sample is None: raise AshError(f'none of {len(data)} samples can be read: each is named above')
-    if labelled and 'label' not in sample: raise AshError(f'{sample["name"]} has no label: expected a label map beside the image')
+    if labelled and 'label' not in sample:
+        raise AshError(f'{sample["name"]} has no label: expected a label map beside the image')
     return sample
 
 def needs_styles(c:Config) -> bool:
@@ -469,7 +470,7 @@ def needs_styles(c:Config) -> bool:
     return bool(kind) and 'styles' in getattr(HALLUCINATORS[kind], 'needs', ('stylizer', 'styles'))
 
 def first_samples(c:Config):
-    "Read one sample of the source and of the target or style images of a run. Raises AshError naming what cannot be read."
+    "Read a sample of the source and of the target or style images. Raises AshError naming what cannot be read."
     read_sample(source_data(c), skip=c.skip_bad, labelled=True)
     target = target_data(c)
     if target is not None: read_sample(target, skip=c.skip_bad)

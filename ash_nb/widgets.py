@@ -42,22 +42,25 @@ class Preview:
         if key not in self._kept: self._kept[key] = make()
         return self._kept[key]
 
-    def same(self, picture) -> tuple:
-        "Name a picture: another one in its place, or a change to it, has another name."
-        self._kept[id(picture)] = picture                      # as long as it is kept, no other can have its id
-        return id(picture), picture._version
-
-    @property
-    def weights(self) -> str:
-        "Name the checkpoint's weights: its place in the list stays the same while a run trains on and drops its oldest one."
-        folder = self.run.checkpoints[self.checkpoint]
-        return f'{folder.name} {recorded_digest(folder/"segmenter.safetensors")}'
-
-    @property
-    def learner(self): return self.kept(('learner', self.weights), lambda: self.run.learner(self.checkpoint, self.device))
-
 # %% ../nbs/47_widgets.ipynb #f473309c
 from fastcore.basics import patch
+
+@patch
+def same(self:Preview, picture) -> tuple:
+    "Name a picture: another one in its place, or a change to it, has another name."
+    self._kept[id(picture)] = picture                      # as long as it is kept, no other can have its id
+    return id(picture), picture._version
+
+@patch(as_prop=True)
+def weights(self:Preview) -> str:
+    "Name the checkpoint's weights: its place in the list stays while training drops its oldest one."
+    folder = self.run.checkpoints[self.checkpoint]
+    return f'{folder.name} {recorded_digest(folder/"segmenter.safetensors")}'
+
+@patch(as_prop=True)
+def learner(self:Preview):
+    "Load the checkpoint."
+    return self.kept(('learner', self.weights), lambda: self.run.learner(self.checkpoint, self.device))
 
 @patch(as_prop=True)
 def settings(self:Preview) -> dict:
@@ -69,15 +72,20 @@ def settings(self:Preview) -> dict:
 # %% ../nbs/47_widgets.ipynb #e4f567f3
 @patch
 @torch.no_grad()
-def street_features(self:Preview): # (1, D, h, w)
-    "Encode the street."
-    return self.kept(('street', self.same(self.images[self.image])), lambda: self.learner.hallucinator.stylizer.encode(self.images[self.image][None].to(self.device)).float())
+def encoded_picture(self:Preview, picture): # (1, D, h, w)
+    "Encode a picture, kept under its name."
+    encode = self.learner.hallucinator.stylizer.encode
+    return self.kept(('features', self.same(picture)), lambda: encode(picture[None].to(self.device)).float())
 
 @patch
-@torch.no_grad()
+def street_features(self:Preview): # (1, D, h, w)
+    "Encode the street."
+    return self.encoded_picture(self.images[self.image])
+
+@patch
 def painting_features(self:Preview): # (1, D, h', w')
     "Encode the painting."
-    return self.kept(('style', self.same(self.paintings[self.painting])), lambda: self.learner.hallucinator.stylizer.encode(self.paintings[self.painting][None].to(self.device)).float())
+    return self.encoded_picture(self.paintings[self.painting])
 
 @patch
 @torch.no_grad()
@@ -91,7 +99,8 @@ def style_features(self:Preview): # (1, D, h', w')
 @torch.no_grad()
 def logits(self:Preview, name, image): # (1, C, h, w)
     "Run the checkpoint's segmenter on an image, kept by a name."
-    return self.kept(('logits', self.weights, self.same(image), name), lambda: sum(x.float() for x in self.learner.segmenter(image[None].to(self.device))))
+    return self.kept(('logits', self.weights, self.same(image), name),
+                     lambda: sum(x.float() for x in self.learner.segmenter(image[None].to(self.device))))
 
 @patch
 def condition(self:Preview): # (1, C, h, w)
@@ -124,7 +133,8 @@ def decoded(self:Preview, features): # (3, H, W)
 def plain(self:Preview): # (3, H, W)
     "Restyle the street by AdaIN alone, without noise."
     f, s = self.street_features(), self.painting_features()
-    return self.kept(('plain', self.same(self.images[self.image]), self.same(self.paintings[self.painting]), self.alpha), lambda: self.decoded(self.alpha*restyle(f, *channel_stats(s)) + (1 - self.alpha)*f))
+    return self.kept(('plain', self.same(self.images[self.image]), self.same(self.paintings[self.painting]),
+                      self.alpha), lambda: self.decoded(self.alpha*restyle(f, *channel_stats(s)) + (1 - self.alpha)*f))
 
 # %% ../nbs/47_widgets.ipynb #b7c686af
 @patch

@@ -222,10 +222,13 @@ def test_gradients_are_those_of_finite_differences(name):
 
 NAMED = {'sky': 'sky', 'building': 'building', 'wall': 'building', 'fence': 'fence', 'pole': 'pole', 'traffic light': 'sign symbol', 'traffic sign': 'sign symbol', 'vegetation': 'tree', 'terrain': 'tree',
          'road': 'road', 'sidewalk': 'pavement', 'person': 'pedestrian', 'rider': 'bicyclist', 'motorcycle': 'bicyclist', 'bicycle': 'bicyclist', 'car': 'car', 'truck': 'car', 'bus': 'car', 'train': 'car'}
-LEFT_OUT = {'19': set(), '16': {'terrain', 'truck', 'train'}, '13merged': {'wall', 'fence', 'pole', 'terrain', 'truck', 'train'}, 'camvid11': set()}
+LEFT_OUT = {'19': set(), '16': {'terrain', 'truck', 'train'},
+            '13merged': {'wall', 'fence', 'pole', 'terrain', 'truck', 'train'}, 'camvid11': set()}
 
 def by_sets(prediction, label, protocol): # (N, P) each -> (N, classes) IoU as |A and B| / |A or B| over pixels whose true class is scored
-    if protocol == '13': return by_sets(prediction, label, '16')[:, [PROTOCOLS['16'].classes.index(c) for c in CLASSES if c not in LEFT_OUT['13merged']]]
+    if protocol == '13': return by_sets(prediction, label, '16')[:,
+                                                                 [PROTOCOLS['16'].classes.index(c) for c in CLASSES
+                                                                  if c not in LEFT_OUT['13merged']]]
     name = [NAMED[c] if protocol == 'camvid11' else c for c in CLASSES] + ['nothing']
     index = lambda ids: np.array(name, object)[np.minimum(ids, 19)]
     truth, guess = index(label), index(prediction)
