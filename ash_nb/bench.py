@@ -53,6 +53,7 @@ def in_turn(works:dict, repeats:int) -> dict: # name -> as spread
     spans = [[once(work) for work in works.values()] for _ in range(repeats)]
     return {k: spread(v) for k, v in zip(works, zip(*spans))}
 
+# %% ../nbs/48_bench.ipynb #3d73e034
 def in_a_row(
     work, # function without arguments
     calls:int=10, # how many follow each other before the clock is read
