@@ -65,7 +65,7 @@ def refuse_train_ids(data:SegmentationData):
         if any(18 < i < IGNORE for i in used): return    # most often at the first file
     ignored = [i for i in used - {0} if ID_MAPS[data.ids].get(i, IGNORE) == IGNORE]
     if IGNORE not in used and len(ignored) < 3: return   # a tiny set of real label ids
-    raise AshError(f'the labels of {data.root} hold {", ".join(map(str, sorted(used)))} and nothing else, in all {len(data)} files: almost surely train ids, '
+    raise AshError(f'the labels of {data.root} hold {", ".join(map(str, sorted(used)))} and nothing else, over all {len(data)} of them: almost surely train ids, '
                    f'where {data.title} has label ids. If so, make a copy that says it: ash-nb prepare {data.title} --root {data.root} --out COPY --ids train_ids; '
                    f'if these are label ids all the same, --ids own. In Python: open_dataset({data.title!r}, root, holds=...)')
 

@@ -147,7 +147,7 @@ def test_a_stopped_run_ends_with_the_same_bits(run, tmp_path):
 
 NUMBERS = [('train', '--steps', 1), ('train', '--seed', 0), ('train', '--workers', 0), ('evaluate', '--images', 1),
            ('compare', '--images', 1), ('compare', '--seeds', 1), ('compare', '--steps', 1),
-           ('compare', '--workers', 0), ('stylize', '--seed', 0), ('prepare', '--workers', 0), ('demo', '--steps', 1),
+           ('compare', '--workers', 0), ('stylize', '--seed', 0), ('stylize', '--limit', 1), ('prepare', '--workers', 0), ('demo', '--steps', 1),
            ('bench', '--repeats', 1)]
 NEEDED = {'train': ['--out', 'nowhere/a'], 'evaluate': ['nowhere/a', '--target', 'unseen'],
           'compare': ['--methods', 'ash', '--out', 'nowhere/a'],
