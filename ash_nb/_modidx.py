@@ -36,6 +36,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'ash_nb.bench._processes': ('bench.html#_processes', 'ash_nb/bench.py'),
                               'ash_nb.bench._segmenter_pass': ('bench.html#_segmenter_pass', 'ash_nb/bench.py'),
                               'ash_nb.bench._step': ('bench.html#_step', 'ash_nb/bench.py'),
+                              'ash_nb.bench._vgg19_learner': ('bench.html#_vgg19_learner', 'ash_nb/bench.py'),
                               'ash_nb.bench.as_published': ('bench.html#as_published', 'ash_nb/bench.py'),
                               'ash_nb.bench.bench': ('bench.html#bench', 'ash_nb/bench.py'),
                               'ash_nb.bench.bench_learner': ('bench.html#bench_learner', 'ash_nb/bench.py'),

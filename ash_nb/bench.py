@@ -333,16 +333,20 @@ def preview_bench(
     with tempfile.TemporaryDirectory() as folder:
         run = train(c, Path(folder)/'run', device='cpu', progress=False)
         p = Preview({'street': torch.rand(3, 180, 320)}, {'painting': torch.rand(3, 180, 320)}, run)
-        if stylizer == 'vgg19': p._kept['learner', p.checkpoint] = Learner(preset('streetworld', ash_width=128, pretrained=False), stylizer=Stylizer(Encoder(), Decoder()))
+        if stylizer == 'vgg19': p._kept['learner', p.weights] = _vgg19_learner()
         for n in p.learner.networks.values(): n.eval()
         widget = PreviewWidget(p)
-    def slide():
-        p.alpha = 0.2 + (p.alpha + 0.05) % 0.8
-        encoded(p.restyled()[0])
-    def all_of_it():
-        p.alpha = 0.2 + (p.alpha + 0.05) % 0.8
-        widget.refresh()
-    return {'picture': timed(slide, repeats), 'everything': timed(all_of_it, max(3, repeats//4))}
+        def slide():
+            p.alpha = 0.2 + (p.alpha + 0.05) % 0.8
+            encoded(p.restyled()[0])
+        def all_of_it():
+            p.alpha = 0.2 + (p.alpha + 0.05) % 0.8
+            widget.refresh()
+        return {'picture': timed(slide, repeats), 'everything': timed(all_of_it, max(3, repeats//4))}
+
+def _vgg19_learner():
+    config = preset('streetworld', ash_width=128, pretrained=False)
+    return Learner(config, stylizer=Stylizer(Encoder(), Decoder()))
 
 # %% ../nbs/48_bench.ipynb #a9054147
 def import_bench(repeats:int=5) -> dict: # name -> median_ms, low_ms, high_ms, repeats

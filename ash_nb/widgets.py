@@ -54,6 +54,7 @@ def same(self:Preview, picture) -> tuple:
 @patch(as_prop=True)
 def weights(self:Preview) -> str:
     "Name the checkpoint's weights: its place in the list stays while training drops its oldest one."
+    if not self.run.checkpoints: raise AshError(f'{self.run.path} has lost its checkpoints: put the folder back, or open another run')
     folder = self.run.checkpoints[self.checkpoint]
     return f'{folder.name} {recorded_digest(folder/"segmenter.safetensors")}'
 
