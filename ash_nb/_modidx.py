@@ -239,6 +239,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'ash_nb.distributed._Nowhere.write': ('distributed.html#_nowhere.write', 'ash_nb/distributed.py'),
                                     'ash_nb.distributed._script': ('distributed.html#_script', 'ash_nb/distributed.py'),
                                     'ash_nb.distributed._unguarded': ('distributed.html#_unguarded', 'ash_nb/distributed.py'),
+                                    'ash_nb.distributed._wait_for_a_code': ('distributed.html#_wait_for_a_code', 'ash_nb/distributed.py'),
                                     'ash_nb.distributed.any_process': ('distributed.html#any_process', 'ash_nb/distributed.py'),
                                     'ash_nb.distributed.average_buffers': ('distributed.html#average_buffers', 'ash_nb/distributed.py'),
                                     'ash_nb.distributed.average_gradients': ('distributed.html#average_gradients', 'ash_nb/distributed.py'),

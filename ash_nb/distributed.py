@@ -8,7 +8,7 @@ __all__ = ['UNGUARDED', 'rank_and_size', 'chief', 'join', 'leave', 'average_grad
            'ready_to_start', 'lost_process', 'process_died']
 
 # %% ../nbs/03_distributed.ipynb #66b16e25
-import ast, multiprocessing, os, pickle, signal, sys
+import ast, multiprocessing, os, pickle, signal, sys, time
 from multiprocessing import connection
 from pathlib import Path
 from types import FunctionType
@@ -184,6 +184,10 @@ def lost_process(error) -> bool:
     told = any(w in str(error) for w in ('DataLoader worker', 'process pool', 'pickle', 'local object'))
     return told or isinstance(error, (OSError, EOFError, pickle.PicklingError))
 
+def _wait_for_a_code(processes): # of those that ended; it may come after the news, and another thread may be asking for it
+    ended, until = connection.wait([p.sentinel for p in processes], 5), time.monotonic() + 5
+    while ended and not any(p.exitcode for p in processes) and time.monotonic() < until: time.sleep(0.05)
+
 # %% ../nbs/03_distributed.ipynb #c1b5ed6d
 def process_died(
     what:str, # which kind of process, e.g. 'a loader process'
@@ -192,22 +196,23 @@ def process_died(
     error, # what was raised
 ) -> AshError:
     "Return the error that says why a process that this one started has ended."
-    connection.wait([p.sentinel for p in processes], 5)                          # its code may come after the news
+    _wait_for_a_code(processes)
     codes = [error.code if isinstance(error, SystemExit) else None, *(p.exitcode for p in processes)]
     ended = [c for c in codes if c and c != -signal.SIGTERM] or [c for c in codes if c]   # the others are told to stop
     code, cause = ended[0] if ended else None, ' '.join(str(error).split())[:160] or type(error).__name__
     again = f'run the same command again, {fewer}'
-    if code == UNGUARDED or code is None and isinstance(error, (OSError, EOFError)) and _unguarded():
+    unsent = 'pickle' in cause or 'local object' in cause
+    if code == UNGUARDED or code is None and not unsent and _unguarded():
         return AshError("each process that a script starts runs that script again: put what yours does under "
                         f"if __name__ == '__main__': or start no processes ({_script()})")
     if code == -9: return AshError(f'{what} was killed, most likely for lack of memory: {again}')
     if isinstance(code, int) and code < 0:
-        name = signal.Signals(-code).name
+        name = {s.value: s.name for s in signal.Signals}.get(-code, f'signal {-code}')
         return AshError(f'{what} was ended by {name}{", for lack of shared memory"*(name == "SIGBUS")}: {again}')
     if code is not None:
         return AshError(f'{what} ended with exit code {code}; what it said stands above: mend that, or start no '
                         'processes to see where it comes from')
-    if 'pickle' in cause or 'local object' in cause:
+    if unsent:
         return AshError(f'{what} cannot be sent what it needs ({cause}): define classes and functions at the top level '
                         'of a .py file, or start no processes')
     return AshError(f'{what} could not be started, or was lost ({cause}): {again}')

@@ -247,8 +247,8 @@ def test_a_class_that_was_typed_in(tmp_path):
     "Code on standard input, a class typed in as in a notebook: neither can be imported, told before a start."
     code = HEAD + "if __name__ == '__main__': with_mine()"
     runs = [(['-'], code, 'a script that is read from <stdin> cannot start processes, '),
-            (['-c', HEAD + TRAIN], '', None),
-            (['-c', code], '', 'Mine is defined in a notebook or typed in, where other processes cannot import it: ')]
+            (['-c', code], '', 'Mine is defined in a notebook or typed in, where other processes cannot import it: '),
+            (['-c', HEAD + TRAIN], '', None)]
     for words, typed, told in runs:
         given = dict(input=typed, cwd=tmp_path, capture_output=True, text=True, timeout=300)
         done = subprocess.run([sys.executable, *words], **given)
