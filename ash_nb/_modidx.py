@@ -145,6 +145,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'ash_nb.config.generator': ('config.html#generator', 'ash_nb/config.py'),
                                'ash_nb.config.one_of': ('config.html#one_of', 'ash_nb/config.py'),
                                'ash_nb.config.parse_field': ('config.html#parse_field', 'ash_nb/config.py'),
+                               'ash_nb.config.plain_path': ('config.html#plain_path', 'ash_nb/config.py'),
                                'ash_nb.config.settings': ('config.html#settings', 'ash_nb/config.py'),
                                'ash_nb.config.stream_seed': ('config.html#stream_seed', 'ash_nb/config.py')},
             'ash_nb.datasets': { 'ash_nb.datasets.CamVid': ('datasets.html#camvid', 'ash_nb/datasets.py'),

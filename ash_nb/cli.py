@@ -9,7 +9,7 @@ __all__ = ['configuration', 'parser', 'main']
 import argparse, os, select, sys
 from dataclasses import replace
 from pathlib import Path
-from .config import AshError, Stopped, one_of, parse_field, settings
+from .config import AshError, Stopped, one_of, parse_field, plain_path, settings
 from .presets import METHODS, PRESETS, preset
 
 # %% ../nbs/46_cli.ipynb #b386db21
@@ -287,6 +287,8 @@ def _run(words) -> int: # exit code
     "Run one verb; a mistake ends in one sentence and exit code 2."
     try: args = parser().parse_args(words)
     except AshError as e: print(f'ash-nb: {e}', file=sys.stderr); return 2
+    for name in ('out', 'root', 'json', 'run', 'image', 'painting'):    # --out=~/x reaches us as it stands
+        if value := getattr(args, name, None): setattr(args, name, str(plain_path(value)))
     try: args.do(args)
     except AshError as e: print(f'ash-nb {args.verb}: {e}', file=sys.stderr); return 2
     except OSError as e:                                      # a path that the system refuses, one too long say

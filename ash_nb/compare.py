@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from . import datasets, evaluation, labels, pictures, segmenter, streetworld
-from .config import AshError, Config, one_of
+from .config import AshError, Config, one_of, plain_path
 from .datasets import READERS, SegmentationData, data_root, open_dataset
 from .distributed import lost_process, process_died, ready_to_start
 from .analysis import summarise, with_world_mean
@@ -256,7 +256,7 @@ def compare(
     import pandas as pd
     methods, roots, config = check_words('method', methods), roots or {}, config or preset('streetworld')
     if seeds < 1: raise AshError(f'seeds = {seeds}: expected at least 1')
-    scoring = dict(targets=check_words('target', targets), roots=roots, split=split, images=images, protocol=protocol,
+    out, scoring = plain_path(out), dict(targets=check_words('target', targets), roots=roots, split=split, images=images, protocol=protocol,
                    mean_over=mean_over)
     record = look_first(config, methods, seeds, progress=progress, **scoring)
     work = partial(_cell, config=config, out=out, scoring=scoring | dict(known=dict(_known)), workers=workers)

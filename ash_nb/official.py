@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from .config import AshError, one_of
+from .config import AshError, one_of, plain_path
 from .discriminator import Discriminator
 from .files import read_hashed
 from .hallucinator import ASH
@@ -114,7 +114,8 @@ def read_checkpoint(
     expected=(), # names that are looked for: they choose among several dictionaries, and a prefix
 ) -> dict: # entry name without prefixes -> tensor
     "Read a state dict, alone or in another dictionary. Raises AshError for a file that is missing, damaged, unclear."
-    if not Path(path).is_file(): raise AshError(f'{path}: no such file; expected a checkpoint written by torch.save')
+    path = plain_path(path)
+    if not path.is_file(): raise AshError(f'{path}: no such file; expected a checkpoint written by torch.save')
     if Path(f'{path}.sha256').is_file(): read_hashed(path, 'fetch it again')
     state = load_harmless(path)
     found = {at: _without_prefix(table, expected, path) for at, table in weight_tables(state).items()}

@@ -18,7 +18,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 import torch
 from fastcore.basics import patch
-from .config import AshError, Config, Stopped, differences, generator, settings, stream_seed
+from .config import AshError, Config, Stopped, differences, generator, plain_path, settings, stream_seed
 from .datasets import loader, open_dataset, train_transform
 from .distributed import (any_process, average_buffers, averaged, chief, gathered, join, part_of, rank_and_size,
                                 ready_to_start, wait_for_all)
@@ -99,7 +99,7 @@ def conditions(learner) -> dict:
 # %% ../nbs/32_training.ipynb #b9bd1aca
 class Run:
     "A run folder: its configuration, log and checkpoints."
-    def __init__(self, path): self.path = Path(path)
+    def __init__(self, path): self.path = plain_path(path)
 
     @property
     def config(self) -> Config:
@@ -230,7 +230,8 @@ def load_run(
     path, # a run folder
 ) -> Run:
     "Open a run folder. Raises AshError if it is none."
-    if not (Path(path)/'config.json').is_file(): raise AshError(f'{path} is not a run folder: it has no config.json; train one with: ash-nb train --out {path}')
+    path = plain_path(path)
+    if not (path/'config.json').is_file(): raise AshError(f'{path} is not a run folder: it has no config.json; train one with: ash-nb train --out {path}')
     Run(path).config
     return Run(path)
 
