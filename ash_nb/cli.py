@@ -6,7 +6,7 @@
 __all__ = ['configuration', 'parser', 'main']
 
 # %% ../nbs/46_cli.ipynb #a38d7757
-import argparse, os, select, sys
+import argparse, errno, os, select, sys
 from dataclasses import replace
 from pathlib import Path
 from .config import AshError, Stopped, one_of, parse_field, plain_path, settings
@@ -52,6 +52,7 @@ def configuration(args, **changes):
     for text in args.set:
         name, sign, value = text.partition('=')
         if not sign: raise AshError(f'--set {text}: expected FIELD=VALUE, for example --set lambda_adv=0.01')
+        if name.strip() in ('preset', 'seed'): raise AshError(f'--set {text}: say --preset, --seed or --seeds')
         changes[name.strip()] = parse_field(name.strip(), value.strip())
     if args.steps is not None: changes['steps'] = args.steps
     return preset(args.preset, **changes)
@@ -105,6 +106,7 @@ def _evaluation_lines(e) -> list:
         out.append(f'{e.target} {e.split}: {_rules[other.mean_over]} mIoU {100*other.miou:.1f}, {other.basis()}')
     return out
 
+# %% ../nbs/46_cli.ipynb #805e8637
 def _evaluate(args):
     import pandas as pd
     from ash_nb.compare import evaluate_run, open_target, target_names
@@ -114,13 +116,19 @@ def _evaluate(args):
     run, device, targets = load_run(args.run), pick_device(args.device), target_names(args.target)
     for t in targets: read_sample(open_target(t, args.root, args.split, args.images), labelled=True)
     ask = dict(protocol=args.protocol, mean_over=args.mean_over)
-    results = [evaluate_run(run, t, args.root, args.split, device, args.images, **ask) for t in targets]
-    records = [r.json() for r in results]
-    if args.json: write_json(args.json, records[0] if len(records) == 1 else records)
-    for line in (line for r in results for line in _evaluation_lines(r)): print(line)
-    table = pd.DataFrame({r.target: {k: 100*v for k, v in r.iou.items()} for r in results}).round(1)
-    print(table.to_string(na_rep='-'))
-    if args.json: print(f'written: {args.json}')
+    results, written = [], ''
+    if run.checkpoints and not run.finished: print(f'{run.path} is not finished: scored after {run.checkpoints[-1].name[5:].lstrip("0")} of {run.config.steps} steps', file=sys.stderr)
+    try:
+        for t in targets: results.append(evaluate_run(run, t, args.root, args.split, device, args.images, **ask))
+    finally:                                              # what is scored is told, whatever the next target does
+        records = [r.json() for r in results]
+        try:
+            if args.json and results: written = write_json(args.json, records[0] if len(targets) == 1 else records)
+        finally:
+            for line in (line for r in results for line in _evaluation_lines(r)): print(line)
+            table = pd.DataFrame({r.target: {k: 100*v for k, v in r.iou.items()} for r in results}).round(1)
+            if results: print(table.to_string(na_rep='-'))
+    if written: print(f'written: {written}')
 
 # %% ../nbs/46_cli.ipynb #ca26a324
 def _add_evaluate(subparsers):
@@ -139,6 +147,7 @@ def _compare(args):
     from ash_nb.report import comparison_notes
     targets = target_names(args.target)
     roots = {t: args.root for t in targets if not t.startswith('streetworld')}
+    if any(text.partition('=')[0].strip() == 'method' for text in args.set): raise AshError('--set method=...: say it with --methods')
     words = [m.strip() for m in args.methods.split(',')]
     config = configuration(args)
     if args.root and config.target in roots and not config.target_root: config = replace(config, target_root=args.root)
@@ -292,8 +301,8 @@ def _run(words) -> int: # exit code
     try: args.do(args)
     except AshError as e: print(f'ash-nb {args.verb}: {e}', file=sys.stderr); return 2
     except OSError as e:                                      # a path that the system refuses, one too long say
-        if e.filename is None: raise
-        print(f'ash-nb {args.verb}: {str(e.filename)[:200]}: {e.strerror}', file=sys.stderr); return 2
+        if e.filename is None and e.errno not in (errno.ENOSPC, errno.EIO): raise
+        print(f'ash-nb {args.verb}: {str(e.filename or "what is printed")[:200]}: {e.strerror}', file=sys.stderr); return 2
     except KeyboardInterrupt: print('ash-nb: stopped', file=sys.stderr); return 130
     except Stopped as e:
         print(f'ash-nb {args.verb}: stopped by {e}; the checkpoint is saved, run the same command again to go on', file=sys.stderr); return 130
@@ -326,6 +335,8 @@ def _drop_unread() -> bool: # whether a reader has gone
 def main(words=None) -> int: # exit code; 141: the reader of the output went away before the end
     "Run one verb; a mistake ends in one sentence and exit code 2."
     code = 141
+    for stream in (sys.stdout, sys.stderr):                   # a file's name may hold what a terminal cannot show
+        if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
     try:
         try: code = _run(words)
         finally: _flush()

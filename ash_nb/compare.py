@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['UNSEEN_TARGETS', 'UNSEEN_IMAGES', 'FIGURES', 'TABLES', 'target_names', 'open_target', 'file_stamps', 'label_of',
            'Labels', 'labels_of', 'label_hash', 'scoring_version', 'evaluation_key', 'evaluation_file', 'step_of',
-           'evaluate_run', 'score', 'no_validation', 'source_scores', 'best_of', 'cell_rows', 'compare', 'check_words',
-           'look_first', 'truth_classes', 'drop_drawn', 'keep_comparison', 'target_record', 'protocol_record',
-           'comparison_table', 'rules_table', 'cost_table', 'to_markdown', 'to_latex']
+           'evaluate_run', 'score', 'no_validation', 'source_scores', 'best_of', 'session_costs', 'cell_rows',
+           'compare', 'check_words', 'look_first', 'truth_classes', 'drop_drawn', 'keep_comparison', 'target_record',
+           'protocol_record', 'comparison_table', 'rules_table', 'cost_table', 'to_markdown', 'to_latex']
 
 # %% ../nbs/43_compare.ipynb #51be3d41
 import functools, hashlib, json, multiprocessing, numbers, os, signal, sys, threading, time
@@ -27,10 +27,11 @@ from .evaluation import read_evaluation
 from .files import read_json, recorded_digest, sha256, write_atomic, write_json
 from .labels import CLASSES, PROTOCOLS
 from .methods import fast_bf16, pick_device
+from .pictures import tell_once
 from .prepare import stamp
 from .presets import METHODS, adapts, method_settings, preset, with_method
 from .streetworld import UNSEEN
-from .training import Run, _open_once, first_samples, read_sample, run_name, train
+from .training import Run, _open_once, first_samples, load_run, read_sample, run_name, train
 
 # %% ../nbs/43_compare.ipynb #bdbc1336
 UNSEEN_TARGETS = tuple(f'streetworld-{a}' for a in UNSEEN)
@@ -40,6 +41,7 @@ def target_names(text:str) -> list:
     "Split target names at commas and write out `unseen`."
     names = [n for t in text.split(',') for n in (UNSEEN_TARGETS if t.strip() == 'unseen' else [t.strip()]) if n]
     if not names: raise AshError('no target given: say for example --target camvid or --target unseen')
+    if len(set(names)) < len(names): raise AshError(f'targets {text}: one is named twice')
     return names
 
 def open_target(name:str, root=None, split:str='val', images:int=None, seed:int=0):
@@ -47,7 +49,11 @@ def open_target(name:str, root=None, split:str='val', images:int=None, seed:int=
     if images is not None and not (isinstance(images, numbers.Integral) and images > 0):
         raise AshError(f'images = {images}: expected a whole number of scenes, 1 or more, or nothing for '
                        f'{UNSEEN_IMAGES}')
-    if not name.startswith('streetworld'): return open_dataset(name, root, split)
+    if not name.startswith('streetworld'):
+        data = open_dataset(name, root, split)
+        if size := getattr(data, 'size', None):
+            tell_once(f'{data.root} is a copy shrunk to cover {size[0]} x {size[1]}: labels are scored at that size, not at their own')
+        return data
     n = UNSEEN_IMAGES if images is None else int(images)
     return _open_once(name, None, split, n=n, width=320, height=240, seed=seed, cache=True)
 
@@ -82,7 +88,7 @@ def labels_of(data, name:str='', progress:bool=False) -> Labels:
     h, pixels = hashlib.sha256(), np.zeros(256, np.int64)
     for k in tqdm(range(len(data)), desc=f'labels of {name}', disable=not progress):
         y = label_of(data, k)
-        h.update(data.names[k].encode() + str(y.shape).encode() + y.tobytes())
+        h.update(data.names[k].encode('utf-8', 'surrogateescape') + str(y.shape).encode() + y.tobytes())
         pixels += np.bincount(y.ravel(), minlength=256)
     found = Labels(h.hexdigest(), tuple(map(int, pixels[:len(CLASSES)])))
     return _known.setdefault(stamps, found) if stamps else found
@@ -129,6 +135,7 @@ def evaluate_run(
     mean_over:str='truth_or_prediction', # which classes the mean is over, one of MEAN_OVER
 ) -> Evaluation:
     "Score a checkpoint on a target and keep the result in the run folder. Raises AshError for what cannot be read."
+    run, device = run if isinstance(run, Run) else load_run(run), pick_device(str(device))
     c, data = run.config, open_target(target, root, split, images)
     for value, allowed, what in ((protocol or '19', PROTOCOLS, 'protocol'), (mean_over, MEAN_OVER, 'rule of the mean')):
         one_of(value, allowed, what)
@@ -137,7 +144,8 @@ def evaluate_run(
     size = (c.test_width, c.test_height)
     with learner.autocast():
         e = evaluate(learner.segmenter, data, target, split, None, 'truth_or_prediction', *size, device, batch_size=4)
-    keep_evaluation(e, key, evaluation_file(run, key))
+    try: keep_evaluation(e, key, evaluation_file(run, key))
+    except AshError as error: print(f'{error}; the score itself is whole, but not kept', file=sys.stderr)
     return e.under(protocol, mean_over)
 
 # %% ../nbs/43_compare.ipynb #5f6c4e6c
@@ -175,15 +183,23 @@ def best_of(values) -> int: # index; None: no value is a number
     "Find the first of the largest values."
     return max((k for k, v in enumerate(values) if v == v), key=lambda k: values[k], default=None)
 
+def session_costs(run:Run) -> tuple: # seconds a step, peak memory in MB; NaN and None where they are not known
+    "Read what training a run cost; a run that was killed before it wrote that down has no cost."
+    if not (run.path/'sessions.csv').is_file(): return float('nan'), None
+    cost = run.table('sessions.csv')
+    peak = cost.peak_mb.max()                             # NaN where the system does not tell it
+    return cost.seconds.sum()/max(1, (cost.end - cost.start).sum()), int(peak) if peak == peak else None
+
+# %% ../nbs/43_compare.ipynb #1f758a28
 def cell_rows(run:Run, word, device, targets, roots, split, images=None, protocol=None, mean_over='truth',
               known=()) -> list:
     "Score a run's checkpoints; return one row a target, of the last one, with the scores of the other rules."
     _known.update(known)
-    rows, own, cost = [], source_scores(run, device, images, mean_over), run.table('sessions.csv')
-    access, peak = METHODS[run.config.method].access if adapts(run.config) else 'none', cost.peak_mb.max()
+    rows, own = [], source_scores(run, device, images, mean_over)
+    seconds, peak = session_costs(run)
+    access = METHODS[run.config.method].access if adapts(run.config) else 'none'
     head = dict(method=word, seed=run.config.seed, access=access)
-    head |= dict(seconds_a_step=cost.seconds.sum()/max(1, (cost.end - cost.start).sum()),
-                 peak_mb=int(peak) if peak == peak else None)              # NaN where the system does not tell it
+    head |= dict(seconds_a_step=seconds, peak_mb=peak)
     for t in targets:
         scored = [score(run, t, roots.get(t), split, device, images, k) for k in range(len(run.checkpoints))]
         views = [e.under(protocol, mean_over) for e, _ in scored]
@@ -321,13 +337,13 @@ def target_record(t, root, split, images, protocol, mean_over) -> dict:
     name, found = protocol or data.protocol, labels_of(data)
     over = dict(mean_over=mean_over)
     if mean_over == 'truth': over['mean_classes'] = list(truth_classes(found, name))
-    return dict(split=split, images=len(data), classes=name, **over, labels_sha256=found.digest[:16])
+    return dict(split=split, images=len(data), classes=name, labels_shrunk_to=getattr(data, 'size', None), **over, labels_sha256=found.digest[:16])
 
 def protocol_record(c, methods, seeds, targets, roots, split, images, protocol=None, mean_over='truth',
                     missing='') -> dict:
     "Describe what the numbers of a comparison are measured with; `missing`: why the source has no validation split."
     extra = {'resnet101': 'ImageNet weights or a file', 'lite0': 'ImageNet weights', 'plain': 'none'}[c.body] if c.pretrained else 'none'
-    on_source = f'none, because {missing}' if missing else 'best on source validation'
+    on_source = f'none, because {missing}' if missing else f'best on source validation of the last {c.keep_checkpoints}, every {c.checkpoint_every} steps'
     return dict(source=dict(name=c.source, split=c.split, scenes=c.scenes or None), steps=c.steps,
                 batch_size=c.batch_size,
                 extra_data=dict(body=extra, styles=c.styles, adapted_to=c.target or None),

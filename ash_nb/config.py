@@ -59,7 +59,7 @@ def settings(
         for value, at in ((ini.get(k), at_file), (os.environ.get(f'ASH_NB_{k.upper()}'), Path())):
             if value is not None: found[k] = _written_out(value, at) if k in ('runs', *DATA_ROOTS) else value
     try: return found | {'workers': int(found['workers'])}
-    except ValueError: raise AshError(f"settings.ini: workers = {found['workers']!r} is not a whole number") from None
+    except ValueError: raise AshError(f"workers = {found['workers']!r} in settings.ini or ASH_NB_WORKERS is not a whole number") from None
 
 # %% ../nbs/00_config.ipynb #21afacfb
 def stream_seed(seed:int, *names) -> int:
@@ -191,6 +191,7 @@ def _check(c):
     for k in ('flip', 'jitter', 'warmup', 'noise_strength', 'label_smoothing'):
         if getattr(c, k) > 1: raise AshError(f'{k} = {getattr(c, k)}: must not be above 1')
     if c.checkpointing and c.body != 'resnet101': raise AshError(f'checkpointing is made for body resnet101, and body is {c.body!r}: leave it off')
+    if c.source.startswith('streetworld') and not c.scenes: raise AshError('scenes = 0: a procedural source needs at least 1')
     if c.scale_min > c.scale_max: raise AshError(f'scale_min = {c.scale_min} is above scale_max = {c.scale_max}')
     if min(c.width, c.height) < 64: raise AshError(f'width x height = {c.width} x {c.height}: the networks need at least 64 pixels each way')
 

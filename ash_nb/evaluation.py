@@ -26,7 +26,11 @@ class NotTrainIds(AshError, ValueError):
     "A prediction or a label map holds what is no train id: the message names it."
 
 def _train_ids(values, what, classes, ignore=''): # flat int64; `ignore`: how the message names the ignored id
-    values, expected = torch.as_tensor(values), f'expected train ids, 0 to {classes - 1}{ignore}'
+    expected = f'expected train ids, 0 to {classes - 1}{ignore}'
+    if not torch.is_tensor(values):
+        values = np.asarray(values)
+        if values.dtype.kind not in 'biufc': raise NotTrainIds(f'{what} holds {values.dtype} values: {expected}')
+        values = torch.from_numpy(values.astype(values.dtype.newbyteorder('='), order='C', copy=True))
     if values.dtype == torch.bool or values.is_floating_point() or values.is_complex():
         kind = str(values.dtype).removeprefix('torch.')
         raise NotTrainIds(f'{what} holds {kind} values: {expected}; of logits or probabilities take the argmax over '
@@ -45,8 +49,10 @@ def confusion_matrix(
 ) -> np.ndarray: # (classes, classes) int64, rows truth, columns prediction
     "Count pixels by true and predicted class. Raises NotTrainIds for odd values, AshError for two shapes."
     from torchmetrics.functional.classification import multiclass_confusion_matrix
+    for what, x in (('prediction', prediction), ('label', label)):
+        if isinstance(x, np.ma.MaskedArray): raise NotTrainIds(f'{what} is a masked array, whose mask would be lost: write {IGNORE} into the label where it is masked')
     said, true = _train_ids(prediction, 'prediction', classes), _train_ids(label, 'label', classes, f' and {IGNORE}')
-    if (a := tuple(prediction.shape)) != (b := tuple(label.shape)):
+    if (a := tuple(np.shape(prediction))) != (b := tuple(np.shape(label))):
         raise AshError(f"prediction is {a} but label {b}: bring the prediction to the label's size")
     counts = multiclass_confusion_matrix(said, true, classes, ignore_index=IGNORE, validate_args=False)
     return counts.cpu().numpy().astype(np.int64)
@@ -60,6 +66,10 @@ def protocol_matrix(
     if np.shape(confusion) != (len(CLASSES),)*2:
         raise AshError(f'a confusion matrix of shape {np.shape(confusion)}: expected {(len(CLASSES),)*2}, a row and a '
                        f'column a train id')
+    confusion = np.asarray(confusion)
+    if confusion.dtype == bool or not (np.isfinite(confusion) & (confusion >= 0) & (confusion % 1 == 0)).all():
+        raise AshError('a confusion matrix holds numbers that are no counts: expected whole ones, 0 or more, not shares or percent')
+    confusion = confusion.astype(np.int64)
     n, table = len(protocol.classes), np.array(protocol.table)
     out = np.zeros((n + 1, n + 1), np.int64)
     place = np.where(table == IGNORE, n, table)
@@ -234,6 +244,7 @@ def score_batch(segmenter, samples, device): # yields (name, (19, 19) counts)
     images = torch.stack([s['image'].as_subclass(torch.Tensor) for s in samples]).to(device)
     logits = sum(x.float() for x in segmenter(images.contiguous(memory_format=torch.channels_last)))
     for s, x in zip(samples, logits):
+        if not torch.isfinite(x).all(): raise AshError(f'{s["name"]}: the segmenter answers NaN or infinity, which is no prediction; are its weights whole?')
         label = s['label'].as_subclass(torch.Tensor).to(device)
         yield s['name'], confusion_matrix(full_size(x[None], label.shape)[0], label)
 

@@ -8,6 +8,7 @@ __all__ = ['SMALLEST', 'restyle_image', 'stylize_file', 'pick_images', 'predicti
            'comparison_tables', 'shown_methods', 'ranked', 'error_stills', 'kept_rows', 'comparison_figures']
 
 # %% ../nbs/44_figures.ipynb #bb237557
+import io
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from .evaluation import confusion_matrix, find_evaluation, iou, predict
 from .files import cannot_write, recorded_digest, write_atomic, write_json, read_json
 from .hallucinator import AdaINHallucinator
 from .labels import PROTOCOLS
-from .pictures import read_picture
+from .pictures import SUFFIXES, read_picture
 from .report import folder_report, save_stills
 from .stylizer import small_stylizer
 from .training import load_run, out_of_memory, probe_image, read_sample, run_name, style_data
@@ -59,6 +60,14 @@ def _padded(image): # (1, 3, H, W)
     h, w = image.shape[-2:]
     return torch.nn.functional.pad(image, (0, max(0, SMALLEST - w), 0, max(0, SMALLEST - h)), 'replicate')
 
+def _shrunk(image, limit:int): # (1, 3, H, W) in [0, 1]
+    "Bring a uint8 image (3, H, W) to [0, 1], its longest side to at most `limit`; 0: as it is."
+    from torchvision.transforms.v2 import functional as f
+    h, w = image.shape[-2:]
+    scale = limit/max(h, w)
+    if not limit or scale >= 1: return image.float()[None]/255
+    return f.resize(image, [max(1, round(h*scale)), max(1, round(w*scale))], antialias=True).float()[None]/255
+
 # %% ../nbs/44_figures.ipynb #7a2fc9a0
 def stylize_file(
     image, # file to restyle
@@ -72,18 +81,16 @@ def stylize_file(
     "Restyle an image file by a painting file and write the result, at the size that came in. Raises AshError naming what cannot be read or written."
     from PIL import Image
     if limit < 0: raise AshError(f'limit = {limit}: expected pixels, or 0 for the size that came in')
-    pictures = [_fit(x, limit) if limit else x.float()[None]/255 for x in map(read_picture, (image, painting))]
+    if Path(out).suffix.lower() not in SUFFIXES: raise AshError(f'{out}: expected the name of an image file, for example out.png')
+    if Path(out).exists() and any(Path(out).samefile(p) for p in (image, painting) if Path(p).exists()): raise AshError(f'{out} is one of the pictures to read: choose another name')
+    pictures = [_shrunk(read_picture(p), limit) for p in (image, painting)]
     (h, w), learner = pictures[0].shape[-2:], load_run(run).learner() if run else None
     try: result = plots.as_picture(restyle_image(*map(_padded, pictures), learner, alpha, seed)[:, :h, :w])
     except (RuntimeError, MemoryError) as e:
         if not out_of_memory(e): raise
         raise AshError(f'{image} is {w} x {h}, for which there is not enough memory here: say --limit {max(w, h)//2} to shrink it first') from None
-    try:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(result).save(out)
-    except OSError as e: raise cannot_write(out, e) from None
-    except ValueError: raise AshError(f'{out}: expected the name of an image file, for example out.png') from None
-    return Path(out)
+    Image.fromarray(result).save(data := io.BytesIO(), Image.registered_extensions()[Path(out).suffix.lower()])
+    return write_atomic(out, data.getvalue())
 
 # %% ../nbs/44_figures.ipynb #6f221caf
 def pick_images(gains, n:int=3) -> list: # indices

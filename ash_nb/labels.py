@@ -65,7 +65,7 @@ def to_train_ids(
     out = table[raw if raw.dtype == np.uint8 else raw.astype(np.int64).clip(-1, 256)]
     if (out < 0).any():
         odd = np.unique(raw[out < 0])[:5].tolist()
-        raise AshError(f'{path} holds unknown label id {", ".join(map(str, odd))}: {dataset} has ids {min(ids)} to {max(ids)}; is it a label file of another data set, or a colour picture?')
+        raise AshError(f'{path} holds unknown label id {", ".join(map(str, odd))}: {dataset} has ids {min(ids)} to {max(ids)}; is it a label file of another data set, a colour picture, or are these train ids (ash-nb prepare DATASET --ids train_ids)?')
     return out.astype(np.uint8)
 
 # %% ../nbs/01_labels.ipynb #51b4cf12

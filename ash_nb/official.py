@@ -145,7 +145,12 @@ def check_entries(
         expected = f'expected {name} of shape {tuple(shape)} for kind {kind!r}'
         if name not in state:
             raise AshError(f'{path}: {expected}, but it is missing{hint}; the file begins with {_named(state)}')
-        if state[name].shape != shape: raise AshError(f'{path}: {expected}, found shape {tuple(state[name].shape)}{hint}')
+        x = state[name]
+        if x.shape != shape: raise AshError(f'{path}: {expected}, found shape {tuple(x.shape)}{hint}')
+        plain = x.layout == torch.strided and not x.is_meta and not x.is_quantized
+        if not plain or not (x.is_floating_point() or name.endswith('num_batches_tracked')):
+            raise AshError(f'{path}: {name} holds {str(x.dtype).removeprefix("torch.")} values{"" if plain else " that are not stored plainly"}: expected floating-point weights; save them as float32')
+        if not torch.isfinite(x).all(): raise AshError(f'{path}: {name} holds NaN or infinity: these weights are damaged, or their training went wrong')
     for name in state:
         if name not in shapes: raise AshError(f'{path}: found {name}, which a checkpoint of kind {kind!r} does not have{hint}')
 

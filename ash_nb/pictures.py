@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'MAX_PIXELS', 'BITS', 'PHOTOMETRIC', 'PLANAR', 'SAMPLE_FORMAT', 'SUFFIXES', 'orientation', 'turned',
-           'bare_png', 'deep_png', 'Decoded', 'decode', 'as_rgb', 'read_turned', 'read_picture', 'read_ids', 'Found',
-           'find_files', 'tell_once', 'tell_left_out', 'any_case']
+           'bare_png', 'deep_png', 'Decoded', 'decode', 'as_rgb', 'read_turned', 'read_picture', 'Ids', 'read_label',
+           'read_ids', 'Found', 'find_files', 'tell_once', 'tell_left_out', 'any_case']
 
 # %% ../nbs/05_pictures.ipynb #ab784bde
 import os, struct, sys, warnings, zlib
@@ -46,6 +46,7 @@ def bare_png(data:bytes) -> bytes:
         n, kind = struct.unpack('>I4s', data[at:at + 8])
         body, check = data[at + 8:at + 8 + n], data[at + 8 + n:at + 12 + n]
         if check != struct.pack('>I', zlib.crc32(kind + body)): raise ValueError('a checksum is wrong')
+        if kind == b'IEND': break                                # what follows is no part of the picture
         parts[kind] = parts.get(kind, b'') + body
         at += 12 + n
     w, h, depth, colour, *_, interlaced = struct.unpack('>IIBBBBB', parts[b'IHDR'])
@@ -88,6 +89,7 @@ def decode(
             if f.width*f.height <= MAX_PIXELS: return _loaded(f, file)
             told = f'claims {f.width} x {f.height} pixels, {_too_many}'
     except FileNotFoundError: told = 'is missing'
+    except (IsADirectoryError, PermissionError) as e: told = f'cannot be read as {what}: {e.strerror}'
     except MemoryError: raise
     except Image.DecompressionBombError: told = f'claims {_too_many}'
     except UnidentifiedImageError: told = f'cannot be read as {what}: it is none of {", ".join(FORMATS)}, has numbers of an unusual kind, or is cut off; save it as PNG, or fetch it again'
@@ -169,16 +171,27 @@ def read_picture(path, photo:bool=False) -> torch.Tensor: # (3, H, W) uint8
     return read_turned(path, photo)[0]
 
 # %% ../nbs/05_pictures.ipynb #43df86ac
-def read_ids(path) -> np.ndarray: # (H, W)
+class Ids(NamedTuple):
+    "A label map as stored."
+    ids: np.ndarray # (H, W)
+    palette: Any # (colours, 3) of the file, or None
+    turn: int # how it had to be turned, 1 to 8
+
+def read_label(path) -> Ids:
     "Read the ids of a label file: palette indices, grey values, or the red channel of 16 bits, turned as the file says. Raises AshError naming the file."
     picture, stored, turn, deep = decode(path, 'a label map')
-    if deep is not None and deep.shape[2] > 2: return turned(deep[..., 0], turn)
+    if deep is not None and deep.shape[2] > 2: return Ids(turned(deep[..., 0], turn), None, turn)
     if picture.mode not in ('P', 'L', 'I', 'I;16'):
         raise AshError(f'{path} is a picture of mode {picture.mode}: expected label ids as a palette, grey or 16-bit PNG; are these the colour labels, or was the file converted?')
     if picture.format not in ('PNG', 'TIFF'): raise AshError(f'{path} is stored as {picture.format}, which may change label ids: expected a palette, grey or 16-bit PNG')
     if picture.mode == 'L' and stored != 'L' or _tag(picture, PHOTOMETRIC, 1) == 0:
         raise AshError(f'{path} stores grey as {stored}, in which a label id could mean two things: expected ids in 8 or 16 bits, 0 black')
-    return turned(np.array(picture), turn)
+    colours = np.array(picture.getpalette()).reshape(-1, 3) if picture.mode == 'P' else None
+    return Ids(turned(np.array(picture), turn), colours, turn)
+
+def read_ids(path) -> np.ndarray: # (H, W)
+    "Read a label file as `read_label` does; return its ids alone."
+    return read_label(path).ids
 
 # %% ../nbs/05_pictures.ipynb #dc26e08a
 SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.gif', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.pbm', '.pnm')

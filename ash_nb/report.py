@@ -318,7 +318,7 @@ def run_page(folder) -> dict: # what `report` takes
     if done: sections.append(('What the hallucinator does', done))
     metrics = _csv(folder/'metrics.csv') if (folder/'metrics.csv').is_file() else None
     if metrics is not None and len(metrics): sections.append(('Training', [facts({'steps': int(metrics.step.max())} | _cost([folder])), picture(plots.curves({method: metrics}), caption=CAPTIONS['curves'])]))
-    lead = f'{c["steps"]} steps on {c["source"]}, {c["width"]} x {c["height"]}, batches of {c["batch_size"]}' + (f'; tested on {len(found)} target{"s"*(len(found) > 1)} that training has not seen.' if found else '.')
+    lead = f'{c["steps"]} steps on {c["source"]}, {c["width"]} x {c["height"]}, batches of {c["batch_size"]}' + (f'; tested on {len(found)} target{"s"*(len(found) > 1)}.' if found else '.')
     return dict(title=f'{plots.name_of(method)}, seed {c["seed"]}', lead=lead, sections=[*sections, ('Configuration', configuration(record))], footer=_version(record))
 
 # %% ../nbs/42_report.ipynb #e14c18d4

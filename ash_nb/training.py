@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['LOGS', 'BAR', 'source_data', 'style_data', 'target_data', 'Unlabelled', 'batches', 'provenance', 'conditions', 'Run',
            'run_name', 'write_learner', 'load_run', 'append_row', 'truncate_log', 'probe_image', 'classwise_rows',
-           'stop_requests', 'log_losses', 'log_skipped', 'inspected', 'records', 'lock', 'only_one', 'refuse_other',
-           'prepare_run', 'other_conditions', 'class_counts', 'readable', 'ready_learner', 'out_of_memory',
-           'memory_advice', 'read_sample', 'needs_styles', 'first_samples', 'train', 'fit', 'tensorboard_writer',
-           'reset_peak', 'peak_memory', 'log_session']
+           'stop_requests', 'log_losses', 'log_skipped', 'inspected', 'records', 'lock', 'only_one', 'files_digest',
+           'data_record', 'refuse_other_files', 'refuse_other', 'prepare_run', 'other_conditions', 'class_counts',
+           'readable', 'ready_learner', 'out_of_memory', 'memory_advice', 'read_sample', 'needs_styles',
+           'first_samples', 'train', 'fit', 'tensorboard_writer', 'reset_peak', 'peak_memory', 'log_session']
 
 # %% ../nbs/32_training.ipynb #2cfa2501
-import csv, errno, functools, itertools, os, platform, shutil, signal, subprocess, sys, time
+import csv, errno, functools, itertools, json, os, platform, shutil, signal, subprocess, sys, time
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -22,11 +22,12 @@ from .config import AshError, Config, Stopped, differences, generator, plain_pat
 from .datasets import loader, open_dataset, train_transform
 from .distributed import (any_process, average_buffers, averaged, chief, gathered, join, part_of, rank_and_size,
                                 ready_to_start, wait_for_all)
-from .files import cannot_write, load_state, load_tensors, read_hashed, read_json, save_state, save_tensors, settle_folder, write_atomic, write_json
+from .files import cannot_write, load_state, load_tensors, read_hashed, read_json, save_state, save_tensors, settle_folder, sha256, write_atomic, write_json
 from .hallucinator import HALLUCINATORS, classwise_l1, smooth
 from .labels import CLASSES
 from .losses import class_weights
 from .methods import Learner, NotFinite, brief, keep_memory, pick_device
+from .prepare import stamp
 from .presets import METHODS, adapts
 
 # %% ../nbs/32_training.ipynb #7cd556a6
@@ -157,7 +158,10 @@ def write_checkpoint(self:Run, learner, step:int):
         if final.exists(): self.drop(final)
         os.replace(part, final)
         settle_folder(folder)
-        for old in self.checkpoints[:-self.config.keep_checkpoints]: self.drop(old)
+        c, there = self.config, self.checkpoints
+        regular = [p for p in there if int(p.name[5:]) % c.checkpoint_every == 0 or int(p.name[5:]) == c.steps]
+        for old in there[:-1]:                             # one of a stop in between displaces none, and goes with the next
+            if old not in regular[-c.keep_checkpoints:]: self.drop(old)
     except OSError as e: raise cannot_write(final, e) from None
     finally: shutil.rmtree(part, ignore_errors=True)      # half a checkpoint only fills the disk
 
@@ -252,6 +256,7 @@ def append_row(path, row:dict):
         if not path.parent.is_dir(): raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         old = path.read_bytes() if path.exists() else b''
         head, _, rows = old.decode().partition('\n')
+        row = {k: v.encode('utf-8', 'backslashreplace').decode() if isinstance(v, str) else v for k, v in row.items()}   # a name of old bytes
         columns = head.split(',') if head else []
         if new := [k for k in row if k not in columns]:
             columns += new
@@ -391,18 +396,45 @@ def only_one(folder):
             raise AshError(f'{folder} is being trained by another process: wait for it, or choose another folder')
         yield
 
+# %% ../nbs/32_training.ipynb #460a814c
+def files_digest(data) -> str: # '' for what is drawn, not read
+    "Hash which files a data set is made of: names and sizes, or the SHA-256 that a prepared copy records."
+    data = getattr(data, 'data', data)                           # the images of a target, without their labels
+    if hasattr(data, 'records'): what = data.records
+    elif hasattr(data, 'pairs'): what = [[data.name(k), *(s for s, _ in stamp(pair))] for k, pair in enumerate(data.pairs)]
+    else: return ''
+    return sha256(json.dumps(what).encode())[:16]
+
+def data_record(c:Config) -> dict: # role -> folder, number of samples, digest
+    "Describe the files that a run learns from."
+    opened = dict(source=source_data(c), target=target_data(c))
+    if opened['target'] is None and needs_styles(c): opened['styles'] = style_data(c)
+    place = lambda data: str(Path(getattr(getattr(data, 'data', data), 'root', '')).resolve())
+    return {role: dict(root=place(d), samples=len(d), files=digest) for role, d in opened.items() if d is not None and (digest := files_digest(d))}
+
+def refuse_other_files(run:Run, config:Config):
+    "Raise AshError when a run has learned from other files than those that its configuration finds now."
+    record = read_json(run.path/'config.json', sealed=True).get('data')
+    then, now = record if isinstance(record, dict) else {}, data_record(config)
+    for role, old in then.items():
+        new = now.get(role)
+        if new is None or not isinstance(old, dict) or old.get('files') == new['files']: continue
+        raise AshError(f'{run.path} was trained on other files as {role}: {old.get("samples")} samples in {old.get("root")} then, {new["samples"]} in {new["root"]} now, whose names or sizes differ. '
+                       'Choose another folder for the run, or put the files back')
+
 # %% ../nbs/32_training.ipynb #1627e4f4
 def refuse_other(run:Run, config:Config):
-    "Raise AshError, saying what differs, when a folder holds a run of another configuration."
+    "Raise AshError, saying what differs, when a folder holds a run of another configuration or of other files."
     if changed := differences(run.config, config):
         told = '; '.join(f'{k} is {a!r} there and {b!r} here' for k, (a, b) in changed.items())
         raise AshError(f'{run.path} holds a run of another configuration: {told}. Choose another folder, or the same settings to resume')
+    refuse_other_files(run, config)
 
 def prepare_run(config:Config, run:Run, learner:Learner=None):
     "Write the record of a new run. Raises AshError when the folder cannot be written, or holds another run by now."
     if chief() and not (run.path/'config.json').is_file():
         made = provenance() | ({'conditions': conditions(learner)} if learner else {})
-        write_json(run.path/'config.json', dict(config=asdict(config), provenance=made), sealed=True)
+        write_json(run.path/'config.json', dict(config=asdict(config), provenance=made, data=data_record(config)), sealed=True)
     wait_for_all()
     refuse_other(run, config)
 

@@ -148,7 +148,7 @@ def test_train_ids_in_the_place_of_label_ids_are_refused(tmp_path_factory, name,
     if not train_ids:
         assert len(list(open_dataset(name, root))) == 3
         return
-    with pytest.raises(AshError, match='almost surely train ids'): open_dataset(name, root)
+    with pytest.raises(AshError, match='look like train ids'): open_dataset(name, root)
     for s, ids in zip(open_dataset(name, root, holds='train_ids'), maps): assert np.array_equal(s['label'], ids)
     if name != 'mapillary' and all((m < 19).all() for m in maps): assert len(list(open_dataset(name, root, holds='own'))) == 3
 

@@ -322,7 +322,7 @@ def test_a_run_s_report_shows_its_newest_checkpoint(run, tmp_path):
     roots = [camvid(tmp_path/'a', (3, 3)), camvid(tmp_path/'b', (8, 8), n=3)]
     for k in (0, 1): score(run, 'camvid', roots[0], checkpoint=k)
     page = folder_report(run.path).read_text()
-    assert 'tested on 1 target that' in page and page.count('mean IoU on camvid') == 1
+    assert 'tested on 1 target.' in page and page.count('mean IoU on camvid') == 1
     score(run, 'camvid', roots[1])
     page = folder_report(run.path).read_text()
     assert 'camvid (val, 2 images, a, ' in page and 'camvid (val, 3 images, b, ' in page
