@@ -232,10 +232,13 @@ def find_files(
 # %% ../nbs/05_pictures.ipynb #9ff00600
 _told = set()
 
-def tell_once(text:str):
+def tell_once(
+    text:str, # what to say
+    about=None, # what it is about, of which nothing more is said; None: this very text
+):
     "Say something on stderr, once a process."
-    if text not in _told: print(text, file=sys.stderr)
-    _told.add(text)
+    if (about or text) not in _told: print(text, file=sys.stderr)
+    _told.add(about or text)
 
 def tell_left_out(folder, left_out:Counter):
     "Say once how many files of a folder were left out, and why."
