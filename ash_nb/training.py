@@ -491,7 +491,9 @@ def memory_advice(c:Config):
 def read_sample(data, numbers=(0,), skip:bool=False, labelled:bool=False) -> dict:
     "Read a sample; with `skip` the first that can be read. Raises AshError for none, and for one without a label."
     sample = next(readable(data, range(len(data)) if skip else numbers, skip), None)
-    if sample is None: raise AshError(f'none of {len(data)} samples can be read: each is named above')
+    if sample is None:
+        try: sample = data[0]
+        except AshError as e: raise AshError(f'none of {len(data)} samples can be read: {e}') from None
     if labelled and 'label' not in sample:
         raise AshError(f'{sample["name"]} has no label: expected a label map beside the image')
     return sample
