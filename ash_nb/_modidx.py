@@ -197,6 +197,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'ash_nb.datasets.SegmentationData.label': ('datasets.html#segmentationdata.label', 'ash_nb/datasets.py'),
                                  'ash_nb.datasets.SegmentationData.name': ('datasets.html#segmentationdata.name', 'ash_nb/datasets.py'),
                                  'ash_nb.datasets.SegmentationData.names': ('datasets.html#segmentationdata.names', 'ash_nb/datasets.py'),
+                                 'ash_nb.datasets.SegmentationData.turned_label': ( 'datasets.html#segmentationdata.turned_label',
+                                                                                    'ash_nb/datasets.py'),
                                  'ash_nb.datasets.Stream': ('datasets.html#stream', 'ash_nb/datasets.py'),
                                  'ash_nb.datasets.Stream.__getitem__': ('datasets.html#stream.__getitem__', 'ash_nb/datasets.py'),
                                  'ash_nb.datasets.Stream.__init__': ('datasets.html#stream.__init__', 'ash_nb/datasets.py'),

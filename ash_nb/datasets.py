@@ -101,15 +101,19 @@ def same_colours(
 
 # %% ../nbs/11_datasets.ipynb #4d74c25c
 @patch
-def label(self:SegmentationData, k:int) -> np.ndarray: # (H, W) uint8 train ids
+def turned_label(self:SegmentationData, k:int) -> tuple: # (H, W) uint8 train ids, and how they had to be turned, 1 to 8
     "Read the label map of a pair. Raises AshError when there is none, and for ids that are unknown."
     image_path, path = self.pairs[k]
     if path is None: raise AshError(f'{self.name(k)} has no label: it cannot be scored')
     has_label(image_path, path)
     kind, (ids, palette, turn) = 'train_ids' if self.holds == 'train_ids' else self.id_map(path), read_label(path)
     if kind in STREET_IDS: same_colours(ids, palette, ID_MAPS[kind], path)
-    self.turned_label = turn
-    return to_train_ids(ids, kind, path)
+    return to_train_ids(ids, kind, path), turn
+
+@patch
+def label(self:SegmentationData, k:int) -> np.ndarray: # (H, W) uint8 train ids
+    "Read the label map of a pair as `turned_label` does; return its train ids alone."
+    return self.turned_label(k)[0]
 
 @patch
 def __getitem__(self:SegmentationData, k:int) -> dict: # image (3, H, W) uint8, label (H, W) uint8 train ids, name
@@ -118,12 +122,12 @@ def __getitem__(self:SegmentationData, k:int) -> dict: # image (3, H, W) uint8, 
     image, turn = read_turned(image_path, photo=label_path is not None)
     sample = {'name': self.name(k), 'image': tv_tensors.Image(image)} | ({'turn': turn} if turn > 1 else {})
     if label_path is None: return sample
-    label = self.label(k)
+    label, label_turn = self.turned_label(k)
     if label.shape != tuple(image.shape[1:]):
         tag = f' (it carries a rotation tag, EXIF orientation {turn}, and was turned as that says)' if turn > 1 else ''
         raise AshError(f'{image_path} is {image.shape[2]} x {image.shape[1]}{tag} but its label {label_path} is {label.shape[1]} x {label.shape[0]}: '
                        'they must agree; remove the pair or fetch it again')
-    if turn > 1 and self.turned_label == 1: tell_once(f'{self.root}: images carry a rotation tag that their labels lack ({image_path}); they were turned as it says, do their labels fit?', ('turned', self.root))
+    if turn > 1 and label_turn == 1: tell_once(f'{self.root}: images carry a rotation tag that their labels lack ({image_path}); they were turned as it says, do their labels fit?', ('turned', self.root))
     return sample | {'label': tv_tensors.Mask(torch.from_numpy(label))}
 
 # %% ../nbs/11_datasets.ipynb #3a1d2142
