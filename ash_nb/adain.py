@@ -8,96 +8,114 @@ __all__ = ['NOISE', 'full', 'channel_stats', 'sent', 'restyle', 'adain', 'orthog
 # %% ../nbs/20_adain.ipynb #9ee6db87
 import torch
 from torch import Tensor
+
 from .config import AshError, one_of
 from .distributed import draw
 
 # %% ../nbs/20_adain.ipynb #de678911
-def full(f): return f if f.dtype == torch.float64 else f.float()
+def full(f):
+    return f if f.dtype == torch.float64 else f.float()
+
 
 def channel_stats(
-    f:Tensor, # (B, D, H, W) features
-    eps:float=1e-5, # added to the variance
-) -> tuple[Tensor, Tensor]: # mean and standard deviation, each (B, D, 1, 1), float32 (float64 for float64 features)
+    f: Tensor,  # (B, D, H, W) features
+    eps: float = 1e-5,  # added to the variance
+) -> tuple[Tensor, Tensor]:  # mean and standard deviation, each (B, D, 1, 1), float32 (float64 for float64 features)
     "Compute mean and standard deviation of each channel over its positions."
-    f, positions = full(f), f.shape[-2]*f.shape[-1]
+    f, positions = full(f), f.shape[-2] * f.shape[-1]
     mean = f.mean((2, 3), keepdim=True)
-    var = (f - mean).square().sum((2, 3), keepdim=True)/max(1, positions - 1)   # in two passes: on a CPU a tenth of the time of torch.var_mean
+    var = (f - mean).square().sum((2, 3), keepdim=True) / max(
+        1, positions - 1
+    )  # in two passes: on a CPU a tenth of the time of torch.var_mean
     return mean, (var + eps).sqrt()
 
 # %% ../nbs/20_adain.ipynb #e4db28cf
 def sent(
-    x:Tensor, # drawn on the host
-    like:Tensor, # gives device and dtype
-) -> Tensor: # as x
+    x: Tensor,  # drawn on the host
+    like: Tensor,  # gives device and dtype
+) -> Tensor:  # as x
     "Bring what was drawn on the host to a device and a type, without waiting for the device."
     x = x.to(like.dtype)
-    if like.is_cuda and x.device.type == 'cpu': x = x.pin_memory()
+    if like.is_cuda and x.device.type == 'cpu':
+        x = x.pin_memory()
     return x.to(like.device, non_blocking=True)
 
 # %% ../nbs/20_adain.ipynb #9eb77072
 def restyle(
-    content:Tensor, # (B, D, H, W) features that say what is where
-    mean:Tensor, # (B, D, 1, 1) means to have afterwards
-    std:Tensor, # (B, D, 1, 1) standard deviations to have afterwards
-) -> Tensor: # (B, D, H, W)
+    content: Tensor,  # (B, D, H, W) features that say what is where
+    mean: Tensor,  # (B, D, 1, 1) means to have afterwards
+    std: Tensor,  # (B, D, 1, 1) standard deviations to have afterwards
+) -> Tensor:  # (B, D, H, W)
     "Give each channel of `content` the statistics `mean` and `std` (eq. 1)."
     content = full(content)
     own_mean, own_std = channel_stats(content)
-    return (content - own_mean)*(std/own_std) + mean
+    return (content - own_mean) * (std / own_std) + mean
+
 
 def adain(
-    content:Tensor, # (B, D, H, W) features that say what is where
-    style:Tensor, # (B, D, H', W') features that say how it looks
-) -> Tensor: # (B, D, H, W)
+    content: Tensor,  # (B, D, H, W) features that say what is where
+    style: Tensor,  # (B, D, H', W') features that say how it looks
+) -> Tensor:  # (B, D, H, W)
     "Give `content` the channel statistics of `style`: adaptive instance normalisation (eq. 1)."
     return restyle(content, *channel_stats(style))
 
 # %% ../nbs/20_adain.ipynb #2cc2007a
-def _normal(shape, like, generator, axis=0): return sent(draw(torch.randn, shape, generator, axis), like)
+def _normal(shape, like, generator, axis=0):
+    return sent(draw(torch.randn, shape, generator, axis), like)
+
 
 def _orthonormal(g):
     "Return the Q of g = QR with a positive diagonal of R, for any leading axes."
     q, r = torch.linalg.qr(g)
-    return q*torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1, 1).unsqueeze(-2)
+    return q * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1, 1).unsqueeze(-2)
+
 
 def orthogonal_matrix(
-    n:int, # rows and columns
-    generator:torch.Generator, # draws the matrix
-    batch:int=1, # how many
-    strength:float=1.0, # 0: the identity; 1: uniform among all orthogonal matrices
-    like:Tensor=torch.empty(0), # gives device and dtype
-) -> Tensor: # (batch, n, n)
+    n: int,  # rows and columns
+    generator: torch.Generator,  # draws the matrix
+    batch: int = 1,  # how many
+    strength: float = 1.0,  # 0: the identity; 1: uniform among all orthogonal matrices
+    like: Tensor = torch.empty(0),  # gives device and dtype
+) -> Tensor:  # (batch, n, n)
     "Draw random orthogonal matrices, Haar-distributed at full strength."
     eye = torch.eye(n, dtype=like.dtype, device=like.device)
-    return _orthonormal((1 - strength)*eye + strength*n**-0.5*_normal((batch, n, n), like, generator))
+    return _orthonormal((1 - strength) * eye + strength * n**-0.5 * _normal((batch, n, n), like, generator))
 
 # %% ../nbs/20_adain.ipynb #16db27a5
-def _none(f, strength, generator): return f
+def _none(f, strength, generator):
+    return f
+
 
 def _orthogonal(f, strength, generator):
     q = orthogonal_matrix(f.shape[1], generator, f.shape[0], strength, like=f)
-    return (q @ f.flatten(2)).view(f.shape)                   # (B, D, D) @ (B, D, HW)
+    return (q @ f.flatten(2)).view(f.shape)  # (B, D, D) @ (B, D, HW)
+
 
 def _elementwise(f, strength, generator):
     *lead, h, w = f.shape
     v = _orthonormal(_normal((*lead, max(h, w), min(h, w)), f, generator))
-    return f*(1 + strength*(v if h > w else v.mT))
+    return f * (1 + strength * (v if h > w else v.mT))
+
 
 def _stat(f, strength, generator):
-    mean, scale = channel_stats(f)[0], 1 + strength*_normal((2, *f.shape[:2], 1, 1), f, generator, axis=1)
-    return (f - mean)*scale[0] + mean*scale[1]
+    mean, scale = channel_stats(f)[0], 1 + strength * _normal((2, *f.shape[:2], 1, 1), f, generator, axis=1)
+    return (f - mean) * scale[0] + mean * scale[1]
+
 
 NOISE = {'none': _none, 'orthogonal': _orthogonal, 'elementwise': _elementwise, 'stat': _stat}
 
 # %% ../nbs/20_adain.ipynb #7cc5c65f
 def perturb(
-    features:Tensor, # (B, D, H, W) style features
-    kind:str, # one of NOISE
-    strength:float, # 0 to 1; 0 leaves the features as they are
-    generator:torch.Generator, # draws the noise
-) -> Tensor: # (B, D, H, W)
+    features: Tensor,  # (B, D, H, W) style features
+    kind: str,  # one of NOISE
+    strength: float,  # 0 to 1; 0 leaves the features as they are
+    generator: torch.Generator,  # draws the noise
+) -> Tensor:  # (B, D, H, W)
     "Disturb style features by noise Z (eq. 3). Raises AshError for an unknown kind or a strength outside [0, 1]."
     one_of(kind, NOISE, 'noise')
-    if not 0 <= strength <= 1: raise AshError(f'noise_strength = {strength}: expected a number from 0 to 1')
-    if kind == 'none': return features
-    with torch.autocast(features.device.type, enabled=False): return NOISE[kind](full(features), strength, generator)
+    if not 0 <= strength <= 1:
+        raise AshError(f'noise_strength = {strength}: expected a number from 0 to 1')
+    if kind == 'none':
+        return features
+    with torch.autocast(features.device.type, enabled=False):
+        return NOISE[kind](full(features), strength, generator)

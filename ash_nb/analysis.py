@@ -8,13 +8,16 @@ __all__ = ['Estimate', 'mean_ci', 'paired_difference', 'compare_table', 'signed'
 
 # %% ../nbs/40_analysis.ipynb #d41744fb
 from typing import NamedTuple
+
 import numpy as np
+
 from .config import AshError, one_of
 from .labels import CLASSES, PROTOCOLS
 
 # %% ../nbs/40_analysis.ipynb #46db3255
 class Estimate(NamedTuple):
     "A mean over seeds, the half width of its confidence interval (NaN for a single value), the number of values; for differences of several pairs the p-value."
+
     mean: float
     half: float
     n: int
@@ -25,84 +28,122 @@ class Estimate(NamedTuple):
         "Whether zero lies outside the interval; False when there is none."
         return abs(self.mean) > self.half
 
-    def __str__(self): return f'{self.mean:.1f} ± {self.half:.1f}' if self.half == self.half else f'{self.mean:.1f}'
+    def __str__(self):
+        return f'{self.mean:.1f} ± {self.half:.1f}' if self.half == self.half else f'{self.mean:.1f}'
+
 
 def mean_ci(
-    values, # one number a seed; NaN are left out
-    level:float=0.95, # of confidence
+    values,  # one number a seed; NaN are left out
+    level: float = 0.95,  # of confidence
 ) -> Estimate:
     "Estimate a mean with its t-based confidence interval."
     from scipy.stats import t
+
     v = np.asarray(values, float)
     v = v[~np.isnan(v)]
-    if len(v) < 2: return Estimate(float(v.mean()) if len(v) else float('nan'), float('nan'), len(v))
-    return Estimate(float(v.mean()), float(t.ppf((1 + level)/2, len(v) - 1)*v.std(ddof=1)/np.sqrt(len(v))), len(v))
+    if len(v) < 2:
+        return Estimate(float(v.mean()) if len(v) else float('nan'), float('nan'), len(v))
+    return Estimate(
+        float(v.mean()), float(t.ppf((1 + level) / 2, len(v) - 1) * v.std(ddof=1) / np.sqrt(len(v))), len(v)
+    )
 
 # %% ../nbs/40_analysis.ipynb #d4641f14
 def paired_difference(
-    a, # one number a seed
-    b, # one number a seed, same seeds in the same order; pairs with a NaN are left out
-    level:float=0.95, # of confidence
+    a,  # one number a seed
+    b,  # one number a seed, same seeds in the same order; pairs with a NaN are left out
+    level: float = 0.95,  # of confidence
 ) -> Estimate:
     "Estimate the mean of a - b, seed by seed, with p-value. Raises AshError when the numbers do not pair."
     from scipy.stats import t
-    if len(a) != len(b): raise AshError(f'{len(a)} values against {len(b)}: a paired difference needs the same seeds of both methods')
+
+    if len(a) != len(b):
+        raise AshError(f'{len(a)} values against {len(b)}: a paired difference needs the same seeds of both methods')
     e = mean_ci(np.asarray(a, float) - np.asarray(b, float), level)
-    if e.n < 2: return e
-    error = e.half/t.ppf((1 + level)/2, e.n - 1)
-    p = 2*float(t.sf(abs(e.mean)/error, e.n - 1)) if error > 0 else float(e.mean == 0)
+    if e.n < 2:
+        return e
+    error = e.half / t.ppf((1 + level) / 2, e.n - 1)
+    p = 2 * float(t.sf(abs(e.mean) / error, e.n - 1)) if error > 0 else float(e.mean == 0)
     return e._replace(p=p)
 
 # %% ../nbs/40_analysis.ipynb #add89bb6
 def compare_table(
-    runs, # DataFrame with columns method, seed, target, miou in [0, 1]
-    baseline:str=None, # method to compare with; None: the first that occurs
-    level:float=0.95, # of confidence
-): # DataFrame: target, method, seeds, mean, half, difference, difference_half, p; in percent
+    runs,  # DataFrame with columns method, seed, target, miou in [0, 1]
+    baseline: str = None,  # method to compare with; None: the first that occurs
+    level: float = 0.95,  # of confidence
+):  # DataFrame: target, method, seeds, mean, half, difference, difference_half, p; in percent
     "Estimate mIoU per target and method, and its paired difference to the baseline. Raises AshError for an unknown baseline or a seed that occurs twice."
     import pandas as pd
+
     methods, out = list(runs.method.unique()), []
     baseline = one_of(baseline or methods[0], methods, 'baseline')
-    if runs.duplicated(['target', 'method', 'seed']).any(): raise AshError('a method has two rows for one seed and target: keep one of them')
+    if runs.duplicated(['target', 'method', 'seed']).any():
+        raise AshError('a method has two rows for one seed and target: keep one of them')
     for target in runs.target.unique():
-        wide = 100*runs[runs.target == target].pivot(index='seed', columns='method', values='miou').reindex(columns=methods)
+        wide = 100 * runs[runs.target == target].pivot(index='seed', columns='method', values='miou').reindex(
+            columns=methods
+        )
         for method in methods:
             e, d = mean_ci(wide[method], level), paired_difference(wide[method], wide[baseline], level)
-            if method == baseline: d = Estimate(float('nan'), float('nan'), 0)
-            out.append(dict(target=target, method=method, seeds=e.n, mean=e.mean, half=e.half, difference=d.mean, difference_half=d.half, p=float('nan') if d.p is None else d.p))
+            if method == baseline:
+                d = Estimate(float('nan'), float('nan'), 0)
+            out.append(
+                dict(
+                    target=target,
+                    method=method,
+                    seeds=e.n,
+                    mean=e.mean,
+                    half=e.half,
+                    difference=d.mean,
+                    difference_half=d.half,
+                    p=float('nan') if d.p is None else d.p,
+                )
+            )
     return pd.DataFrame(out)
 
 # %% ../nbs/40_analysis.ipynb #94d16af9
 def signed(
-    difference:float, # NaN: there is none
-    half:float, # half width of its interval; NaN: there is none
+    difference: float,  # NaN: there is none
+    half: float,  # half width of its interval; NaN: there is none
 ) -> str:
     "Write a difference: `+5.0 ± 0.1 *`, with a star when zero lies outside the interval; empty when there is none."
     e = Estimate(difference, half, 0)
-    return '' if difference != difference else '+'*(difference >= 0) + str(e) + ' *'*e.excludes_zero
+    return '' if difference != difference else '+' * (difference >= 0) + str(e) + ' *' * e.excludes_zero
 
 # %% ../nbs/40_analysis.ipynb #9f161583
 def summarise(
-    runs, # DataFrame with columns method, seed, target, miou in [0, 1]
-    baseline:str=None, # method to compare with; None: the first that occurs
-): # DataFrame of text: target, method, seeds, mIoU, minus BASELINE
+    runs,  # DataFrame with columns method, seed, target, miou in [0, 1]
+    baseline: str = None,  # method to compare with; None: the first that occurs
+):  # DataFrame of text: target, method, seeds, mIoU, minus BASELINE
     "Write what `compare_table` estimates as text: `21.0 ± 2.5`, `+5.0 ± 0.1 *`."
     import pandas as pd
+
     rows, baseline = compare_table(runs, baseline), baseline or runs.method.iloc[0]
-    return pd.DataFrame([{'target': r.target, 'method': r.method, 'seeds': r.seeds, 'mIoU': str(Estimate(r['mean'], r.half, r.seeds)), f'minus {baseline}': signed(r.difference, r.difference_half)} for _, r in rows.iterrows()])
+    return pd.DataFrame(
+        [
+            {
+                'target': r.target,
+                'method': r.method,
+                'seeds': r.seeds,
+                'mIoU': str(Estimate(r['mean'], r.half, r.seeds)),
+                f'minus {baseline}': signed(r.difference, r.difference_half),
+            }
+            for _, r in rows.iterrows()
+        ]
+    )
 
 # %% ../nbs/40_analysis.ipynb #b5fd35ab
 def class_table(
-    runs, # DataFrame of one target: method, seed, protocol, a column a class, in [0, 1]
-    classes, # which columns
-    baseline:str=None, # method to compare with; None: the first that occurs
-): # DataFrame: method, class, seeds, mean, half, difference, difference_half; in percent
+    runs,  # DataFrame of one target: method, seed, protocol, a column a class, in [0, 1]
+    classes,  # which columns
+    baseline: str = None,  # method to compare with; None: the first that occurs
+):  # DataFrame: method, class, seeds, mean, half, difference, difference_half; in percent
     "Estimate IoU per class over the seeds that have one, and its paired difference to the baseline."
     import pandas as pd
+
     methods = list(runs.method.unique())
     baseline, out = one_of(baseline or methods[0], methods, 'baseline'), []
     for c in classes:
-        wide = 100*runs.pivot(index='seed', columns='method', values=c).astype(float)
+        wide = 100 * runs.pivot(index='seed', columns='method', values=c).astype(float)
         for m in methods:
             e, d = mean_ci(wide[m]), paired_difference(wide[m], wide[baseline])
             out.append({'method': m, 'class': c, 'seeds': e.n, 'mean': e.mean, 'half': e.half})
@@ -111,9 +152,9 @@ def class_table(
 
 # %% ../nbs/40_analysis.ipynb #600c051e
 def mean_over_targets(
-    runs, # DataFrame with columns method, seed, target, miou
-    name:str='mean over targets', # the target's name in the result
-): # DataFrame with one row a method and seed; miou is NaN where one of the targets' is
+    runs,  # DataFrame with columns method, seed, target, miou
+    name: str = 'mean over targets',  # the target's name in the result
+):  # DataFrame with one row a method and seed; miou is NaN where one of the targets' is
     "Average mIoU over targets, for each run. Raises AshError when a run lacks a target, because its mean would be of something else."
     group = runs.groupby(['method', 'seed'], sort=False, as_index=False)
     if (group.target.nunique().target != runs.target.nunique()).any():
@@ -125,61 +166,72 @@ def mean_over_targets(
 
 # %% ../nbs/40_analysis.ipynb #09d45614
 def with_world_mean(
-    runs, # DataFrame with columns method, seed, target, miou
-    alone:bool=False, # in their place, as the first target; else beside them
-): # DataFrame
+    runs,  # DataFrame with columns method, seed, target, miou
+    alone: bool = False,  # in their place, as the first target; else beside them
+):  # DataFrame
     "Add the mean over StreetWorld's targets as one more target, when there are several."
     import pandas as pd
+
     world = runs[runs.target.str.startswith('streetworld')]
-    if world.target.nunique() < 2: return runs
+    if world.target.nunique() < 2:
+        return runs
     mean = mean_over_targets(world, 'mean of StreetWorld')
     return pd.concat([mean, runs.drop(world.index)] if alone else [runs, mean], ignore_index=True)
 
 # %% ../nbs/40_analysis.ipynb #b9a0a41f
 _no_class = 'no class, because no pixel of its labels is scored: there is no mean IoU (nan)'
 
+
 def mean_basis(
-    runs, # DataFrame of a comparison: target, protocol, perhaps mean_over, and a column a class
-) -> list: # sentences
+    runs,  # DataFrame of a comparison: target, protocol, perhaps mean_over, and a column a class
+) -> list:  # sentences
     "Say which classes each target's mean IoU is over, and where runs differ in them."
     said = {}
     for t, part in runs.groupby('target', sort=False):
         of = PROTOCOLS[one_of(str(part.protocol.iloc[0]), PROTOCOLS, 'protocol')].classes
-        if not set(of) <= set(part): continue
+        if not set(of) <= set(part):
+            continue
         counted = part[list(of)].notna()
         absent = [c for c in of if not counted[c].any()]
-        text = f'{counted.any().sum()} of {len(of)} classes' + f' (left out: {", ".join(absent)})'*bool(absent)
+        text = f'{counted.any().sum()} of {len(of)} classes' + f' (left out: {", ".join(absent)})' * bool(absent)
         if (counted != counted.iloc[0]).any(axis=None):
-            text = (f'{counted.sum(1).min()} to {counted.sum(1).max()} of {len(of)} classes, not the same in every '
-                    f'run, '
-                    f'because of {", ".join(c for c in of if counted[c].nunique() > 1)}: --mean-over truth takes the '
-                    f'same for all')
-        if len(absent) == len(of): text = _no_class
+            text = (
+                f'{counted.sum(1).min()} to {counted.sum(1).max()} of {len(of)} classes, not the same in every '
+                f'run, '
+                f'because of {", ".join(c for c in of if counted[c].nunique() > 1)}: --mean-over truth takes the '
+                f'same for all'
+            )
+        if len(absent) == len(of):
+            text = _no_class
         said.setdefault(text, []).append(t)
     rule = set(runs.get('mean_over', ())) == {'truth'}
-    return [f'{", ".join(ts)}: mean over {text}' + ', those in the truth'*(rule and 'no class' not in text) for text,
-            ts in said.items()]
+    return [
+        f'{", ".join(ts)}: mean over {text}' + ', those in the truth' * (rule and 'no class' not in text)
+        for text, ts in said.items()
+    ]
 
 # %% ../nbs/40_analysis.ipynb #6f389680
 def contributions(
-    table, # DataFrame of classwise.csv: step, class, gamma, beta, pixels, and the whole norms gamma_all, beta_all
-): # DataFrame with columns name, gamma_share, beta_share (percent of the norm), gamma_each, beta_each (per position)
+    table,  # DataFrame of classwise.csv: step, class, gamma, beta, pixels, and the whole norms gamma_all, beta_all
+):  # DataFrame with columns name, gamma_share, beta_share (percent of the norm), gamma_each, beta_each (per position)
     "Add to Figure 4's numbers what they are per predicted position and as a share of the norm; NaN for classes that are not predicted."
     out = table.assign(name=[CLASSES[k] for k in table['class']])
     seen = out.pixels.where(out.pixels > 0)
     for x in ('gamma', 'beta'):
         out[x] = out[x].where(out.pixels > 0)
-        out[f'{x}_each'] = out[x]/seen
-        if f'{x}_all' in out: out[f'{x}_share'] = 100*out[x]/out[f'{x}_all']
+        out[f'{x}_each'] = out[x] / seen
+        if f'{x}_all' in out:
+            out[f'{x}_share'] = 100 * out[x] / out[f'{x}_all']
     return out
 
 # %% ../nbs/40_analysis.ipynb #ff8c4268
 def size_effect(
-    table, # DataFrame of classwise.csv
-    step:int=None, # None: the last
-) -> dict: # beta, beta_each, gamma, gamma_each -> rank correlation with the number of predicted positions
+    table,  # DataFrame of classwise.csv
+    step: int = None,  # None: the last
+) -> dict:  # beta, beta_each, gamma, gamma_each -> rank correlation with the number of predicted positions
     "Correlate the ranks of absolute contributions with the ranks of class sizes; NaN with fewer than three classes."
     t = contributions(table)
     t = t[(t.step == (t.step.max() if step is None else step)) & (t.pixels > 0)]
-    if len(t) < 3: return dict.fromkeys(('beta', 'beta_each', 'gamma', 'gamma_each'), float('nan'))
+    if len(t) < 3:
+        return dict.fromkeys(('beta', 'beta_each', 'gamma', 'gamma_each'), float('nan'))
     return {x: float(t[x].abs().rank().corr(t.pixels.rank())) for x in ('beta', 'beta_each', 'gamma', 'gamma_each')}

@@ -9,154 +9,208 @@ __all__ = ['SIZES', 'PHASES', 'BENCHES', 'once', 'spread', 'timed', 'in_turn', '
            'gpu_table', 'scale_bench', 'process_bench', 'preview_bench', 'import_bench', 'bench']
 
 # %% ../nbs/48_bench.ipynb #9ef3e7b9
-import contextlib, functools, gc, os, statistics, subprocess, sys, tempfile, time, warnings
+import contextlib
+import functools
+import gc
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
+
 import torch
 import torch.nn.functional as F
+
 from .config import Config, one_of
 from .datasets import open_dataset, train_transform
 from .files import read_json
 from .forecast import LiveMemory, counted_flops
+from .losses import segmentation_loss
 from .methods import Learner, fast_bf16, keep_memory, pick_device
 from .prepare import prepare, reading_speed, write_gta5
 from .presets import METHODS, adapts, preset, with_method
 from .reference import reference_step
-from .losses import segmentation_loss
 from .segmenter import Head, Segmenter, both_heads
 from .stylizer import Decoder, Encoder, Stylizer
 from .training import load_run, train
 
 # %% ../nbs/48_bench.ipynb #bbcbcd7e
-def once(work) -> float: # milliseconds
+def once(work) -> float:  # milliseconds
     "Time some work, a GPU's included."
     sync = torch.cuda.synchronize if torch.cuda.is_available() else (lambda: None)
-    sync(); start = time.perf_counter()
+    sync()
+    start = time.perf_counter()
     work()
     sync()
-    return 1e3*(time.perf_counter() - start)
+    return 1e3 * (time.perf_counter() - start)
 
-def spread(spans) -> dict: # median and the 10th and 90th percentile, in milliseconds
+
+def spread(spans) -> dict:  # median and the 10th and 90th percentile, in milliseconds
     "Summarise repeated measurements."
-    cuts = statistics.quantiles(spans, n=10, method='inclusive') if len(spans) > 1 else spans*9
+    cuts = statistics.quantiles(spans, n=10, method='inclusive') if len(spans) > 1 else spans * 9
     return dict(median_ms=statistics.median(spans), low_ms=cuts[0], high_ms=cuts[-1], repeats=len(spans))
 
+
 def timed(
-    work, # function without arguments
-    repeats:int=20, # how often, after two more to warm up
-) -> dict: # as spread
+    work,  # function without arguments
+    repeats: int = 20,  # how often, after two more to warm up
+) -> dict:  # as spread
     "Time some work repeatedly."
     return spread([once(work) for k in range(repeats + 2)][2:])
 
-def in_turn(works:dict, repeats:int) -> dict: # name -> as spread
+
+def in_turn(works: dict, repeats: int) -> dict:  # name -> as spread
     "Time several works repeatedly, one after the other, so that a slow minute is slow for all."
     spans = [[once(work) for work in works.values()] for _ in range(repeats)]
     return {k: spread(v) for k, v in zip(works, zip(*spans))}
 
 # %% ../nbs/48_bench.ipynb #3d73e034
 def in_a_row(
-    work, # function without arguments
-    calls:int=10, # how many follow each other before the clock is read
-    repeats:int=3, # how often that is done, after one more to warm up
-) -> dict: # as spread, of one call
+    work,  # function without arguments
+    calls: int = 10,  # how many follow each other before the clock is read
+    repeats: int = 3,  # how often that is done, after one more to warm up
+) -> dict:  # as spread, of one call
     "Time some work as a loop does it: on a GPU the host prepares a call while the one before it is computed."
-    return spread([once(lambda: [work() for _ in range(calls)])/calls for _ in range(repeats + 1)][1:])
+    return spread([once(lambda: [work() for _ in range(calls)]) / calls for _ in range(repeats + 1)][1:])
 
 # %% ../nbs/48_bench.ipynb #73506810
-SIZES = {'embedded': lambda **kw: preset('streetworld', method='ash', **kw), 'tiny': lambda **kw: preset('streetworld', method='ash', body='plain', width=96, height=64, **kw),
-         'paper': lambda **kw: preset('gta5', method='ash', width=640, height=360, **kw),
-         'full': lambda **kw: preset('gta5', method='ash', **kw)}
+SIZES = {
+    'embedded': lambda **kw: preset('streetworld', method='ash', **kw),
+    'tiny': lambda **kw: preset('streetworld', method='ash', body='plain', width=96, height=64, **kw),
+    'paper': lambda **kw: preset('gta5', method='ash', width=640, height=360, **kw),
+    'full': lambda **kw: preset('gta5', method='ash', **kw),
+}
 
-def inputs(c:Config, device): # batch, styles
+
+def inputs(c: Config, device):  # batch, styles
     "Draw random images, labels and style images of a run's size."
-    images = torch.rand(2*c.batch_size, 3, c.height, c.width, device=device)
-    return dict(images=images[:c.batch_size], labels=torch.randint(19, (c.batch_size, c.height, c.width), device=device)), images[c.batch_size:]
+    images = torch.rand(2 * c.batch_size, 3, c.height, c.width, device=device)
+    return dict(
+        images=images[: c.batch_size], labels=torch.randint(19, (c.batch_size, c.height, c.width), device=device)
+    ), images[c.batch_size :]
 
-def bench_learner(c:Config, device='cpu', stylizer=None) -> Learner:
+
+def bench_learner(c: Config, device='cpu', stylizer=None) -> Learner:
     "Make a learner with random weights where published ones are not at hand."
-    return Learner(replace(c, pretrained=False), device, stylizer or (Stylizer(Encoder(), Decoder()) if c.stylizer == 'vgg19' else None))
+    return Learner(
+        replace(c, pretrained=False),
+        device,
+        stylizer or (Stylizer(Encoder(), Decoder()) if c.stylizer == 'vgg19' else None),
+    )
 
-def as_published(learner): # float32, NCHW
+
+def as_published(learner):  # float32, NCHW
     "Bring a learner's networks into the memory order of the published code."
-    for net in (*learner.networks.values(), learner.hallucinator): net.to(memory_format=torch.contiguous_format)
+    for net in (*learner.networks.values(), learner.hallucinator):
+        net.to(memory_format=torch.contiguous_format)
     return learner
 
 # %% ../nbs/48_bench.ipynb #687ef14c
 @contextlib.contextmanager
-def tf32(on:bool):
+def tf32(on: bool):
     "Let a GPU's float32 convolutions and matrix products use TF32, or not, for a while."
     flags = torch.backends.cudnn, torch.backends.cuda.matmul
     before = [f.allow_tf32 for f in flags]
-    for f in flags: f.allow_tf32 = on
-    try: yield
+    for f in flags:
+        f.allow_tf32 = on
+    try:
+        yield
     finally:
-        for f, old in zip(flags, before): f.allow_tf32 = old
+        for f, old in zip(flags, before):
+            f.allow_tf32 = old
 
-def convolution_limit(dtype, device='cpu', repeats:int=5) -> float: # GFLOP/s
+
+def convolution_limit(dtype, device='cpu', repeats: int = 5) -> float:  # GFLOP/s
     "Measure the fastest of some dense convolutions, forward, channels_last."
-    best, gpu = 0., torch.device(device).type == 'cuda'
+    best, gpu = 0.0, torch.device(device).type == 'cuda'
     shapes = ((512, 46, 81, 4), (256, 46, 81, 2), (256, 90, 160, 1))
     for channels, h, w, dilation in (*shapes, (512, 90, 160, 2), (1024, 90, 160, 1)) if gpu else shapes:
-        x, weight = (torch.randn(*s, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last) for s in ((1, channels, h, w), (channels, channels, 3, 3)))
+        x, weight = (
+            torch.randn(*s, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
+            for s in ((1, channels, h, w), (channels, channels, 3, 3))
+        )
         work = lambda: F.conv2d(x, weight, padding=dilation, dilation=dilation)
         spans = in_a_row(work, 20, repeats) if gpu else timed(work, repeats)
-        best = max(best, 2*9*channels**2*h*w/spans['median_ms']/1e6)
+        best = max(best, 2 * 9 * channels**2 * h * w / spans['median_ms'] / 1e6)
     return best
 
 # %% ../nbs/48_bench.ipynb #7167532e
-def peak_of(work, device='cpu') -> float: # MB
+def peak_of(work, device='cpu') -> float:  # MB
     "Measure the most memory that some work's tensors hold at once, on top of what was there."
     gc.collect()
     if torch.device(device).type != 'cuda':
-        with LiveMemory() as memory: work()
-        return memory.peak/2**20
+        with LiveMemory() as memory:
+            work()
+        return memory.peak / 2**20
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     work()
-    return (torch.cuda.max_memory_allocated(device) - before)/2**20
+    return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+
 
 def cost_of(
-    work, # function without arguments
-    grouped:bool=False, # whether there are grouped convolutions, whose gradients torch's counter takes for dense ones
-    device='cpu', # where
-) -> dict: # peak_mb, and gflop unless `grouped`
+    work,  # function without arguments
+    grouped: bool = False,  # whether there are grouped convolutions, whose gradients torch's counter takes for dense ones
+    device='cpu',  # where
+) -> dict:  # peak_mb, and gflop unless `grouped`
     "Count the arithmetic of some work and the most memory that it holds at once."
     peak = peak_of(work, device)
-    if grouped: return dict(peak_mb=peak)
-    with counted_flops() as flops: work()
-    return dict(peak_mb=peak, gflop=flops.get_total_flops()/1e9)
+    if grouped:
+        return dict(peak_mb=peak)
+    with counted_flops() as flops:
+        work()
+    return dict(peak_mb=peak, gflop=flops.get_total_flops() / 1e9)
 
 # %% ../nbs/48_bench.ipynb #9e4af420
-def with_habits(work, learner): # a function without arguments
+def with_habits(work, learner):  # a function without arguments
     "Return a step as the published loop takes it: with the frozen networks read from disk, under anomaly detection."
     nets, files = (learner.hallucinator.stylizer.encoder, learner.hallucinator.stylizer.decoder), []
-    for net in nets: torch.save(net.state_dict(), buffer := tempfile.TemporaryFile()); files.append(buffer)
+    for net in nets:
+        torch.save(net.state_dict(), buffer := tempfile.TemporaryFile())
+        files.append(buffer)
+
     def habitual():
-        for net, f in zip(nets, files): f.seek(0); net.load_state_dict(torch.load(f))
+        for net, f in zip(nets, files):
+            f.seek(0)
+            net.load_state_dict(torch.load(f))
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')                                # it warns that it is slow
-            with torch.autograd.set_detect_anomaly(True): return work()
+            warnings.simplefilter('ignore')  # it warns that it is slow
+            with torch.autograd.set_detect_anomaly(True):
+                return work()
+
     return habitual
 
 # %% ../nbs/48_bench.ipynb #85050e4f
 def step_bench(
-    size:str='paper', # one of SIZES
-    repeats:int=3, # how often each
-    device='cpu', # where
-    compiled:bool=False, # also with the segmenter's body under torch.compile
-) -> dict: # name -> median_ms, low_ms, high_ms, repeats, gflop, peak_mb, gflop_s, and shares of the reference and of the limit
+    size: str = 'paper',  # one of SIZES
+    repeats: int = 3,  # how often each
+    device='cpu',  # where
+    compiled: bool = False,  # also with the segmenter's body under torch.compile
+) -> (
+    dict
+):  # name -> median_ms, low_ms, high_ms, repeats, gflop, peak_mb, gflop_s, and shares of the reference and of the limit
     "Measure the kit's step against the published order, in turn."
     device, make = pick_device(device), SIZES[one_of(size, SIZES, 'size')]
     keep_memory(device)
     slow, batch = as_published(bench_learner(make(precision='float32'), device)), inputs(make(), device)
     published = lambda: reference_step(slow, *batch, 5)
     works = {'published order, float32': published, 'published order and habits, float32': with_habits(published, slow)}
-    for p in ('float32',) + ('bf16',)*fast_bf16(device):
+    for p in ('float32',) + ('bf16',) * fast_bf16(device):
         works[f'fast, {p}'] = functools.partial(bench_learner(make(precision=p), device).step, *batch, 5)
-        if compiled: works[f'fast, {p}, compiled'] = functools.partial(_compiled(bench_learner(make(precision=p), device)).step, *batch, 5)
+        if compiled:
+            works[f'fast, {p}, compiled'] = functools.partial(
+                _compiled(bench_learner(make(precision=p), device)).step, *batch, 5
+            )
     costs = {k: _cost(k, works, slow.config.body == 'lite0', device) for k in works}
     spans = in_turn(works, repeats)
-    limits = {p: convolution_limit(d, device) for p, d in (('float32', torch.float32), ('bf16', torch.bfloat16))[:1 + fast_bf16(device)]}
+    limits = {
+        p: convolution_limit(d, device)
+        for p, d in (('float32', torch.float32), ('bf16', torch.bfloat16))[: 1 + fast_bf16(device)]
+    }
     return _compared({k: v | costs[k] for k, v in spans.items()}, limits)
 
 # %% ../nbs/48_bench.ipynb #4f62db45
@@ -164,206 +218,336 @@ def _compiled(learner):
     learner.segmenter.body.compile()
     return learner
 
-def _cost(name, works, grouped, device): # warms up, too; a compiled body hides its operations from the counters
-    for _ in range(2): works[name]()
+
+def _cost(name, works, grouped, device):  # warms up, too; a compiled body hides its operations from the counters
+    for _ in range(2):
+        works[name]()
     return cost_of(works[name.removesuffix(', compiled')], grouped, device)
+
 
 def _compared(rows, limits):
     base = next(iter(rows.values()))
     for k, r in rows.items():
-        r |= dict(times_as_fast=base['median_ms']/r['median_ms'], share_of_memory=r['peak_mb']/base['peak_mb'], steps_a_minute=6e4/r['median_ms'])
-        if 'gflop' in r: r |= dict(gflop_s=r['gflop']/r['median_ms']*1e3, share_of_limit=r['gflop']/r['median_ms']*1e3/limits['bf16' if 'bf16' in k else 'float32'])
+        r |= dict(
+            times_as_fast=base['median_ms'] / r['median_ms'],
+            share_of_memory=r['peak_mb'] / base['peak_mb'],
+            steps_a_minute=6e4 / r['median_ms'],
+        )
+        if 'gflop' in r:
+            r |= dict(
+                gflop_s=r['gflop'] / r['median_ms'] * 1e3,
+                share_of_limit=r['gflop'] / r['median_ms'] * 1e3 / limits['bf16' if 'bf16' in k else 'float32'],
+            )
     return rows | {f'limit: a convolution, {p}': dict(gflop_s=v) for p, v in limits.items()}
 
 # %% ../nbs/48_bench.ipynb #86fbedb6
-PHASES = dict(look='segmenter, forward', view='hallucinator, forward', harden='hallucinator, backward', train_discriminator='discriminator', segmentation='segmentation loss')
+PHASES = dict(
+    look='segmenter, forward',
+    view='hallucinator, forward',
+    harden='hallucinator, backward',
+    train_discriminator='discriminator',
+    segmentation='segmentation loss',
+)
+
 
 @contextlib.contextmanager
 def phases(learner):
     "Yield a dictionary that collects the milliseconds of each phase of the learner's steps."
     spent, stack = {}, []
+
     def watch(name, method):
         def call(*args, **kw):
-            stack.append(0.)
+            stack.append(0.0)
             span = []
             span.append(once(lambda: span.append(method(*args, **kw))))
             inner = stack.pop()
-            if stack: stack[-1] += span[1]
-            spent[name] = spent.get(name, 0.) + span[1] - inner
+            if stack:
+                stack[-1] += span[1]
+            spent[name] = spent.get(name, 0.0) + span[1] - inner
             return span[0]
+
         return call
-    for method, name in PHASES.items(): setattr(learner, method, watch(name, getattr(learner, method)))
+
+    for method, name in PHASES.items():
+        setattr(learner, method, watch(name, getattr(learner, method)))
     learner.guard.update = watch('optimizers', learner.guard.update)
     learner.step = watch('segmenter, backward, and the rest', learner.step)
-    try: yield spent
+    try:
+        yield spent
     finally:
-        for k in (*PHASES, 'step'): delattr(learner, k)
+        for k in (*PHASES, 'step'):
+            delattr(learner, k)
         del learner.guard.update
 
 # %% ../nbs/48_bench.ipynb #081f34e9
-def phase_bench(size:str='paper', device='cpu', repeats:int=2) -> dict: # phase -> median_ms, repeats
+def phase_bench(size: str = 'paper', device='cpu', repeats: int = 2) -> dict:  # phase -> median_ms, repeats
     "Split a step of the kit into its phases."
     device = pick_device(device)
     learner = bench_learner(SIZES[one_of(size, SIZES, 'size')](), device)
     batch = inputs(learner.config, device)
-    for _ in range(2): learner.step(*batch, 5)
+    for _ in range(2):
+        learner.step(*batch, 5)
     with phases(learner) as spent:
-        for _ in range(repeats): learner.step(*batch, 5)
-    return {f'phase: {k}': dict(median_ms=v/repeats, repeats=repeats) for k, v in spent.items()}
+        for _ in range(repeats):
+            learner.step(*batch, 5)
+    return {f'phase: {k}': dict(median_ms=v / repeats, repeats=repeats) for k, v in spent.items()}
 
 # %% ../nbs/48_bench.ipynb #e5cae190
-def heads_bench(repeats:int=5, device='cpu', features:int=2048, size:tuple=(46, 81)) -> dict: # name -> as spread
+def heads_bench(
+    repeats: int = 5, device='cpu', features: int = 2048, size: tuple = (46, 81)
+) -> dict:  # name -> as spread
     "Measure both heads apart and together."
     out = {}
-    for dtype in (torch.float32,) + (torch.bfloat16,)*fast_bf16(torch.device(device)):
+    for dtype in (torch.float32,) + (torch.bfloat16,) * fast_bf16(torch.device(device)):
         a, b = (Head(features, 19).to(device, dtype).to(memory_format=torch.channels_last) for _ in range(2))
-        x = torch.randn(1, features, *size, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+        x = (
+            torch.randn(1, features, *size, device=device, dtype=dtype)
+            .contiguous(memory_format=torch.channels_last)
+            .requires_grad_()
+        )
         for name, way in (('one by one', lambda: (a(x), b(x))), ('together', lambda: both_heads(a, b, x))):
-            out[f'{name}, {str(dtype)[6:]}'] = timed(lambda: sum(h.float().square().mean() for h in way()).backward(), repeats)
+            out[f'{name}, {str(dtype)[6:]}'] = timed(
+                lambda: sum(h.float().square().mean() for h in way()).backward(), repeats
+            )
     return out
 
 # %% ../nbs/48_bench.ipynb #59cb5917
-def data_bench(repeats:int=20) -> dict: # name -> as spread, of one sample
+def data_bench(repeats: int = 20) -> dict:  # name -> as spread, of one sample
     "Measure how long a scene takes to be drawn, and a cached one to be cropped and mirrored."
     c = preset('streetworld')
-    data = open_dataset('streetworld', None, 'train', n=4*repeats, width=c.test_width, height=c.test_height, cache=True)
+    data = open_dataset(
+        'streetworld', None, 'train', n=4 * repeats, width=c.test_width, height=c.test_height, cache=True
+    )
     transform, numbers = train_transform(c.width, c.height, (c.scale_min, c.scale_max), c.flip), iter(range(10**9))
     draw = timed(lambda: data.draw(next(numbers) % len(data)), repeats)
     data[0]
     return {'draw a scene': draw, 'transform a cached scene': timed(lambda: transform(data[0]), repeats)}
 
-def streetworld_bench(repeats:int=10) -> dict: # name -> as spread, of one scene
+
+def streetworld_bench(repeats: int = 10) -> dict:  # name -> as spread, of one scene
     "Measure how long a scene of each appearance takes, at 320 x 240."
     from ash_nb.streetworld import APPEARANCES, street
+
     numbers = iter(range(10**9))
     return {f'a scene, {a}': timed(lambda: street(next(numbers), 320, 240, a), repeats) for a in APPEARANCES}
 
 # %% ../nbs/48_bench.ipynb #46e025f0
-def files_bench(n:int=3, size:tuple=(1914, 1052)) -> dict: # name -> median_ms, images_a_second
+def files_bench(n: int = 3, size: tuple = (1914, 1052)) -> dict:  # name -> median_ms, images_a_second
     "Measure how long a training pair takes to be read, raw and prepared."
     with tempfile.TemporaryDirectory() as folder:
         write_gta5(f'{folder}/raw', n, size)
         prepare('gta5', f'{folder}/raw', f'{folder}/prepared', progress=False)
         rates = {k: reading_speed(open_dataset('gta5', f'{folder}/{k}', 'train'), n) for k in ('raw', 'prepared')}
-    return {f'read a GTA5-like pair, {k}': dict(median_ms=1e3/v, images_a_second=v) for k, v in rates.items()}
+    return {f'read a GTA5-like pair, {k}': dict(median_ms=1e3 / v, images_a_second=v) for k, v in rates.items()}
 
 # %% ../nbs/48_bench.ipynb #3089c292
-def one_step(learner, number:int=5): # a function without arguments
+def one_step(learner, number: int = 5):  # a function without arguments
     "Return a training step of a learner on random images, with what its method needs."
     (batch, styles), c = inputs(learner.config, learner.device), learner.config
     copies = c.views if learner.method.extra == 'pyramid' else 1
-    return functools.partial(learner.step, batch, styles.repeat(copies, 1, 1, 1) if learner.needs('styles') and not adapts(c) else None, number, styles if adapts(c) else None)
+    return functools.partial(
+        learner.step,
+        batch,
+        styles.repeat(copies, 1, 1, 1) if learner.needs('styles') and not adapts(c) else None,
+        number,
+        styles if adapts(c) else None,
+    )
 
-def methods_bench(repeats:int=7, device='cpu', **changes) -> dict: # method -> as spread, peak_mb, times_as_long and times_the_memory of source only
+
+def methods_bench(
+    repeats: int = 7, device='cpu', **changes
+) -> dict:  # method -> as spread, peak_mb, times_as_long and times_the_memory of source only
     "Measure a step of every method, in turn."
     device = pick_device(device)
     keep_memory(device)
-    works = {m: one_step(bench_learner(with_method(preset('streetworld', target='camvid', begin=0., **changes), f'{m}:begin=0'), device)) for m in METHODS}
+    works = {
+        m: one_step(
+            bench_learner(
+                with_method(preset('streetworld', target='camvid', begin=0.0, **changes), f'{m}:begin=0'), device
+            )
+        )
+        for m in METHODS
+    }
     peaks = {m: peak_of(work, device) for m, work in works.items()}
     rows = {m: v | dict(peak_mb=peaks[m]) for m, v in in_turn(works, repeats).items()}
     base = rows['source_only']
-    return {m: r | dict(times_as_long=r['median_ms']/base['median_ms'], times_the_memory=r['peak_mb']/base['peak_mb']) for m, r in rows.items()}
+    return {
+        m: r | dict(times_as_long=r['median_ms'] / base['median_ms'], times_the_memory=r['peak_mb'] / base['peak_mb'])
+        for m, r in rows.items()
+    }
 
 # %% ../nbs/48_bench.ipynb #def1fe9f
 def gpu_table(
-    path, # results/gpu.json, as tests/gpu.py writes it
-): # pandas.DataFrame, a row a card and precision; no rows while no GPU has measured anything
+    path,  # results/gpu.json, as tests/gpu.py writes it
+):  # pandas.DataFrame, a row a card and precision; no rows while no GPU has measured anything
     "Tabulate an iteration of the paper's run as GPUs have measured it. Raises AshError for a damaged file."
     import pandas as pd
+
     runs = read_json(path)['runs'] if Path(path).is_file() else []
     full = [r for r in runs if r['about']['card'] and r['about']['size'] == 'full']
     steps = [(r['about'], r['parts'].get('step', {}).get('rows', {})) for r in full]
     rows = [_gpu_row(*s, p) for s in steps for p in ('bf16', 'float32, TF32', 'float32')]
     return pd.DataFrame([r for r in rows if r])
 
-def _gpu_row(about, step, precision): # None where that was not measured
+
+def _gpu_row(about, step, precision):  # None where that was not measured
     row, alone = step.get(f'kit, {precision}, in a row'), step.get(f'kit, {precision}', {})
-    if not row: return None
-    return {'card': about['card'], 'precision': precision, 'torch': about['torch'], 'commit': about['commit'][:8],
-            'ms an iteration': row['median_ms'], 'hours of 100,000': row['median_ms']/36,
-            'GB': step.get(f'memory, {precision.split(",")[0]}', {}).get('peak_gb'),
-            '% of the limit': 100*row['share_of_limit'],
-            'times as fast as the loop': alone.get('times_as_fast_as_loop')}
+    if not row:
+        return None
+    return {
+        'card': about['card'],
+        'precision': precision,
+        'torch': about['torch'],
+        'commit': about['commit'][:8],
+        'ms an iteration': row['median_ms'],
+        'hours of 100,000': row['median_ms'] / 36,
+        'GB': step.get(f'memory, {precision.split(",")[0]}', {}).get('peak_gb'),
+        '% of the limit': 100 * row['share_of_limit'],
+        'times as fast as the loop': alone.get('times_as_fast_as_loop'),
+    }
 
 # %% ../nbs/48_bench.ipynb #5505c3c5
-def scale_bench(repeats:int=5, device='cpu', **changes) -> dict: # name -> as spread, and what varied
+def scale_bench(repeats: int = 5, device='cpu', **changes) -> dict:  # name -> as spread, and what varied
     "Measure how the cost of a step grows."
     device, out = pick_device(device), {}
     keep_memory(device)
     c = preset('streetworld', method='ash', **changes)
-    def step(name, **new): out[name] = timed(one_step(bench_learner(replace(c, **new), device)), repeats) | new
-    for k in (1, 2, 3, 4): step(f'images {64*k} x {48*k}' if k > 1 else 'images 86 x 64', width=max(86, 64*k), height=max(64, 48*k))
-    for n in (1, 2, 4, 8): step(f'batch {n}', batch_size=n)
-    for n in (2, 19, 64, 150): out[f'{n} classes'] = timed(_segmenter_pass(c, n, device), repeats) | dict(classes=n)
+
+    def step(name, **new):
+        out[name] = timed(one_step(bench_learner(replace(c, **new), device)), repeats) | new
+
+    for k in (1, 2, 3, 4):
+        step(
+            f'images {64 * k} x {48 * k}' if k > 1 else 'images 86 x 64', width=max(86, 64 * k), height=max(64, 48 * k)
+        )
+    for n in (1, 2, 4, 8):
+        step(f'batch {n}', batch_size=n)
+    for n in (2, 19, 64, 150):
+        out[f'{n} classes'] = timed(_segmenter_pass(c, n, device), repeats) | dict(classes=n)
     return out
+
 
 def _segmenter_pass(c, classes, device):
     net = Segmenter(c.body, classes, pretrained=False).to(device).train()
     batch, _ = inputs(c, device)
     autocast = bench_learner(replace(c, method='source_only'), device).autocast
+
     def work():
-        with autocast(): heads = net(batch['images'].contiguous(memory_format=torch.channels_last))
+        with autocast():
+            heads = net(batch['images'].contiguous(memory_format=torch.channels_last))
         segmentation_loss(heads, batch['labels'] % classes).backward()
+
     return work
 
 # %% ../nbs/48_bench.ipynb #93060884
-def process_bench(most:int=2, steps:tuple=(60, 180), **changes) -> dict: # name -> median_ms, steps_a_minute
+def process_bench(most: int = 2, steps: tuple = (60, 180), **changes) -> dict:  # name -> median_ms, steps_a_minute
     "Measure a training step with one process and with more, at the same batch."
-    return {f'{n} process{"es"*(n > 1)}, {max(1, (os.cpu_count() or 1)//n)} threads each': _processes(n, steps, changes) for n in range(1, most + 1)}
+    return {
+        f'{n} process{"es" * (n > 1)}, {max(1, (os.cpu_count() or 1) // n)} threads each': _processes(n, steps, changes)
+        for n in range(1, most + 1)
+    }
+
 
 def _processes(n, steps, changes):
-    words = [w for k, v in (dict(scenes=16) | changes | dict(checkpoint_every=steps[0], classwise_every=1000)).items() for w in ('--set', f'{k}={v}')]
-    env = os.environ | {'OMP_NUM_THREADS': str(max(1, (os.cpu_count() or 1)//n)), 'TQDM_DISABLE': '1'}
+    words = [
+        w
+        for k, v in (dict(scenes=16) | changes | dict(checkpoint_every=steps[0], classwise_every=1000)).items()
+        for w in ('--set', f'{k}={v}')
+    ]
+    env = os.environ | {'OMP_NUM_THREADS': str(max(1, (os.cpu_count() or 1) // n)), 'TQDM_DISABLE': '1'}
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', str(n), '-m', 'ash_nb.cli', 'train', '--device', 'cpu', '--steps', str(steps[1]), '--out', f'{folder}/run', *words]
+        command = [
+            sys.executable,
+            '-m',
+            'torch.distributed.run',
+            '--nproc-per-node',
+            str(n),
+            '-m',
+            'ash_nb.cli',
+            'train',
+            '--device',
+            'cpu',
+            '--steps',
+            str(steps[1]),
+            '--out',
+            f'{folder}/run',
+            *words,
+        ]
         subprocess.run(command, check=True, env=env, capture_output=True)
         written = [f.stat().st_mtime for f in load_run(f'{folder}/run').checkpoints]
-    each = 1e3*(written[-1] - written[0])/(steps[1] - steps[0])
-    return dict(median_ms=each, steps_a_minute=6e4/each)
+    each = 1e3 * (written[-1] - written[0]) / (steps[1] - steps[0])
+    return dict(median_ms=each, steps_a_minute=6e4 / each)
 
 # %% ../nbs/48_bench.ipynb #8e005c42
 def preview_bench(
-    stylizer:str='small', # small or vgg19
-    repeats:int=20, # how often
-) -> dict: # name -> median_ms, low_ms, high_ms, repeats
+    stylizer: str = 'small',  # small or vgg19
+    repeats: int = 20,  # how often
+) -> dict:  # name -> median_ms, low_ms, high_ms, repeats
     "Measure how long the preview takes to answer."
     from ash_nb.widgets import Preview, PreviewWidget, encoded
+
     one_of(stylizer, ('small', 'vgg19'), 'stylizer')
     c = preset('streetworld', scenes=4, width=96, height=64, batch_size=2, steps=1, pretrained=False)
     with tempfile.TemporaryDirectory() as folder:
-        run = train(c, Path(folder)/'run', device='cpu', progress=False)
+        run = train(c, Path(folder) / 'run', device='cpu', progress=False)
         p = Preview({'street': torch.rand(3, 180, 320)}, {'painting': torch.rand(3, 180, 320)}, run)
-        if stylizer == 'vgg19': p._kept['learner', p.weights] = _vgg19_learner()
-        for n in p.learner.networks.values(): n.eval()
+        if stylizer == 'vgg19':
+            p._kept['learner', p.weights] = _vgg19_learner()
+        for n in p.learner.networks.values():
+            n.eval()
         widget = PreviewWidget(p)
+
         def slide():
             p.alpha = 0.2 + (p.alpha + 0.05) % 0.8
             encoded(p.restyled()[0])
+
         def all_of_it():
             p.alpha = 0.2 + (p.alpha + 0.05) % 0.8
             widget.refresh()
-        return {'picture': timed(slide, repeats), 'everything': timed(all_of_it, max(3, repeats//4))}
+
+        return {'picture': timed(slide, repeats), 'everything': timed(all_of_it, max(3, repeats // 4))}
+
 
 def _vgg19_learner():
     config = preset('streetworld', ash_width=128, pretrained=False)
     return Learner(config, stylizer=Stylizer(Encoder(), Decoder()))
 
 # %% ../nbs/48_bench.ipynb #a9054147
-def import_bench(repeats:int=5) -> dict: # name -> median_ms, low_ms, high_ms, repeats
+def import_bench(repeats: int = 5) -> dict:  # name -> median_ms, low_ms, high_ms, repeats
     "Measure how long imports take, each in a fresh interpreter."
     run = lambda *words: lambda: subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
-    return {'python alone': timed(run('-c', 'pass'), repeats), 'import ash_nb': timed(run('-c', 'import ash_nb'), repeats),
-            'ash-nb --help': timed(run('-m', 'ash_nb.cli', '--help'), repeats), 'import torch': timed(run('-c', 'import torch'), repeats)}
+    return {
+        'python alone': timed(run('-c', 'pass'), repeats),
+        'import ash_nb': timed(run('-c', 'import ash_nb'), repeats),
+        'ash-nb --help': timed(run('-m', 'ash_nb.cli', '--help'), repeats),
+        'import torch': timed(run('-c', 'import torch'), repeats),
+    }
 
 # %% ../nbs/48_bench.ipynb #9ee38086
-def _step(size='paper', **kw): return step_bench(size, **kw) | phase_bench(size, kw.get('device', 'cpu'))
-def _preview(): return {f'{k}, {s} pair': v for s in ('small', 'vgg19') for k, v in preview_bench(s).items()}
+def _step(size='paper', **kw):
+    return step_bench(size, **kw) | phase_bench(size, kw.get('device', 'cpu'))
 
-BENCHES = {'step': _step, 'heads': heads_bench, 'methods': methods_bench, 'scale': scale_bench, 'processes': process_bench, 'data': lambda: data_bench() | files_bench(), 'streetworld': streetworld_bench, 'preview': _preview, 'import': import_bench}
+
+def _preview():
+    return {f'{k}, {s} pair': v for s in ('small', 'vgg19') for k, v in preview_bench(s).items()}
+
+
+BENCHES = {
+    'step': _step,
+    'heads': heads_bench,
+    'methods': methods_bench,
+    'scale': scale_bench,
+    'processes': process_bench,
+    'data': lambda: data_bench() | files_bench(),
+    'streetworld': streetworld_bench,
+    'preview': _preview,
+    'import': import_bench,
+}
+
 
 def bench(
-    name:str, # one of BENCHES
-    **kw, # for step: size, repeats, device, compiled
-) -> dict: # name of a measurement -> what was measured
+    name: str,  # one of BENCHES
+    **kw,  # for step: size, repeats, device, compiled
+) -> dict:  # name of a measurement -> what was measured
     "Run a benchmark by name. Raises AshError for an unknown one."
     return BENCHES[one_of(name, BENCHES, 'benchmark')](**kw)

@@ -6,35 +6,73 @@
 __all__ = ['configuration', 'parser', 'main']
 
 # %% ../nbs/46_cli.ipynb #a38d7757
-import argparse, errno, os, select, sys
+import argparse
+import errno
+import os
+import select
+import sys
 from dataclasses import replace
 from pathlib import Path
+
 from .config import AshError, Stopped, one_of, parse_field, plain_path, settings
 from .presets import METHODS, PRESETS, preset
 
 # %% ../nbs/46_cli.ipynb #b386db21
 def _parser(subparsers, name, summary, example):
-    return subparsers.add_parser(name, help=summary, description=summary.replace('%%', '%'), epilog=f'example: {example}', formatter_class=argparse.RawDescriptionHelpFormatter)
+    return subparsers.add_parser(
+        name,
+        help=summary,
+        description=summary.replace('%%', '%'),
+        epilog=f'example: {example}',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
-def _whole(option:str, least:int=1):
+
+def _whole(option: str, least: int = 1):
     "Return the type of an option that takes a whole number."
+
     def kind(text):
-        try: value = int(text)
-        except ValueError: value = least - 1
-        if value < least: raise AshError(f'{option} {text}: expected a whole number, {least} or more')
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise AshError(f'{option} {text}: expected a whole number, {least} or more')
         return value
+
     return kind
+
 
 def _run_options(p):
     p.add_argument('--preset', default=settings()['preset'], help=f'{", ".join(PRESETS)} (default %(default)s)')
     p.add_argument('--steps', type=_whole('--steps'), help="training steps (default: the preset's)")
-    p.add_argument('--set', action='append', default=[], metavar='FIELD=VALUE', help='any other field of the configuration, e.g. lambda_adv=0.01')
-    p.add_argument('--device', default=settings()['device'], help='auto, cpu, cuda, cuda:1; compare: several with commas, a process each (default %(default)s)')
-    p.add_argument('--workers', type=_whole('--workers', 0), default=settings()['workers'],
-                   help='loader processes (default %(default)s)')
+    p.add_argument(
+        '--set',
+        action='append',
+        default=[],
+        metavar='FIELD=VALUE',
+        help='any other field of the configuration, e.g. lambda_adv=0.01',
+    )
+    p.add_argument(
+        '--device',
+        default=settings()['device'],
+        help='auto, cpu, cuda, cuda:1; compare: several with commas, a process each (default %(default)s)',
+    )
+    p.add_argument(
+        '--workers',
+        type=_whole('--workers', 0),
+        default=settings()['workers'],
+        help='loader processes (default %(default)s)',
+    )
+
 
 def _target_options(p, default=None):
-    p.add_argument('--target', default=default, required=default is None, help='data sets, with commas: camvid, cityscapes, ..., unseen (StreetWorld), streetworld-night')
+    p.add_argument(
+        '--target',
+        default=default,
+        required=default is None,
+        help='data sets, with commas: camvid, cityscapes, ..., unseen (StreetWorld), streetworld-night',
+    )
     p.add_argument('--root', help='folder of the target (default: as settings.ini says)')
     p.add_argument('--split', default='val', help='split of the target (default %(default)s)')
     p.add_argument('--images', type=_whole('--images'), help='scenes of each StreetWorld target (default 24)')
@@ -42,52 +80,95 @@ def _target_options(p, default=None):
 # %% ../nbs/46_cli.ipynb #bfb41fa4
 def _mean_options(p, of, rule):
     p.add_argument('--protocol', help=f'classes to score: 19, 16, 13, 13merged, camvid11 (default: {of} own)')
-    p.add_argument('--mean-over', default=rule, metavar='RULE',
-                   help='which classes a mean is over: truth_or_prediction, or truth: those in the labels (default '
-                        '%(default)s)')
+    p.add_argument(
+        '--mean-over',
+        default=rule,
+        metavar='RULE',
+        help='which classes a mean is over: truth_or_prediction, or truth: those in the labels (default %(default)s)',
+    )
 
 # %% ../nbs/46_cli.ipynb #ac32ea4d
 def configuration(args, **changes):
     "Build the configuration from parsed words. Raises AshError for a field that does not exist or a value out of range."
     for text in args.set:
         name, sign, value = text.partition('=')
-        if not sign: raise AshError(f'--set {text}: expected FIELD=VALUE, for example --set lambda_adv=0.01')
-        if name.strip() in ('preset', 'seed'): raise AshError(f'--set {text}: say --preset, --seed or --seeds')
+        if not sign:
+            raise AshError(f'--set {text}: expected FIELD=VALUE, for example --set lambda_adv=0.01')
+        if name.strip() in ('preset', 'seed'):
+            raise AshError(f'--set {text}: say --preset, --seed or --seeds')
         changes[name.strip()] = parse_field(name.strip(), value.strip())
-    if args.steps is not None: changes['steps'] = args.steps
+    if args.steps is not None:
+        changes['steps'] = args.steps
     return preset(args.preset, **changes)
 
 # %% ../nbs/46_cli.ipynb #c99e76f8
 def _forecast(c):
     from ash_nb.forecast import step_forecast
+
     f = step_forecast(c)
-    print(f'{c.method}, {c.batch_size} x {c.width} x {c.height}: {f["peak"]:.1f} GB at its peak (of which weights and optimizers {f["weights"]:.1f}), {f["tflop"]:.2f} TFLOP a step, {f["tflop"]*c.steps/1e3:.1f} PFLOP in {c.steps} steps; kernels need some more')
+    print(
+        f'{c.method}, {c.batch_size} x {c.width} x {c.height}: {f["peak"]:.1f} GB at its peak (of which weights and optimizers {f["weights"]:.1f}), {f["tflop"]:.2f} TFLOP a step, {f["tflop"] * c.steps / 1e3:.1f} PFLOP in {c.steps} steps; kernels need some more'
+    )
 
 # %% ../nbs/46_cli.ipynb #6ac7ad46
 def _train(args):
     method = {'method': args.method} if args.method else {}
-    if args.forecast: return _forecast(configuration(args, **method))
+    if args.forecast:
+        return _forecast(configuration(args, **method))
     from ash_nb.distributed import chief, leave
     from ash_nb.training import train
-    if not args.resume and args.out and (Path(args.out)/'config.json').is_file(): raise AshError(f'{args.out} holds a run already: choose another folder, or leave out --no-resume to go on with it')
+
+    if not args.resume and args.out and (Path(args.out) / 'config.json').is_file():
+        raise AshError(
+            f'{args.out} holds a run already: choose another folder, or leave out --no-resume to go on with it'
+        )
     changes = ({'root': args.root} if args.root else {}) | ({'skip_bad': True} if args.skip_bad else {})
-    run = train(configuration(args, seed=args.seed, **method, **changes), args.out, args.device, args.workers, tensorboard=args.tensorboard)
+    run = train(
+        configuration(args, seed=args.seed, **method, **changes),
+        args.out,
+        args.device,
+        args.workers,
+        tensorboard=args.tensorboard,
+    )
     speaks = chief()
     leave()
-    if not speaks: return
+    if not speaks:
+        return
     last = run.metrics.iloc[-1]
-    print(f'{run.path}: {run.config.method}, seed {run.config.seed}, finished after {int(last.step)} steps; last segmentation loss {last.segmentation:.3f}')
-    if (run.path/'skipped.csv').is_file(): print(f'{len(run.table("skipped.csv"))} times a sample could not be read and another took its place: {run.path/"skipped.csv"}')
+    print(
+        f'{run.path}: {run.config.method}, seed {run.config.seed}, finished after {int(last.step)} steps; last segmentation loss {last.segmentation:.3f}'
+    )
+    if (run.path / 'skipped.csv').is_file():
+        print(
+            f'{len(run.table("skipped.csv"))} times a sample could not be read and another took its place: {run.path / "skipped.csv"}'
+        )
 
 # %% ../nbs/46_cli.ipynb #9c68ab2d
 def _add_train(subparsers):
-    p = _parser(subparsers, 'train', 'Train one method; running it again resumes.', 'ash-nb train --method ash --seed 0 --out runs/a')
-    p.add_argument('--method', help="its name, or name:field=value:...; `ash-nb methods` lists them (default: the preset's, else ash)")
+    p = _parser(
+        subparsers,
+        'train',
+        'Train one method; running it again resumes.',
+        'ash-nb train --method ash --seed 0 --out runs/a',
+    )
+    p.add_argument(
+        '--method',
+        help="its name, or name:field=value:...; `ash-nb methods` lists them (default: the preset's, else ash)",
+    )
     p.add_argument('--seed', type=_whole('--seed', 0), default=0, help='of every random stream (default %(default)s)')
-    p.add_argument('--out', help="run folder (default: runs/PRESET-METHOD-SEED)")
+    p.add_argument('--out', help='run folder (default: runs/PRESET-METHOD-SEED)')
     p.add_argument('--root', help='folder of the source data set (default: as settings.ini says)')
-    p.add_argument('--resume', action=argparse.BooleanOptionalAction, default=True, help='go on with the run that the folder holds (default)')
-    p.add_argument('--skip-bad', action='store_true', help='replace samples that cannot be read, list them in skipped.csv (default: stop)')
+    p.add_argument(
+        '--resume',
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help='go on with the run that the folder holds (default)',
+    )
+    p.add_argument(
+        '--skip-bad',
+        action='store_true',
+        help='replace samples that cannot be read, list them in skipped.csv (default: stop)',
+    )
     p.add_argument('--forecast', action='store_true', help='say what memory and arithmetic a step takes, and end')
     p.add_argument('--tensorboard', action='store_true', help="also log to the run's folder tensorboard/")
     _run_options(p)
@@ -96,43 +177,62 @@ def _add_train(subparsers):
 # %% ../nbs/46_cli.ipynb #25a14d8d
 _rules = {'truth': 'over the classes in the truth', 'truth_or_prediction': 'over the classes in truth or prediction'}
 
+
 def _evaluation_lines(e) -> list:
     "Say what an evaluation found, and what the mean is over."
     where = f'(protocol {e.protocol}), {e.images} images'
-    if not e.classes: return [f'{e.target} {e.split}: mIoU nan, because no pixel of its labels is scored {where}']
-    out = [f'{e.target} {e.split}: mIoU {100*e.miou:.1f} over {e.basis()} {where}']
+    if not e.classes:
+        return [f'{e.target} {e.split}: mIoU nan, because no pixel of its labels is scored {where}']
+    out = [f'{e.target} {e.split}: mIoU {100 * e.miou:.1f} over {e.basis()} {where}']
     other = e.under(mean_over=next(rule for rule in _rules if rule != e.mean_over))
     if other.classes != e.classes:
-        out.append(f'{e.target} {e.split}: {_rules[other.mean_over]} mIoU {100*other.miou:.1f}, {other.basis()}')
+        out.append(f'{e.target} {e.split}: {_rules[other.mean_over]} mIoU {100 * other.miou:.1f}, {other.basis()}')
     return out
 
 # %% ../nbs/46_cli.ipynb #805e8637
 def _evaluate(args):
     import pandas as pd
+
     from ash_nb.compare import evaluate_run, open_target, target_names
     from ash_nb.files import write_json
     from ash_nb.methods import pick_device
     from ash_nb.training import load_run, read_sample
+
     run, device, targets = load_run(args.run), pick_device(args.device), target_names(args.target)
-    for t in targets: read_sample(open_target(t, args.root, args.split, args.images), labelled=True)
+    for t in targets:
+        read_sample(open_target(t, args.root, args.split, args.images), labelled=True)
     ask = dict(protocol=args.protocol, mean_over=args.mean_over)
     results, written = [], ''
-    if run.checkpoints and not run.finished: print(f'{run.path} is not finished: scored after {run.checkpoints[-1].name[5:].lstrip("0")} of {run.config.steps} steps', file=sys.stderr)
+    if run.checkpoints and not run.finished:
+        print(
+            f'{run.path} is not finished: scored after {run.checkpoints[-1].name[5:].lstrip("0")} of {run.config.steps} steps',
+            file=sys.stderr,
+        )
     try:
-        for t in targets: results.append(evaluate_run(run, t, args.root, args.split, device, args.images, **ask))
-    finally:                                              # what is scored is told, whatever the next target does
+        for t in targets:
+            results.append(evaluate_run(run, t, args.root, args.split, device, args.images, **ask))
+    finally:  # what is scored is told, whatever the next target does
         records = [r.json() for r in results]
         try:
-            if args.json and results: written = write_json(args.json, records[0] if len(targets) == 1 else records)
+            if args.json and results:
+                written = write_json(args.json, records[0] if len(targets) == 1 else records)
         finally:
-            for line in (line for r in results for line in _evaluation_lines(r)): print(line)
-            table = pd.DataFrame({r.target: {k: 100*v for k, v in r.iou.items()} for r in results}).round(1)
-            if results: print(table.to_string(na_rep='-'))
-    if written: print(f'written: {written}')
+            for line in (line for r in results for line in _evaluation_lines(r)):
+                print(line)
+            table = pd.DataFrame({r.target: {k: 100 * v for k, v in r.iou.items()} for r in results}).round(1)
+            if results:
+                print(table.to_string(na_rep='-'))
+    if written:
+        print(f'written: {written}')
 
 # %% ../nbs/46_cli.ipynb #ca26a324
 def _add_evaluate(subparsers):
-    p = _parser(subparsers, 'evaluate', 'Score a trained run on targets that it has not seen.', 'ash-nb evaluate runs/a --target camvid --root CamVid --json out.json')
+    p = _parser(
+        subparsers,
+        'evaluate',
+        'Score a trained run on targets that it has not seen.',
+        'ash-nb evaluate runs/a --target camvid --root CamVid --json out.json',
+    )
     p.add_argument('run', help='run folder')
     _target_options(p)
     _mean_options(p, "the target's", 'truth_or_prediction')
@@ -145,27 +245,54 @@ def _compare(args):
     from ash_nb.compare import compare, comparison_table, target_names
     from ash_nb.figures import comparison_figures
     from ash_nb.report import comparison_notes
+
     targets = target_names(args.target)
     roots = {t: args.root for t in targets if not t.startswith('streetworld')}
-    if any(text.partition('=')[0].strip() == 'method' for text in args.set): raise AshError('--set method=...: say it with --methods')
+    if any(text.partition('=')[0].strip() == 'method' for text in args.set):
+        raise AshError('--set method=...: say it with --methods')
     words = [m.strip() for m in args.methods.split(',')]
     config = configuration(args)
-    if args.root and config.target in roots and not config.target_root: config = replace(config, target_root=args.root)
-    if args.baseline: one_of(args.baseline, words, 'baseline')
-    runs = compare(words, args.seeds, targets, args.out, config, roots, args.split, args.device, args.images,
-                   args.protocol, args.workers, mean_over=args.mean_over)
+    if args.root and config.target in roots and not config.target_root:
+        config = replace(config, target_root=args.root)
+    if args.baseline:
+        one_of(args.baseline, words, 'baseline')
+    runs = compare(
+        words,
+        args.seeds,
+        targets,
+        args.out,
+        config,
+        roots,
+        args.split,
+        args.device,
+        args.images,
+        args.protocol,
+        args.workers,
+        mean_over=args.mean_over,
+    )
     files = []
-    try: files = comparison_figures(args.out, runs, roots, baseline=args.baseline)
-    finally:                                              # the table is shown even if something cannot be drawn
+    try:
+        files = comparison_figures(args.out, runs, roots, baseline=args.baseline)
+    finally:  # the table is shown even if something cannot be drawn
         print(comparison_table(runs, args.baseline).to_string(index=False))
-        for text in comparison_notes(args.out, runs): print(text)
-        for f in files: print(f'written: {f}')
+        for text in comparison_notes(args.out, runs):
+            print(text)
+        for f in files:
+            print(f'written: {f}')
 
 # %% ../nbs/46_cli.ipynb #140d0f13
 def _add_compare(subparsers):
-    p = _parser(subparsers, 'compare', 'Train methods over seeds, evaluate, and print means, 95%% intervals and paired differences to the first method.',
-                'ash-nb compare --methods source_only,ash --seeds 3 --target unseen --out runs/c')
-    p.add_argument('--methods', required=True, help='names with commas, e.g. source_only,ash,ash:delta=0; `ash-nb methods` lists them')
+    p = _parser(
+        subparsers,
+        'compare',
+        'Train methods over seeds, evaluate, and print means, 95%% intervals and paired differences to the first method.',
+        'ash-nb compare --methods source_only,ash --seeds 3 --target unseen --out runs/c',
+    )
+    p.add_argument(
+        '--methods',
+        required=True,
+        help='names with commas, e.g. source_only,ash,ash:delta=0; `ash-nb methods` lists them',
+    )
     p.add_argument('--baseline', help='method that differences are taken to (default: the first)')
     p.add_argument('--seeds', type=_whole('--seeds'), default=3, help='seeds 0 .. N-1 (default %(default)s)')
     _mean_options(p, "each target's", 'truth')
@@ -177,37 +304,64 @@ def _add_compare(subparsers):
 # %% ../nbs/46_cli.ipynb #16cf6d94
 def _stylize(args):
     from ash_nb.figures import stylize_file
+
     print(f'written: {stylize_file(args.image, args.painting, args.out, args.run, args.alpha, args.seed, args.limit)}')
 
+
 def _add_stylize(subparsers):
-    p = _parser(subparsers, 'stylize', 'Restyle an image by a painting: by AdaIN, or as a trained run would.', 'ash-nb stylize street.png painting.jpg --run runs/a --out out.png')
+    p = _parser(
+        subparsers,
+        'stylize',
+        'Restyle an image by a painting: by AdaIN, or as a trained run would.',
+        'ash-nb stylize street.png painting.jpg --run runs/a --out out.png',
+    )
     p.add_argument('image', help='image file')
     p.add_argument('painting', help='image file to take the style from')
     p.add_argument('--run', help='run folder of an ASH method (default: plain AdaIN)')
     p.add_argument('--out', required=True, help='image file to write')
-    p.add_argument('--alpha', type=float, default=1.0, help='share of the restyled features, 0 to 1 (default %(default)s)')
+    p.add_argument(
+        '--alpha', type=float, default=1.0, help='share of the restyled features, 0 to 1 (default %(default)s)'
+    )
     p.add_argument('--seed', type=_whole('--seed', 0), default=0, help='of the noise (default %(default)s)')
-    p.add_argument('--limit', type=_whole('--limit', 1), default=0, help='shrink both pictures to this longest side first (default: the size that came in)')
+    p.add_argument(
+        '--limit',
+        type=_whole('--limit', 1),
+        default=0,
+        help='shrink both pictures to this longest side first (default: the size that came in)',
+    )
     p.set_defaults(do=_stylize)
+
 
 def _figures(args):
     from ash_nb.figures import run_figures
-    for f in run_figures(args.run, args.target, args.root): print(f'written: {f}')
+
+    for f in run_figures(args.run, args.target, args.root):
+        print(f'written: {f}')
+
 
 def _add_figures(subparsers):
     p = _parser(subparsers, 'figures', 'Draw the pictures of a run and its report.html.', 'ash-nb figures runs/a')
     p.add_argument('run', help='run folder')
-    p.add_argument('--target', default='streetworld-day', help='where the qualitative examples come from (default %(default)s)')
+    p.add_argument(
+        '--target', default='streetworld-day', help='where the qualitative examples come from (default %(default)s)'
+    )
     p.add_argument('--root', help='folder of that target')
     p.set_defaults(do=_figures)
 
 # %% ../nbs/46_cli.ipynb #d1273a88
 def _demo(args):
     from ash_nb.demo import demo
+
     demo(args.out, args.steps, args.device)
 
+
 def _add_demo(subparsers):
-    p = _parser(subparsers, 'demo', 'The main job in minutes: train without and with ASH on synthetic streets, test on unseen ones, write report.html.', 'ASH_CAMVID=CamVid ash-nb demo')
+    p = _parser(
+        subparsers,
+        'demo',
+        'The main job in minutes: train without and with ASH on synthetic streets, test on unseen ones, write report.html.',
+        'ASH_CAMVID=CamVid ash-nb demo',
+    )
     p.add_argument('--out', default='runs/demo', help='folder (default %(default)s)')
     p.add_argument('--steps', type=_whole('--steps'), help='training steps a method')
     p.add_argument('--device', default=settings()['device'], help='auto, cpu, cuda (default %(default)s)')
@@ -215,57 +369,122 @@ def _add_demo(subparsers):
 
 # %% ../nbs/46_cli.ipynb #76f96788
 def _size(text):
-    try: w, h = (_whole('--size')(v) for v in text.split('x'))
+    try:
+        w, h = (_whole('--size')(v) for v in text.split('x'))
     except (AshError, ValueError):
         raise AshError(f'--size {text}: expected WIDTHxHEIGHT, for example 1280x720') from None
     return w, h
 
+
 def _prepare(args):
     from ash_nb.datasets import open_dataset
     from ash_nb.prepare import prepare, reading_speed
-    done = prepare(args.dataset, args.root, args.out, args.split, args.size and _size(args.size), args.lossless, args.leave_out, args.workers or None, holds=args.ids)
+
+    done = prepare(
+        args.dataset,
+        args.root,
+        args.out,
+        args.split,
+        args.size and _size(args.size),
+        args.lossless,
+        args.leave_out,
+        args.workers or None,
+        holds=args.ids,
+    )
     print(done['text'])
-    if done['problems'] and not (args.out and args.leave_out): raise AshError(f'{len(done["problems"])} of {done["samples"]} samples have problems (listed above): fetch those files again, or say --out DIR --leave-out to do without them')
-    if not args.out: return
-    raw, copy = (open_dataset(args.dataset, d, done['split'], strict=False, **more) for d, more in ((args.root, dict(holds=args.ids)), (args.out, {})))
-    if not done['problems']: print(f'read with one process: {reading_speed(copy):.0f} samples a second, from the raw files {reading_speed(raw):.1f}')
+    if done['problems'] and not (args.out and args.leave_out):
+        raise AshError(
+            f'{len(done["problems"])} of {done["samples"]} samples have problems (listed above): fetch those files again, or say --out DIR --leave-out to do without them'
+        )
+    if not args.out:
+        return
+    raw, copy = (
+        open_dataset(args.dataset, d, done['split'], strict=False, **more)
+        for d, more in ((args.root, dict(holds=args.ids)), (args.out, {}))
+    )
+    if not done['problems']:
+        print(
+            f'read with one process: {reading_speed(copy):.0f} samples a second, from the raw files {reading_speed(raw):.1f}'
+        )
     print(f'ready: say --root {args.out} in place of {args.root or "the raw folder"}')
 
 # %% ../nbs/46_cli.ipynb #a3f65a7e
 def _add_prepare(subparsers):
-    p = _parser(subparsers, 'prepare', 'Check every file of a data set; write a copy that training reads many times faster.', 'ash-nb prepare gta5 --root GTA5 --out GTA5-ready')
+    p = _parser(
+        subparsers,
+        'prepare',
+        'Check every file of a data set; write a copy that training reads many times faster.',
+        'ash-nb prepare gta5 --root GTA5 --out GTA5-ready',
+    )
     p.add_argument('dataset', help='camvid, cityscapes, gta5, kitti, mapillary, paintings, synthia')
     p.add_argument('--root', help='its folder (default: as settings.ini says)')
     p.add_argument('--out', help='folder of the copy (default: check only)')
     p.add_argument('--split', help='default: val, or train for gta5, synthia and paintings')
-    p.add_argument('--size', metavar='WxH', help="shrink images to cover this size (default: the paper's for gta5 and synthia, else as they are)")
+    p.add_argument(
+        '--size',
+        metavar='WxH',
+        help="shrink images to cover this size (default: the paper's for gta5 and synthia, else as they are)",
+    )
     p.add_argument('--lossless', action='store_true', help='PNG in place of JPEG at quality 95')
-    p.add_argument('--ids', default='', help="what the labels hold: own (the data set's ids) or train_ids (default: own, and files that look like train ids are refused)")
+    p.add_argument(
+        '--ids',
+        default='',
+        help="what the labels hold: own (the data set's ids) or train_ids (default: own, and files that look like train ids are refused)",
+    )
     p.add_argument('--leave-out', action='store_true', help='complete the copy without the samples that have problems')
-    p.add_argument('--workers', type=_whole('--workers', 0), default=settings()['workers'],
-                   help='processes (default: one a processor)')
+    p.add_argument(
+        '--workers',
+        type=_whole('--workers', 0),
+        default=settings()['workers'],
+        help='processes (default: one a processor)',
+    )
     p.set_defaults(do=_prepare)
 
 # %% ../nbs/46_cli.ipynb #3b04994b
-_units = dict(gflop_s='GFLOP/s', share_of_limit='of the limit', times_as_fast='times as fast', times_as_long='times as long', times_the_memory='times the memory', peak_mb='MB', share_of_memory='of the memory', steps_a_minute='steps a minute')
+_units = dict(
+    gflop_s='GFLOP/s',
+    share_of_limit='of the limit',
+    times_as_fast='times as fast',
+    times_as_long='times as long',
+    times_the_memory='times the memory',
+    peak_mb='MB',
+    share_of_memory='of the memory',
+    steps_a_minute='steps a minute',
+)
+
 
 def _bench_line(name, v):
-    clock = f'{v["median_ms"]:9.1f} ms' + (f' ({v["low_ms"]:.1f} to {v["high_ms"]:.1f}, {v["repeats"]} times)' if 'low_ms' in v else '') if 'median_ms' in v else ''
+    clock = (
+        f'{v["median_ms"]:9.1f} ms'
+        + (f' ({v["low_ms"]:.1f} to {v["high_ms"]:.1f}, {v["repeats"]} times)' if 'low_ms' in v else '')
+        if 'median_ms' in v
+        else ''
+    )
     return f'{name:36} {clock}' + ''.join(f', {v[k]:.3g} {unit}' for k, unit in _units.items() if k in v)
+
 
 def _bench(args):
     from ash_nb.bench import bench
     from ash_nb.files import write_json
+
     of_step = {k: getattr(args, k) for k in ('size', 'repeats', 'device', 'compiled') if getattr(args, k)}
-    if of_step and args.name != 'step': raise AshError(f'--{next(iter(of_step))} belongs to: ash-nb bench step')
+    if of_step and args.name != 'step':
+        raise AshError(f'--{next(iter(of_step))} belongs to: ash-nb bench step')
     result = bench(args.name, **of_step)
-    if args.json: write_json(args.json, result)
-    for k, v in result.items(): print(_bench_line(k, v))
-    if args.json: print(f'written: {args.json}')
+    if args.json:
+        write_json(args.json, result)
+    for k, v in result.items():
+        print(_bench_line(k, v))
+    if args.json:
+        print(f'written: {args.json}')
+
 
 def _add_bench(subparsers):
     p = _parser(subparsers, 'bench', 'Measure this machine.', 'ash-nb bench step --size embedded --json step.json')
-    p.add_argument('name', help="step (the kit's against the published order), heads, methods, scale, processes, data, streetworld, preview, import")
+    p.add_argument(
+        'name',
+        help="step (the kit's against the published order), heads, methods, scale, processes, data, streetworld, preview, import",
+    )
     p.add_argument('--json', help='file for the result')
     p.add_argument('--size', help='step: paper (640 x 360, eight minutes on two cores; the default), embedded or tiny')
     p.add_argument('--repeats', type=_whole('--repeats'), help='step: how often each (default 3)')
@@ -276,7 +495,9 @@ def _add_bench(subparsers):
 # %% ../nbs/46_cli.ipynb #41c26071
 def _methods(args):
     print(f'{"method":30} {"target data":12} what it is')
-    for m in METHODS.values(): print(f'{m.name:30} {m.access:12} {m.summary}')
+    for m in METHODS.values():
+        print(f'{m.name:30} {m.access:12} {m.summary}')
+
 
 def _add_methods(subparsers):
     p = _parser(subparsers, 'methods', 'List the methods and what each is given of the target.', 'ash-nb methods')
@@ -286,62 +507,107 @@ def _add_methods(subparsers):
 def parser():
     "Build the parser of all verbs."
     from ash_nb import __version__
-    p = argparse.ArgumentParser(prog='ash-nb', description='Domain-generalised semantic segmentation by adversarial semantic hallucination.', epilog='Each verb explains itself: ash-nb train --help')
+
+    p = argparse.ArgumentParser(
+        prog='ash-nb',
+        description='Domain-generalised semantic segmentation by adversarial semantic hallucination.',
+        epilog='Each verb explains itself: ash-nb train --help',
+    )
     p.add_argument('--version', action='version', version=f'ash_nb {__version__}')
     verbs = p.add_subparsers(dest='verb', required=True, metavar='VERB')
-    for add in (_add_methods, _add_train, _add_evaluate, _add_compare, _add_stylize, _add_figures, _add_prepare, _add_bench, _add_demo): add(verbs)
+    for add in (
+        _add_methods,
+        _add_train,
+        _add_evaluate,
+        _add_compare,
+        _add_stylize,
+        _add_figures,
+        _add_prepare,
+        _add_bench,
+        _add_demo,
+    ):
+        add(verbs)
     return p
 
-def _run(words) -> int: # exit code
+
+def _run(words) -> int:  # exit code
     "Run one verb; a mistake ends in one sentence and exit code 2."
-    try: args = parser().parse_args(words)
-    except AshError as e: print(f'ash-nb: {e}', file=sys.stderr); return 2
-    for name in ('out', 'root', 'json', 'run', 'image', 'painting'):    # --out=~/x reaches us as it stands
-        if value := getattr(args, name, None): setattr(args, name, str(plain_path(value)))
-    try: args.do(args)
-    except AshError as e: print(f'ash-nb {args.verb}: {e}', file=sys.stderr); return 2
-    except OSError as e:                                      # a path that the system refuses, one too long say
-        if e.filename is None and e.errno not in (errno.ENOSPC, errno.EIO): raise
-        print(f'ash-nb {args.verb}: {str(e.filename or "what is printed")[:200]}: {e.strerror}', file=sys.stderr); return 2
-    except KeyboardInterrupt: print('ash-nb: stopped', file=sys.stderr); return 130
+    try:
+        args = parser().parse_args(words)
+    except AshError as e:
+        print(f'ash-nb: {e}', file=sys.stderr)
+        return 2
+    for name in ('out', 'root', 'json', 'run', 'image', 'painting'):  # --out=~/x reaches us as it stands
+        if value := getattr(args, name, None):
+            setattr(args, name, str(plain_path(value)))
+    try:
+        args.do(args)
+    except AshError as e:
+        print(f'ash-nb {args.verb}: {e}', file=sys.stderr)
+        return 2
+    except OSError as e:  # a path that the system refuses, one too long say
+        if e.filename is None and e.errno not in (errno.ENOSPC, errno.EIO):
+            raise
+        print(f'ash-nb {args.verb}: {str(e.filename or "what is printed")[:200]}: {e.strerror}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print('ash-nb: stopped', file=sys.stderr)
+        return 130
     except Stopped as e:
-        print(f'ash-nb {args.verb}: stopped by {e}; the checkpoint is saved, run the same command again to go on', file=sys.stderr); return 130
+        print(
+            f'ash-nb {args.verb}: stopped by {e}; the checkpoint is saved, run the same command again to go on',
+            file=sys.stderr,
+        )
+        return 130
     return 0
 
 # %% ../nbs/46_cli.ipynb #e5e486aa
 def _flush():
     "Write what was printed. Raises BrokenPipeError when nobody reads it any more."
     for stream in (sys.stdout, sys.stderr):
-        try: stream.flush()
-        except BrokenPipeError: raise
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            raise
         # there is none, or it is closed, or the disk is full: Python will say
-        except (AttributeError, OSError, ValueError): pass
+        except (AttributeError, OSError, ValueError):
+            pass
 
-def _drop_unread() -> bool: # whether a reader has gone
+
+def _drop_unread() -> bool:  # whether a reader has gone
     "Send to nowhere what would be printed to a reader that has gone."
     gone = False
     for stream in (sys.stdout, sys.stderr):
-        try: place = stream.fileno()
-        except (AttributeError, OSError, ValueError): continue
+        try:
+            place = stream.fileno()
+        except (AttributeError, OSError, ValueError):
+            continue
         watch = select.poll()
         watch.register(place, select.POLLOUT)
-        if not any(event & select.POLLERR for _, event in watch.poll(0)): continue
+        if not any(event & select.POLLERR for _, event in watch.poll(0)):
+            continue
         nowhere, gone = os.open(os.devnull, os.O_WRONLY), True
         os.dup2(nowhere, place)
         os.close(nowhere)
     return gone
 
 # %% ../nbs/46_cli.ipynb #e93e523d
-def main(words=None) -> int: # exit code; 141: the reader of the output went away before the end
+def main(words=None) -> int:  # exit code; 141: the reader of the output went away before the end
     "Run one verb; a mistake ends in one sentence and exit code 2."
     code = 141
-    for stream in (sys.stdout, sys.stderr):                   # a file's name may hold what a terminal cannot show
-        if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
+    for stream in (sys.stdout, sys.stderr):  # a file's name may hold what a terminal cannot show
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')
     try:
-        try: code = _run(words)
-        finally: _flush()
+        try:
+            code = _run(words)
+        finally:
+            _flush()
     except BrokenPipeError:
-        if not _drop_unread(): raise
+        if not _drop_unread():
+            raise
     return code
 
-if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())
+
+if __name__ == '__main__' and '__file__' in globals():
+    sys.exit(main())

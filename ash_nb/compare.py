@@ -10,20 +10,38 @@ __all__ = ['UNSEEN_TARGETS', 'UNSEEN_IMAGES', 'FIGURES', 'TABLES', 'target_names
            'protocol_record', 'comparison_table', 'rules_table', 'cost_table', 'to_markdown', 'to_latex']
 
 # %% ../nbs/43_compare.ipynb #51be3d41
-import functools, hashlib, json, multiprocessing, numbers, os, signal, sys, threading, time
+import functools
+import hashlib
+import json
+import multiprocessing
+import numbers
+import os
+import signal
+import sys
+import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
 import numpy as np
 import torch
+
 from . import datasets, evaluation, labels, pictures, segmenter, streetworld
+from .analysis import summarise, with_world_mean
 from .config import AshError, Config, one_of, plain_path
 from .datasets import READERS, SegmentationData, data_root, open_dataset
 from .distributed import lost_process, process_died, ready_to_start
-from .analysis import summarise, with_world_mean
-from .evaluation import MEAN_OVER, Evaluation, evaluate, find_evaluation, keep_evaluation, key_digest
-from .evaluation import read_evaluation
+from ash_nb.evaluation import (
+    MEAN_OVER,
+    Evaluation,
+    evaluate,
+    find_evaluation,
+    keep_evaluation,
+    key_digest,
+    read_evaluation,
+)
 from .files import read_json, recorded_digest, sha256, write_atomic, write_json
 from .labels import CLASSES, PROTOCOLS
 from .methods import fast_bf16, pick_device
@@ -35,104 +53,140 @@ from .training import Run, _open_once, first_samples, load_run, read_sample, run
 
 # %% ../nbs/43_compare.ipynb #bdbc1336
 UNSEEN_TARGETS = tuple(f'streetworld-{a}' for a in UNSEEN)
-UNSEEN_IMAGES = 24 # scenes of a StreetWorld target unless told otherwise
+UNSEEN_IMAGES = 24  # scenes of a StreetWorld target unless told otherwise
 
-def target_names(text:str) -> list:
+
+def target_names(text: str) -> list:
     "Split target names at commas and write out `unseen`."
     names = [n for t in text.split(',') for n in (UNSEEN_TARGETS if t.strip() == 'unseen' else [t.strip()]) if n]
-    if not names: raise AshError('no target given: say for example --target camvid or --target unseen')
-    if len(set(names)) < len(names): raise AshError(f'targets {text}: one is named twice')
+    if not names:
+        raise AshError('no target given: say for example --target camvid or --target unseen')
+    if len(set(names)) < len(names):
+        raise AshError(f'targets {text}: one is named twice')
     return names
 
-def open_target(name:str, root=None, split:str='val', images:int=None, seed:int=0):
+
+def open_target(name: str, root=None, split: str = 'val', images: int = None, seed: int = 0):
     "Open a target by name; for StreetWorld `images` scenes at 320 x 240. Raises AshError for what is not there."
     if images is not None and not (isinstance(images, numbers.Integral) and images > 0):
-        raise AshError(f'images = {images}: expected a whole number of scenes, 1 or more, or nothing for '
-                       f'{UNSEEN_IMAGES}')
+        raise AshError(
+            f'images = {images}: expected a whole number of scenes, 1 or more, or nothing for {UNSEEN_IMAGES}'
+        )
     if not name.startswith('streetworld'):
         data = open_dataset(name, root, split)
         if size := getattr(data, 'size', None):
-            tell_once(f'{data.root} is a copy shrunk to cover {size[0]} x {size[1]}: labels are scored at that size, not at their own')
+            tell_once(
+                f'{data.root} is a copy shrunk to cover {size[0]} x {size[1]}: labels are scored at that size, not at their own'
+            )
         return data
     n = UNSEEN_IMAGES if images is None else int(images)
     return _open_once(name, None, split, n=n, width=320, height=240, seed=seed, cache=True)
 
 # %% ../nbs/43_compare.ipynb #6e71a0f1
-def file_stamps(data) -> str: # '' for a data set whose origin cannot be told
+def file_stamps(data) -> str:  # '' for a data set whose origin cannot be told
     "Hash what tells whether files are still the same: names, sizes and times of change, or recorded SHA-256."
-    if hasattr(data, 'pairs'): what = [data.ids, data.holds, *([data.name(k), *stamp(p)] for k, p in enumerate(data.pairs))]
-    elif hasattr(data, 'records'): what = data.records
-    elif hasattr(data, 'first'): what = [data.first, data.n, data.size]           # procedural: drawn from its numbers
-    else: return ''
+    if hasattr(data, 'pairs'):
+        what = [data.ids, data.holds, *([data.name(k), *stamp(p)] for k, p in enumerate(data.pairs))]
+    elif hasattr(data, 'records'):
+        what = data.records
+    elif hasattr(data, 'first'):
+        what = [data.first, data.n, data.size]  # procedural: drawn from its numbers
+    else:
+        return ''
     return sha256(json.dumps([type(data).__name__, str(Path(getattr(data, 'root', '')).resolve()), what]).encode())
 
-def label_of(data, k) -> np.ndarray: # (H, W) train ids
+
+def label_of(data, k) -> np.ndarray:  # (H, W) train ids
     "Read the label map of sample k. Raises AshError when there is none, or it cannot be read."
-    if isinstance(data, SegmentationData): return data.label(k)
+    if isinstance(data, SegmentationData):
+        return data.label(k)
     return np.asarray(read_sample(data, [k], labelled=True)['label'])
 
 # %% ../nbs/43_compare.ipynb #b2bbfce9
 @dataclass(frozen=True)
 class Labels:
     "What the label maps of a target hold."
-    digest: str # SHA-256 of names and label maps, in order
-    pixels: tuple # of each train id, 19 counts
 
-_known = {} # stamps -> Labels
+    digest: str  # SHA-256 of names and label maps, in order
+    pixels: tuple  # of each train id, 19 counts
 
-def labels_of(data, name:str='', progress:bool=False) -> Labels:
+
+_known = {}  # stamps -> Labels
+
+
+def labels_of(data, name: str = '', progress: bool = False) -> Labels:
     "Read all label maps, once as long as the files stay the same. Raises AshError for one that cannot be read."
     from tqdm.auto import tqdm
+
     stamps = file_stamps(data)
-    if stamps in _known: return _known[stamps]
+    if stamps in _known:
+        return _known[stamps]
     h, pixels = hashlib.sha256(), np.zeros(256, np.int64)
     for k in tqdm(range(len(data)), desc=f'labels of {name}', disable=not progress):
         y = label_of(data, k)
         h.update(data.names[k].encode('utf-8', 'surrogateescape') + str(y.shape).encode() + y.tobytes())
         pixels += np.bincount(y.ravel(), minlength=256)
-    found = Labels(h.hexdigest(), tuple(map(int, pixels[:len(CLASSES)])))
+    found = Labels(h.hexdigest(), tuple(map(int, pixels[: len(CLASSES)])))
     return _known.setdefault(stamps, found) if stamps else found
 
-def label_hash(data) -> str: # 16 hex digits
+
+def label_hash(data) -> str:  # 16 hex digits
     "Name the label list of a data set."
     return labels_of(data).digest[:16]
 
 # %% ../nbs/43_compare.ipynb #3f899ba1
 @functools.cache
-def scoring_version() -> str: # 16 hex digits
+def scoring_version() -> str:  # 16 hex digits
     "Hash the code that decides a score: what is drawn or read, the network, and the counting."
-    return sha256(b''.join(Path(m.__file__).read_bytes()
-                           for m in (pictures, datasets, evaluation, labels, segmenter, streetworld)))[:16]
+    return sha256(
+        b''.join(
+            Path(m.__file__).read_bytes() for m in (pictures, datasets, evaluation, labels, segmenter, streetworld)
+        )
+    )[:16]
 
-def evaluation_key(run:Run, target:str, data, root=None, split:str='val', device='cpu', checkpoint:int=-1) -> dict:
+
+def evaluation_key(
+    run: Run, target: str, data, root=None, split: str = 'val', device='cpu', checkpoint: int = -1
+) -> dict:
     "Collect what decides the score of a checkpoint on a target."
     c, folder = run.config, run.checkpoints[checkpoint]
     bf16 = c.precision == 'bf16' or (c.precision == 'auto' and fast_bf16(torch.device(device)))
     place = '' if target.startswith('streetworld') else str(data_root(target, root).resolve())
-    return dict(target=target, split=split, images=len(data), root=place, labels=labels_of(data, target).digest,
-                files=file_stamps(data),
-                test_size=[c.test_width, c.test_height], step=step_of(run, checkpoint),
-                weights=recorded_digest(folder/'segmenter.safetensors'),
-                precision='bfloat16' if bf16 else 'float32', scoring=scoring_version())
+    return dict(
+        target=target,
+        split=split,
+        images=len(data),
+        root=place,
+        labels=labels_of(data, target).digest,
+        files=file_stamps(data),
+        test_size=[c.test_width, c.test_height],
+        step=step_of(run, checkpoint),
+        weights=recorded_digest(folder / 'segmenter.safetensors'),
+        precision='bfloat16' if bf16 else 'float32',
+        scoring=scoring_version(),
+    )
 
-def evaluation_file(run:Run, key:dict) -> Path:
+
+def evaluation_file(run: Run, key: dict) -> Path:
     "Name the file of a result: one a target, split, step, folder, number of images and precision."
     place = key_digest({k: key[k] for k in ('root', 'images', 'precision')})[:6]
-    return run.path/'evaluations'/f'{key["target"]}-{key["split"]}-{key["step"]:07d}-{place}.json'
+    return run.path / 'evaluations' / f'{key["target"]}-{key["split"]}-{key["step"]:07d}-{place}.json'
 
-def step_of(run:Run, checkpoint:int) -> int: return int(run.checkpoints[checkpoint].name[5:])
+
+def step_of(run: Run, checkpoint: int) -> int:
+    return int(run.checkpoints[checkpoint].name[5:])
 
 # %% ../nbs/43_compare.ipynb #28ad6fdf
 def evaluate_run(
-    run:Run, # a run with a checkpoint
-    target:str, # name of the target
-    root=None, # its folder; None: as settings.ini says
-    split:str='val', # its split
-    device='cpu', # where
-    images:int=None, # StreetWorld targets: how many scenes
-    protocol:str=None, # classes to score; None: the target's own
-    checkpoint:int=-1, # which of the run's checkpoints
-    mean_over:str='truth_or_prediction', # which classes the mean is over, one of MEAN_OVER
+    run: Run,  # a run with a checkpoint
+    target: str,  # name of the target
+    root=None,  # its folder; None: as settings.ini says
+    split: str = 'val',  # its split
+    device='cpu',  # where
+    images: int = None,  # StreetWorld targets: how many scenes
+    protocol: str = None,  # classes to score; None: the target's own
+    checkpoint: int = -1,  # which of the run's checkpoints
+    mean_over: str = 'truth_or_prediction',  # which classes the mean is over, one of MEAN_OVER
 ) -> Evaluation:
     "Score a checkpoint on a target and keep the result in the run folder. Raises AshError for what cannot be read."
     run, device = run if isinstance(run, Run) else load_run(run), pick_device(str(device))
@@ -144,12 +198,14 @@ def evaluate_run(
     size = (c.test_width, c.test_height)
     with learner.autocast():
         e = evaluate(learner.segmenter, data, target, split, None, 'truth_or_prediction', *size, device, batch_size=4)
-    try: keep_evaluation(e, key, evaluation_file(run, key))
-    except AshError as error: print(f'{error}; the score itself is whole, but not kept', file=sys.stderr)
+    try:
+        keep_evaluation(e, key, evaluation_file(run, key))
+    except AshError as error:
+        print(f'{error}; the score itself is whole, but not kept', file=sys.stderr)
     return e.under(protocol, mean_over)
 
 # %% ../nbs/43_compare.ipynb #5f6c4e6c
-def score(run:Run, target, root=None, split='val', device='cpu', images=None, checkpoint=-1) -> tuple:
+def score(run: Run, target, root=None, split='val', device='cpu', images=None, checkpoint=-1) -> tuple:
     "Return a checkpoint's Evaluation on a target, made only if none is kept, and the digest of its key."
     data = open_target(target, root, split, images)
     key = evaluation_key(run, target, data, root, split, device, checkpoint)
@@ -157,42 +213,54 @@ def score(run:Run, target, root=None, split='val', device='cpu', images=None, ch
     return found or evaluate_run(run, target, root, split, device, images, None, checkpoint), key_digest(key)
 
 # %% ../nbs/43_compare.ipynb #712174bf
-def no_validation(c:Config) -> str: # '' where there is one
+def no_validation(c: Config) -> str:  # '' where there is one
     "Say why a source has no validation split that training has not seen. Raises AshError for a damaged one."
-    if c.split == 'val': return f'{c.source} is learned from its own validation split'
-    if c.source.startswith('streetworld'): return ''
+    if c.split == 'val':
+        return f'{c.source} is learned from its own validation split'
+    if c.source.startswith('streetworld'):
+        return ''
     root = data_root(c.source, c.root or None)
-    if (root/'prepared.json').is_file(): splits = (read_json(root/'prepared.json', sealed=True).get('split'),)
-    else: splits = READERS[c.source].splits
-    if 'val' not in splits: return f'{c.source} in {root} has no split val, only {", ".join(map(str, splits))}'
-    try: open_target(c.source, c.root or None, 'val')
+    if (root / 'prepared.json').is_file():
+        splits = (read_json(root / 'prepared.json', sealed=True).get('split'),)
+    else:
+        splits = READERS[c.source].splits
+    if 'val' not in splits:
+        return f'{c.source} in {root} has no split val, only {", ".join(map(str, splits))}'
+    try:
+        open_target(c.source, c.root or None, 'val')
     except AshError as e:
-        if 'is not a folder' in str(e): return f'{c.source} has no split val there: {e}'
+        if 'is not a folder' in str(e):
+            return f'{c.source} has no split val there: {e}'
         raise
     return ''
 
-def source_scores(run:Run, device, images, mean_over='truth') -> list: # one mIoU a checkpoint
+
+def source_scores(run: Run, device, images, mean_over='truth') -> list:  # one mIoU a checkpoint
     "Score a run's checkpoints on the validation split of its own source; return nothing where it has none."
     c = run.config
-    if no_validation(c): return []
+    if no_validation(c):
+        return []
     found = (score(run, c.source, c.root or None, 'val', device, images, k) for k in range(len(run.checkpoints)))
     return [e.under(None, mean_over).miou for e, _ in found]
 
 # %% ../nbs/43_compare.ipynb #1f32f9fc
-def best_of(values) -> int: # index; None: no value is a number
+def best_of(values) -> int:  # index; None: no value is a number
     "Find the first of the largest values."
     return max((k for k, v in enumerate(values) if v == v), key=lambda k: values[k], default=None)
 
-def session_costs(run:Run) -> tuple: # seconds a step, peak memory in MB; NaN and None where they are not known
+
+def session_costs(run: Run) -> tuple:  # seconds a step, peak memory in MB; NaN and None where they are not known
     "Read what training a run cost; a run that was killed before it wrote that down has no cost."
-    if not (run.path/'sessions.csv').is_file(): return float('nan'), None
+    if not (run.path / 'sessions.csv').is_file():
+        return float('nan'), None
     cost = run.table('sessions.csv')
-    peak = cost.peak_mb.max()                             # NaN where the system does not tell it
-    return cost.seconds.sum()/max(1, (cost.end - cost.start).sum()), int(peak) if peak == peak else None
+    peak = cost.peak_mb.max()  # NaN where the system does not tell it
+    return cost.seconds.sum() / max(1, (cost.end - cost.start).sum()), int(peak) if peak == peak else None
 
 # %% ../nbs/43_compare.ipynb #1f758a28
-def cell_rows(run:Run, word, device, targets, roots, split, images=None, protocol=None, mean_over='truth',
-              known=()) -> list:
+def cell_rows(
+    run: Run, word, device, targets, roots, split, images=None, protocol=None, mean_over='truth', known=()
+) -> list:
     "Score a run's checkpoints; return one row a target, of the last one, with the scores of the other rules."
     _known.update(known)
     rows, own = [], source_scores(run, device, images, mean_over)
@@ -206,42 +274,50 @@ def cell_rows(run:Run, word, device, targets, roots, split, images=None, protoco
         of, e, none = [v.miou for v in views], views[-1], float('nan')
         picks = dict(best_on_source=best_of(own), best_on_target=best_of(of))
         picked = {rule: none if at is None else of[at] for rule, at in picks.items()}
-        what = dict(target=t, split=split, images=e.images, protocol=e.protocol, miou=e.miou,
-                    step=step_of(run, -1)) | picked
+        what = (
+            dict(target=t, split=split, images=e.images, protocol=e.protocol, miou=e.miou, step=step_of(run, -1))
+            | picked
+        )
         # a class outside the mean is no result
         counted = {c: v if c in e.classes else none for c, v in e.iou.items()}
         rows.append(head | what | dict(mean_over=mean_over, evaluation=scored[-1][1]) | counted)
     return rows
 
 # %% ../nbs/43_compare.ipynb #310b20d0
-_own = {} # of a worker process: its device
+_own = {}  # of a worker process: its device
+
 
 def _take_device(devices, threads):
     import torch
+
     torch.set_num_threads(threads)
     _own['device'] = devices.get()
     threading.Thread(target=_stay_with_parent, daemon=True).start()
 
+
 def _stay_with_parent():
     "Stop this process, with its checkpoint saved, when the one that began it is gone."
     multiprocessing.parent_process().join()
-    signal.raise_signal(signal.SIGTERM)            # a run in training saves and stops
+    signal.raise_signal(signal.SIGTERM)  # a run in training saves and stops
     time.sleep(30)
     os._exit(1)
+
 
 def _cell(cell, config, out, scoring, workers, progress, device=None):
     word, seed = cell
     device = pick_device(device or _own['device'])
-    run = train(with_method(config, word, seed), Path(out)/run_name(word, seed), str(device), workers, progress)
+    run = train(with_method(config, word, seed), Path(out) / run_name(word, seed), str(device), workers, progress)
     return cell_rows(run, word, device, **scoring)
 
 # %% ../nbs/43_compare.ipynb #8f8589cf
 def _in_processes(cells, work, devices, progress):
     from tqdm.auto import tqdm
+
     ready_to_start(work)
-    context, threads = multiprocessing.get_context('spawn'), max(1, (os.cpu_count() or 1)//len(devices))
+    context, threads = multiprocessing.get_context('spawn'), max(1, (os.cpu_count() or 1) // len(devices))
     queue = context.Queue()
-    for d in devices: queue.put(d)
+    for d in devices:
+        queue.put(d)
     others, ours = set(multiprocessing.active_children()), []
     with ProcessPoolExecutor(len(devices), context, _take_device, (queue, threads)) as pool:
         try:
@@ -249,47 +325,68 @@ def _in_processes(cells, work, devices, progress):
             ours = [p for p in multiprocessing.active_children() if p not in others]
             return list(tqdm(done, total=len(cells), desc='runs', disable=not progress))
         except (Exception, SystemExit) as e:
-            if not lost_process(e): raise
+            if not lost_process(e):
+                raise
             raise process_died('a process', ours, 'on fewer devices', e) from None
 
 # %% ../nbs/43_compare.ipynb #86372d0f
 def compare(
-    methods, # words of methods, the first is the baseline
-    seeds:int, # how many seeds: 0 .. seeds-1
-    targets, # names of targets
-    out, # folder of the comparison
-    config:Config=None, # what all runs share; default: preset streetworld
-    roots:dict=None, # target -> folder, for targets that are not StreetWorld
-    split:str='val', # split of the targets
-    device='auto', # where; several with commas: one process each
-    images:int=None, # StreetWorld targets: how many scenes
-    protocol:str=None, # classes to score; None: each target's own
-    workers:int=0, # loader processes
-    progress:bool=True, # show progress bars
-    mean_over:str='truth', # which classes the means are over, one of MEAN_OVER
-): # pandas.DataFrame: a row per method, seed and target
+    methods,  # words of methods, the first is the baseline
+    seeds: int,  # how many seeds: 0 .. seeds-1
+    targets,  # names of targets
+    out,  # folder of the comparison
+    config: Config = None,  # what all runs share; default: preset streetworld
+    roots: dict = None,  # target -> folder, for targets that are not StreetWorld
+    split: str = 'val',  # split of the targets
+    device='auto',  # where; several with commas: one process each
+    images: int = None,  # StreetWorld targets: how many scenes
+    protocol: str = None,  # classes to score; None: each target's own
+    workers: int = 0,  # loader processes
+    progress: bool = True,  # show progress bars
+    mean_over: str = 'truth',  # which classes the means are over, one of MEAN_OVER
+):  # pandas.DataFrame: a row per method, seed and target
     "Train every method with every seed, evaluate on every target, and write runs.csv and protocol.json."
     import pandas as pd
+
     methods, roots, config = check_words('method', methods), roots or {}, config or preset('streetworld')
-    if seeds < 1: raise AshError(f'seeds = {seeds}: expected at least 1')
-    out, scoring = plain_path(out), dict(targets=check_words('target', targets), roots=roots, split=split, images=images, protocol=protocol,
-                   mean_over=mean_over)
+    if seeds < 1:
+        raise AshError(f'seeds = {seeds}: expected at least 1')
+    out, scoring = (
+        plain_path(out),
+        dict(
+            targets=check_words('target', targets),
+            roots=roots,
+            split=split,
+            images=images,
+            protocol=protocol,
+            mean_over=mean_over,
+        ),
+    )
     record = look_first(config, methods, seeds, progress=progress, **scoring)
     work = partial(_cell, config=config, out=out, scoring=scoring | dict(known=dict(_known)), workers=workers)
-    cells, devices = [(word, seed) for seed in range(seeds) for word in methods], [str(pick_device(d.strip())) for d in str(device).split(',')]
-    if len(devices) > 1: rows = _in_processes(cells, partial(work, progress=False), devices, progress)
-    else: rows = [work(cell, progress=progress, device=devices[0]) for cell in cells]
+    cells, devices = (
+        [(word, seed) for seed in range(seeds) for word in methods],
+        [str(pick_device(d.strip())) for d in str(device).split(',')],
+    )
+    if len(devices) > 1:
+        rows = _in_processes(cells, partial(work, progress=False), devices, progress)
+    else:
+        rows = [work(cell, progress=progress, device=devices[0]) for cell in cells]
     return keep_comparison(out, record, pd.DataFrame([r for found in rows for r in found]))
 
 # %% ../nbs/43_compare.ipynb #6af06016
-def check_words(what:str, words) -> list:
+def check_words(what: str, words) -> list:
     "Return the names of methods or targets. Raises AshError for none, for one named twice, for an unknown method."
     words = list(words)
-    if not words: raise AshError(f'no {what} given: name at least one')
+    if not words:
+        raise AshError(f'no {what} given: name at least one')
     if what == 'method':
-        for word in words: method_settings(word)
-    if len(set(words)) < len(words): raise AshError(f'{what}s {",".join(words)}: one is named twice')
+        for word in words:
+            method_settings(word)
+    if len(set(words)) < len(words):
+        raise AshError(f'{what}s {",".join(words)}: one is named twice')
     return words
+
 
 def look_first(config, methods, seeds, targets, roots, split, images, protocol, mean_over, progress) -> dict:
     "Read all labels and a sample of everything; return the protocol. Raises AshError for what cannot be read."
@@ -300,34 +397,47 @@ def look_first(config, methods, seeds, targets, roots, split, images, protocol, 
         read_sample(data, labelled=True)
         if not truth_classes(labels_of(data, t, progress), protocol or data.protocol):
             print(f'{t}: no pixel of its labels is scored, so its mean IoU will be nan', file=sys.stderr)
-    for word in methods: first_samples(with_method(config, word))
+    for word in methods:
+        first_samples(with_method(config, word))
     missing = no_validation(config)
-    if not missing: labels_of(open_target(config.source, config.root or None, 'val', images), config.source, progress)
+    if not missing:
+        labels_of(open_target(config.source, config.root or None, 'val', images), config.source, progress)
     return protocol_record(config, methods, seeds, targets, roots, split, images, protocol, mean_over, missing)
 
-def truth_classes(found:Labels, protocol:str) -> tuple:
+
+def truth_classes(found: Labels, protocol: str) -> tuple:
     "Name the classes of a protocol that occur in the labels."
     return Evaluation('', '', 0, protocol, np.diag(found.pixels), mean_over='truth').classes
 
 # %% ../nbs/43_compare.ipynb #6d4e1f2b
-FIGURES = ('curves.png', 'differences.png', 'errors.json', 'examples-*', 'figure4.png', 'preview.json',
-           'stylization.jpg')
+FIGURES = (
+    'curves.png',
+    'differences.png',
+    'errors.json',
+    'examples-*',
+    'figure4.png',
+    'preview.json',
+    'stylization.jpg',
+)
 TABLES = ('table.csv', 'table.md', 'table.tex', 'rules.csv', 'cost.csv', 'classes.csv', 'report.html')
+
 
 def drop_drawn(folder, names):
     "Remove what was drawn of other numbers."
     for name in names:
         for old in Path(folder).glob(name):
-            if old.is_file(): old.unlink()
+            if old.is_file():
+                old.unlink()
 
-def keep_comparison(out, record:dict, runs): # DataFrame
+
+def keep_comparison(out, record: dict, runs):  # DataFrame
     "Write runs.csv and protocol.json, and return `runs`; remove what was drawn of others: it would show old numbers."
     out, text = Path(out), runs.to_csv(index=False).encode()
-    if (out/'runs.csv').is_file() and (out/'runs.csv').read_bytes() != text:
+    if (out / 'runs.csv').is_file() and (out / 'runs.csv').read_bytes() != text:
         drop_drawn(out, TABLES)
-        drop_drawn(out/'figures', FIGURES)
-    write_json(out/'protocol.json', record)
-    write_atomic(out/'runs.csv', text)
+        drop_drawn(out / 'figures', FIGURES)
+    write_json(out / 'protocol.json', record)
+    write_atomic(out / 'runs.csv', text)
     return runs
 
 # %% ../nbs/43_compare.ipynb #55bf2bb5
@@ -336,52 +446,99 @@ def target_record(t, root, split, images, protocol, mean_over) -> dict:
     data = open_target(t, root, split, images)
     name, found = protocol or data.protocol, labels_of(data)
     over = dict(mean_over=mean_over)
-    if mean_over == 'truth': over['mean_classes'] = list(truth_classes(found, name))
-    return dict(split=split, images=len(data), classes=name, labels_shrunk_to=getattr(data, 'size', None), **over, labels_sha256=found.digest[:16])
+    if mean_over == 'truth':
+        over['mean_classes'] = list(truth_classes(found, name))
+    return dict(
+        split=split,
+        images=len(data),
+        classes=name,
+        labels_shrunk_to=getattr(data, 'size', None),
+        **over,
+        labels_sha256=found.digest[:16],
+    )
 
-def protocol_record(c, methods, seeds, targets, roots, split, images, protocol=None, mean_over='truth',
-                    missing='') -> dict:
+
+def protocol_record(
+    c, methods, seeds, targets, roots, split, images, protocol=None, mean_over='truth', missing=''
+) -> dict:
     "Describe what the numbers of a comparison are measured with; `missing`: why the source has no validation split."
-    extra = {'resnet101': 'ImageNet weights or a file', 'lite0': 'ImageNet weights', 'plain': 'none'}[c.body] if c.pretrained else 'none'
-    on_source = f'none, because {missing}' if missing else f'best on source validation of the last {c.keep_checkpoints}, every {c.checkpoint_every} steps'
-    return dict(source=dict(name=c.source, split=c.split, scenes=c.scenes or None), steps=c.steps,
-                batch_size=c.batch_size,
-                extra_data=dict(body=extra, styles=c.styles, adapted_to=c.target or None),
-                methods={w: dict(access=METHODS[w.split(':')[0]].access, **method_settings(w)) for w in methods},
-                seeds=list(range(seeds)), interval='t-based, 95 %', test_size=[c.test_width, c.test_height],
-                checkpoint_rules=dict(miou='last', best_on_source=on_source,
-                                      best_on_target='best on the target (oracle)'),
-                targets={t: target_record(t, roots.get(t), split, images, protocol, mean_over) for t in targets})
+    extra = (
+        {'resnet101': 'ImageNet weights or a file', 'lite0': 'ImageNet weights', 'plain': 'none'}[c.body]
+        if c.pretrained
+        else 'none'
+    )
+    on_source = (
+        f'none, because {missing}'
+        if missing
+        else f'best on source validation of the last {c.keep_checkpoints}, every {c.checkpoint_every} steps'
+    )
+    return dict(
+        source=dict(name=c.source, split=c.split, scenes=c.scenes or None),
+        steps=c.steps,
+        batch_size=c.batch_size,
+        extra_data=dict(body=extra, styles=c.styles, adapted_to=c.target or None),
+        methods={w: dict(access=METHODS[w.split(':')[0]].access, **method_settings(w)) for w in methods},
+        seeds=list(range(seeds)),
+        interval='t-based, 95 %',
+        test_size=[c.test_width, c.test_height],
+        checkpoint_rules=dict(miou='last', best_on_source=on_source, best_on_target='best on the target (oracle)'),
+        targets={t: target_record(t, roots.get(t), split, images, protocol, mean_over) for t in targets},
+    )
 
 # %% ../nbs/43_compare.ipynb #5155ec62
 def comparison_table(
-    runs, # DataFrame
-    baseline:str=None, # method's word to compare with; None: the first
-): # DataFrame of text
+    runs,  # DataFrame
+    baseline: str = None,  # method's word to compare with; None: the first
+):  # DataFrame of text
     "Summarise a comparison per target, and over all StreetWorld targets together."
     return summarise(with_world_mean(runs), baseline)
 
-def rules_table(runs): # DataFrame: target, method, mIoU in percent under the three checkpoint rules, and the oracle's gap
-    "Average mIoU under each checkpoint rule over seeds."
-    out = 100*runs.groupby(['target', 'method'], sort=False)[['miou', 'best_on_source', 'best_on_target']].mean()
-    out['gap'] = out.best_on_target - out.miou
-    return out.rename(columns={'miou': 'last', 'best_on_source': 'best on source', 'best_on_target': 'best on target (oracle)'}).reset_index()
 
-def cost_table(runs, baseline:str=None): # DataFrame: method, access, seconds a step, and time and memory over the baseline's
+def rules_table(
+    runs,
+):  # DataFrame: target, method, mIoU in percent under the three checkpoint rules, and the oracle's gap
+    "Average mIoU under each checkpoint rule over seeds."
+    out = 100 * runs.groupby(['target', 'method'], sort=False)[['miou', 'best_on_source', 'best_on_target']].mean()
+    out['gap'] = out.best_on_target - out.miou
+    return out.rename(
+        columns={'miou': 'last', 'best_on_source': 'best on source', 'best_on_target': 'best on target (oracle)'}
+    ).reset_index()
+
+
+def cost_table(
+    runs, baseline: str = None
+):  # DataFrame: method, access, seconds a step, and time and memory over the baseline's
     "Average what training cost over seeds, and divide by the baseline's."
     out = runs.groupby('method', sort=False)[['seconds_a_step', 'peak_mb']].mean()
     base = out.loc[baseline or runs.method.iloc[0]]
-    out['time'], out['memory'] = out.seconds_a_step/base.seconds_a_step, out.peak_mb/base.peak_mb
+    out['time'], out['memory'] = out.seconds_a_step / base.seconds_a_step, out.peak_mb / base.peak_mb
     return out.assign(access=runs.groupby('method', sort=False).access.first()).reset_index()
 
 # %% ../nbs/43_compare.ipynb #c3a4edc6
 def to_markdown(frame) -> str:
     "Write a data frame as a Markdown table."
     line = lambda cells: '| ' + ' | '.join(str(c) for c in cells) + ' |'
-    return '\n'.join([line(frame.columns), line('---' for _ in frame.columns), *map(line, frame.itertuples(index=False))]) + '\n'
+    return (
+        '\n'.join([line(frame.columns), line('---' for _ in frame.columns), *map(line, frame.itertuples(index=False))])
+        + '\n'
+    )
+
 
 def to_latex(frame) -> str:
     "Write a data frame as a LaTeX table (booktabs)."
     clean = lambda v: str(v).replace('%', r'\%').replace('_', r'\_').replace(' ± ', r' $\pm$ ')
     row = lambda cells: ' & '.join(clean(c) for c in cells) + r' \\'
-    return '\n'.join([r'\begin{tabular}{' + 'l'*len(frame.columns) + '}', r'\toprule', row(frame.columns), r'\midrule', *map(row, frame.itertuples(index=False)), r'\bottomrule', r'\end{tabular}']) + '\n'
+    return (
+        '\n'.join(
+            [
+                r'\begin{tabular}{' + 'l' * len(frame.columns) + '}',
+                r'\toprule',
+                row(frame.columns),
+                r'\midrule',
+                *map(row, frame.itertuples(index=False)),
+                r'\bottomrule',
+                r'\end{tabular}',
+            ]
+        )
+        + '\n'
+    )

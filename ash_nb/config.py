@@ -7,206 +7,278 @@ __all__ = ['DATA_ROOTS', 'AshError', 'Stopped', 'one_of', 'plain_path', 'setting
            'parse_field', 'differences']
 
 # %% ../nbs/00_config.ipynb #0367db5c
-import os, sys, zlib
+import os
+import sys
+import zlib
 from configparser import Error as BadIni
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+
 from fastcore.xtras import Config as IniFile
 
 # %% ../nbs/00_config.ipynb #274f995d
 class AshError(Exception):
     "A mistake in what the user gave: the message says where, what was expected and what to do."
 
+
 class Stopped(Exception):
     "A run was asked to stop (Ctrl-C, SIGTERM); its checkpoint is written."
 
 # %% ../nbs/00_config.ipynb #2e1b81a2
 def one_of(
-    value, # what the user gave
-    allowed, # the values that are possible
-    what:str, # the name of the field, for the message
+    value,  # what the user gave
+    allowed,  # the values that are possible
+    what: str,  # the name of the field, for the message
 ):
     "Return `value` if it is among `allowed`; raise AshError with the possible values otherwise."
     try:
-        if value in allowed: return value
-    except TypeError: pass                                 # a list, from a file, is in no dictionary
+        if value in allowed:
+            return value
+    except TypeError:
+        pass  # a list, from a file, is in no dictionary
     raise AshError(f'unknown {what} {value!r}: choose one of {", ".join(map(str, allowed))}')
 
 # %% ../nbs/00_config.ipynb #cacd29da
 def plain_path(path) -> Path:
     "Write out the ~ of a path as a shell does; one of nobody stays."
-    try: return Path(path).expanduser()
-    except RuntimeError: return Path(path)
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 # %% ../nbs/00_config.ipynb #46fc537a
 DATA_ROOTS = ('camvid', 'gta5', 'synthia', 'cityscapes', 'mapillary', 'kitti', 'paintings')
 _defaults = dict(preset='streetworld', device='auto', workers=0, runs='runs') | {k: '' for k in DATA_ROOTS}
 
-def _written_out(value:str, at:Path) -> str:
+
+def _written_out(value: str, at: Path) -> str:
     "Write out a folder's ~ and, where it is relative, the folder `at` that it starts from."
     bare = value.strip().strip('"\'')
-    try: return str(at/Path(bare).expanduser()) if bare else ''
-    except RuntimeError: raise AshError(f'{bare}: there is no such user; write the folder out') from None
+    try:
+        return str(at / Path(bare).expanduser()) if bare else ''
+    except RuntimeError:
+        raise AshError(f'{bare}: there is no such user; write the folder out') from None
+
 
 def settings(
-    file:str='settings.ini', # a name looked for from the working directory upwards, or a path
-) -> dict: # the settings of this machine, one value a key
+    file: str = 'settings.ini',  # a name looked for from the working directory upwards, or a path
+) -> dict:  # the settings of this machine, one value a key
     "Read `settings.ini` over the defaults, and environment variables `ASH_NB_KEY` over both. Raises AshError for a file that is none."
-    try: ini = IniFile.find(file, interpolation=None) or {}
-    except (BadIni, UnicodeDecodeError) as e: raise AshError(f'{file} cannot be read as settings: {" ".join(str(e).split())[:160]}') from None
+    try:
+        ini = IniFile.find(file, interpolation=None) or {}
+    except (BadIni, UnicodeDecodeError) as e:
+        raise AshError(f'{file} cannot be read as settings: {" ".join(str(e).split())[:160]}') from None
     found, at_file = dict(_defaults), ini and ini.config_file.parent
     for k in found:
         for value, at in ((ini.get(k), at_file), (os.environ.get(f'ASH_NB_{k.upper()}'), Path())):
-            if value is not None: found[k] = _written_out(value, at) if k in ('runs', *DATA_ROOTS) else value
-    try: return found | {'workers': int(found['workers'])}
-    except ValueError: raise AshError(f"workers = {found['workers']!r} in settings.ini or ASH_NB_WORKERS is not a whole number") from None
+            if value is not None:
+                found[k] = _written_out(value, at) if k in ('runs', *DATA_ROOTS) else value
+    try:
+        return found | {'workers': int(found['workers'])}
+    except ValueError:
+        raise AshError(
+            f'workers = {found["workers"]!r} in settings.ini or ASH_NB_WORKERS is not a whole number'
+        ) from None
 
 # %% ../nbs/00_config.ipynb #21afacfb
-def stream_seed(seed:int, *names) -> int:
+def stream_seed(seed: int, *names) -> int:
     "Return a 63-bit seed that depends on `seed` and on every one of `names`."
     text = '/'.join(map(str, (seed, *names))).encode()
     return (zlib.crc32(text) << 31 | zlib.crc32(text[::-1] + b'#')) & (2**63 - 1)
 
+
 def generator(
-    seed:int, # the run's seed
-    *names, # what is drawn and when, e.g. 'noise', step
-    device='cpu', # where the generator lives
-): # torch.Generator
+    seed: int,  # the run's seed
+    *names,  # what is drawn and when, e.g. 'noise', step
+    device='cpu',  # where the generator lives
+):  # torch.Generator
     "Make the generator of one named random stream."
     import torch
+
     return torch.Generator(device).manual_seed(stream_seed(seed, *names))
 
 # %% ../nbs/00_config.ipynb #283e4ae4
 @dataclass(frozen=True)
 class _Data:
-    preset: str = 'gta5' # the preset that this record started from
-    method: str = 'ash' # one of ash_nb.presets.METHODS
-    seed: int = 0 # every random stream of the run derives from it
-    source: str = 'gta5' # data set to learn from: streetworld, gta5, synthia, ...
-    root: str = '' # folder of the source data set; empty: as settings.ini says
-    split: str = 'train' # split of the source data set
-    scenes: int = 0 # procedural sources: how many scenes (0: not procedural)
-    styles: str = 'paintings' # style images: a folder, 'paintings' (settings.ini) or 'procedural'
-    width: int = 1280 # training width in pixels
-    height: int = 720 # training height in pixels
-    test_width: int = 1024 # width at which the segmenter sees test images; labels stay at their own size
-    test_height: int = 512 # height likewise
-    scale_min: float = 0.8 # smallest random scale of image and label
-    scale_max: float = 1.1 # largest random scale
-    flip: float = 0.5 # probability of a horizontal flip
-    jitter: float = 0.0 # strength of random photometric changes to every image that the segmenter learns from; 0 = none (paper), 1 = strong
-    batch_size: int = 1 # images a step
-    skip_bad: bool = False # put the next sample of the epoch in the place of one that cannot be read, and list it in skipped.csv; False: stop with its name
-    target: str = '' # data set whose images, without labels, are given to methods that adapt to a target; must be empty for all others
-    target_root: str = '' # its folder; empty: as settings.ini says
-    target_split: str = 'train' # its split
+    preset: str = 'gta5'  # the preset that this record started from
+    method: str = 'ash'  # one of ash_nb.presets.METHODS
+    seed: int = 0  # every random stream of the run derives from it
+    source: str = 'gta5'  # data set to learn from: streetworld, gta5, synthia, ...
+    root: str = ''  # folder of the source data set; empty: as settings.ini says
+    split: str = 'train'  # split of the source data set
+    scenes: int = 0  # procedural sources: how many scenes (0: not procedural)
+    styles: str = 'paintings'  # style images: a folder, 'paintings' (settings.ini) or 'procedural'
+    width: int = 1280  # training width in pixels
+    height: int = 720  # training height in pixels
+    test_width: int = 1024  # width at which the segmenter sees test images; labels stay at their own size
+    test_height: int = 512  # height likewise
+    scale_min: float = 0.8  # smallest random scale of image and label
+    scale_max: float = 1.1  # largest random scale
+    flip: float = 0.5  # probability of a horizontal flip
+    jitter: float = 0.0  # strength of random photometric changes to every image that the segmenter learns from; 0 = none (paper), 1 = strong
+    batch_size: int = 1  # images a step
+    skip_bad: bool = False  # put the next sample of the epoch in the place of one that cannot be read, and list it in skipped.csv; False: stop with its name
+    target: str = ''  # data set whose images, without labels, are given to methods that adapt to a target; must be empty for all others
+    target_root: str = ''  # its folder; empty: as settings.ini says
+    target_split: str = 'train'  # its split
 
 # %% ../nbs/00_config.ipynb #ed41326e
 @dataclass(frozen=True)
 class _Networks(_Data):
-    body: str = 'resnet101' # segmenter body: resnet101 (paper), lite0 (ImageNet-pretrained, small), plain (from scratch)
-    pretrained: bool = True # start the body from ImageNet weights where it has any
-    body_weights: str = '' # file to start a resnet101 body from, DeepLab's initial model; empty: torchvision's ImageNet weights
-    stylizer: str = 'vgg19' # encoder and decoder: vgg19 (paper), small (ships with the kit)
-    encoder_weights: str = '' # file of the vgg19 encoder
-    decoder_weights: str = '' # file of the vgg19 decoder
-    discriminator_width: int = 64 # channels of the discriminator's first layer
-    discriminator_layers: int = 5 # convolutions of the discriminator, each halving its map
-    ash_width: int = 128 # channels of the ASH module's first layer
-    freeze_norm: bool = False # keep batch-norm statistics as they came
-    checkpointing: bool = False # body resnet101: keep less for the gradient and compute it twice
+    body: str = (
+        'resnet101'  # segmenter body: resnet101 (paper), lite0 (ImageNet-pretrained, small), plain (from scratch)
+    )
+    pretrained: bool = True  # start the body from ImageNet weights where it has any
+    body_weights: str = (
+        ''  # file to start a resnet101 body from, DeepLab's initial model; empty: torchvision's ImageNet weights
+    )
+    stylizer: str = 'vgg19'  # encoder and decoder: vgg19 (paper), small (ships with the kit)
+    encoder_weights: str = ''  # file of the vgg19 encoder
+    decoder_weights: str = ''  # file of the vgg19 decoder
+    discriminator_width: int = 64  # channels of the discriminator's first layer
+    discriminator_layers: int = 5  # convolutions of the discriminator, each halving its map
+    ash_width: int = 128  # channels of the ASH module's first layer
+    freeze_norm: bool = False  # keep batch-norm statistics as they came
+    checkpointing: bool = False  # body resnet101: keep less for the gradient and compute it twice
 
 # %% ../nbs/00_config.ipynb #9ba76c9c
 @dataclass(frozen=True)
 class _Method(_Networks):
-    lambda_adv: float = 0.001 # weight of the adversarial loss, eq. 5 (paper's Table 4)
-    damping: bool = True # shrink lambda_adv linearly to 0 over the run (published code)
-    segmentation_weight: float = 1.0 # weight of L_seg on stylised images, for methods that take it
-    second_view: str = 'method' # what methods that adapt to a target look at: its images (method), or in their place restyled source images (stylized)
-    begin: float = 0.0 # share of the steps before the second view comes in
-    views: int = 15 # restyled copies a step of domain_randomization
-    extra_weight: float = 0.1 # weight of a method's own term: maxsquare's squares, domain_randomization's consistency
-    content_weight: float = 6.5e-4 # weight of L_c, eq. 7
-    style_weight: float = 6.5e-4 # weight of L_s1, eq. 8
-    source_style_weight: float = 6.5e-4 # weight of -L_s2, eq. 9
-    delta: float = 1.0 # offset of gamma in eq. 3
-    alpha: float = 0.5 # share of the restyled features in the decoder's input; 1 = all
-    alpha_min: float = -1.0 # draw alpha uniformly from [alpha_min, alpha] per image; negative: always alpha
-    noise: str = 'elementwise' # orthogonal noise Z of eq. 3: none, orthogonal, elementwise, stat
-    noise_strength: float = 1.0 # 0 = no noise, 1 = as published
-    style_target: str = 'style' # L_s1 pulls towards the style features (published code) or, as eq. 8 says, towards f': modulated
-    style_statistics: str = 'both' # L_s1 and L_s2 compare means and standard deviations (published code) or, as eqs. 8 and 9 say, the mean
-    clamp_images: bool = True # bring stylised images to [0, 1]; the published code does not
-    discriminator_size: str = 'full' # class maps the discriminator sees: full (the labels' size, published code) or stride (the segmenter's)
-    condition: str = 'predictions' # what conditions ASH: predictions, labels, uniform
-    label_smoothing: float = 0.1 # smoothing of the conditioning probabilities
-    train_ash: bool = True # False: the control with ASH frozen at its initialisation
-    focal: float = 0.0 # focal exponent of L_seg; 0 = cross entropy (paper's text), 2 = published code
-    class_balance: float = 0.0 # beta of the class-balanced loss, 0.9999 say; 0 = every pixel counts the same
-    local_weight: float = 0.0 # CLAN's lambda_local: 40 (GTA5) or 10 (SYNTHIA) in the published code, 0 in the paper
-    weight_discrepancy: float = 0.0 # CLAN's pull apart of the two heads: 0.02 in the published code, 0 in the paper
+    lambda_adv: float = 0.001  # weight of the adversarial loss, eq. 5 (paper's Table 4)
+    damping: bool = True  # shrink lambda_adv linearly to 0 over the run (published code)
+    segmentation_weight: float = 1.0  # weight of L_seg on stylised images, for methods that take it
+    second_view: str = 'method'  # what methods that adapt to a target look at: its images (method), or in their place restyled source images (stylized)
+    begin: float = 0.0  # share of the steps before the second view comes in
+    views: int = 15  # restyled copies a step of domain_randomization
+    extra_weight: float = 0.1  # weight of a method's own term: maxsquare's squares, domain_randomization's consistency
+    content_weight: float = 6.5e-4  # weight of L_c, eq. 7
+    style_weight: float = 6.5e-4  # weight of L_s1, eq. 8
+    source_style_weight: float = 6.5e-4  # weight of -L_s2, eq. 9
+    delta: float = 1.0  # offset of gamma in eq. 3
+    alpha: float = 0.5  # share of the restyled features in the decoder's input; 1 = all
+    alpha_min: float = -1.0  # draw alpha uniformly from [alpha_min, alpha] per image; negative: always alpha
+    noise: str = 'elementwise'  # orthogonal noise Z of eq. 3: none, orthogonal, elementwise, stat
+    noise_strength: float = 1.0  # 0 = no noise, 1 = as published
+    style_target: str = (
+        'style'  # L_s1 pulls towards the style features (published code) or, as eq. 8 says, towards f': modulated
+    )
+    style_statistics: str = (
+        'both'  # L_s1 and L_s2 compare means and standard deviations (published code) or, as eqs. 8 and 9 say, the mean
+    )
+    clamp_images: bool = True  # bring stylised images to [0, 1]; the published code does not
+    discriminator_size: str = (
+        'full'  # class maps the discriminator sees: full (the labels' size, published code) or stride (the segmenter's)
+    )
+    condition: str = 'predictions'  # what conditions ASH: predictions, labels, uniform
+    label_smoothing: float = 0.1  # smoothing of the conditioning probabilities
+    train_ash: bool = True  # False: the control with ASH frozen at its initialisation
+    focal: float = 0.0  # focal exponent of L_seg; 0 = cross entropy (paper's text), 2 = published code
+    class_balance: float = 0.0  # beta of the class-balanced loss, 0.9999 say; 0 = every pixel counts the same
+    local_weight: float = 0.0  # CLAN's lambda_local: 40 (GTA5) or 10 (SYNTHIA) in the published code, 0 in the paper
+    weight_discrepancy: float = 0.0  # CLAN's pull apart of the two heads: 0.02 in the published code, 0 in the paper
 
 # %% ../nbs/00_config.ipynb #db71fb3b
 @dataclass(frozen=True)
 class Config(_Method):
     "Everything that decides a run. Raises AshError for a value out of range. Defaults: the paper's GTA5 run."
-    steps: int = 100_000 # training iterations
-    optimizer: str = 'sgd' # of the segmenter: sgd (paper) or adamw
-    lr: float = 2.5e-4 # segmenter body; its heads take head_lr_mult times as much
-    head_lr_mult: float = 10.0 # rate of the heads over the rate of the body
-    lr_ash: float = 2.5e-4 # ASH module (SGD)
-    lr_discriminator: float = 1e-4 # discriminator (Adam)
-    momentum: float = 0.9 # of SGD
-    weight_decay: float = 5e-4 # of the segmenter and ASH
-    warmup: float = 0.05 # share of the steps over which rates rise linearly
-    power: float = 0.9 # exponent of the polynomial decay
-    precision: str = 'auto' # float32, bf16, or auto: bf16 where the device computes it fast
-    log_every: int = 10 # steps between rows of metrics.csv
-    checkpoint_every: int = 1000 # steps between checkpoints
-    keep_checkpoints: int = 3 # how many are kept
-    classwise_every: int = 500 # steps between rows of classwise.csv (Figure 4)
 
-    def __post_init__(self): _check(self)
+    steps: int = 100_000  # training iterations
+    optimizer: str = 'sgd'  # of the segmenter: sgd (paper) or adamw
+    lr: float = 2.5e-4  # segmenter body; its heads take head_lr_mult times as much
+    head_lr_mult: float = 10.0  # rate of the heads over the rate of the body
+    lr_ash: float = 2.5e-4  # ASH module (SGD)
+    lr_discriminator: float = 1e-4  # discriminator (Adam)
+    momentum: float = 0.9  # of SGD
+    weight_decay: float = 5e-4  # of the segmenter and ASH
+    warmup: float = 0.05  # share of the steps over which rates rise linearly
+    power: float = 0.9  # exponent of the polynomial decay
+    precision: str = 'auto'  # float32, bf16, or auto: bf16 where the device computes it fast
+    log_every: int = 10  # steps between rows of metrics.csv
+    checkpoint_every: int = 1000  # steps between checkpoints
+    keep_checkpoints: int = 3  # how many are kept
+    classwise_every: int = 500  # steps between rows of classwise.csv (Figure 4)
+
+    def __post_init__(self):
+        _check(self)
 
 # %% ../nbs/00_config.ipynb #ca3a12ad
-_choices = dict(optimizer=('sgd', 'adamw'), precision=('auto', 'float32', 'bf16'), body=('resnet101', 'lite0', 'plain'),
-                stylizer=('vgg19', 'small'), noise=('none', 'orthogonal', 'elementwise', 'stat'), condition=('predictions', 'labels', 'uniform'),
-                style_target=('style', 'modulated'), style_statistics=('both', 'mean'), discriminator_size=('full', 'stride'),
-                second_view=('method', 'stylized'))
-_positive = ('width', 'height', 'test_width', 'test_height', 'batch_size', 'steps', 'log_every', 'checkpoint_every', 'keep_checkpoints', 'classwise_every', 'discriminator_width', 'discriminator_layers', 'ash_width', 'scale_min', 'scale_max', 'views')
+_choices = dict(
+    optimizer=('sgd', 'adamw'),
+    precision=('auto', 'float32', 'bf16'),
+    body=('resnet101', 'lite0', 'plain'),
+    stylizer=('vgg19', 'small'),
+    noise=('none', 'orthogonal', 'elementwise', 'stat'),
+    condition=('predictions', 'labels', 'uniform'),
+    style_target=('style', 'modulated'),
+    style_statistics=('both', 'mean'),
+    discriminator_size=('full', 'stride'),
+    second_view=('method', 'stylized'),
+)
+_positive = (
+    'width',
+    'height',
+    'test_width',
+    'test_height',
+    'batch_size',
+    'steps',
+    'log_every',
+    'checkpoint_every',
+    'keep_checkpoints',
+    'classwise_every',
+    'discriminator_width',
+    'discriminator_layers',
+    'ash_width',
+    'scale_min',
+    'scale_max',
+    'views',
+)
+
 
 def _check(c):
-    for k, allowed in _choices.items(): one_of(getattr(c, k), allowed, k)
+    for k, allowed in _choices.items():
+        one_of(getattr(c, k), allowed, k)
     for f in fields(c):
         v = getattr(c, f.name)
         kind = type(f.default)
         if not isinstance(v, (int, float) if kind is float else kind) or (kind is not bool and isinstance(v, bool)):
             raise AshError(f'{f.name} = {v!r}: expected {kind.__name__}')
-        if f.name == 'alpha_min' and not abs(v) <= sys.float_info.max: raise AshError(f'alpha_min = {v}: must not be infinite or NaN')
-        if kind in (int, float) and f.name != 'alpha_min' and not 0 <= v <= sys.float_info.max: raise AshError(f'{f.name} = {v}: must not be negative, infinite or NaN')
+        if f.name == 'alpha_min' and not abs(v) <= sys.float_info.max:
+            raise AshError(f'alpha_min = {v}: must not be infinite or NaN')
+        if kind in (int, float) and f.name != 'alpha_min' and not 0 <= v <= sys.float_info.max:
+            raise AshError(f'{f.name} = {v}: must not be negative, infinite or NaN')
     for k in _positive:
-        if not getattr(c, k) > 0: raise AshError(f'{k} = {getattr(c, k)}: must be greater than 0')
+        if not getattr(c, k) > 0:
+            raise AshError(f'{k} = {getattr(c, k)}: must be greater than 0')
     for k in ('begin', 'class_balance'):
-        if getattr(c, k) >= 1: raise AshError(f'{k} = {getattr(c, k)}: must be below 1')
+        if getattr(c, k) >= 1:
+            raise AshError(f'{k} = {getattr(c, k)}: must be below 1')
     for k in ('flip', 'jitter', 'warmup', 'noise_strength', 'label_smoothing'):
-        if getattr(c, k) > 1: raise AshError(f'{k} = {getattr(c, k)}: must not be above 1')
-    if c.checkpointing and c.body != 'resnet101': raise AshError(f'checkpointing is made for body resnet101, and body is {c.body!r}: leave it off')
-    if c.source.startswith('streetworld') and not c.scenes: raise AshError('scenes = 0: a procedural source needs at least 1')
-    if c.scale_min > c.scale_max: raise AshError(f'scale_min = {c.scale_min} is above scale_max = {c.scale_max}')
-    if min(c.width, c.height) < 64: raise AshError(f'width x height = {c.width} x {c.height}: the networks need at least 64 pixels each way')
+        if getattr(c, k) > 1:
+            raise AshError(f'{k} = {getattr(c, k)}: must not be above 1')
+    if c.checkpointing and c.body != 'resnet101':
+        raise AshError(f'checkpointing is made for body resnet101, and body is {c.body!r}: leave it off')
+    if c.source.startswith('streetworld') and not c.scenes:
+        raise AshError('scenes = 0: a procedural source needs at least 1')
+    if c.scale_min > c.scale_max:
+        raise AshError(f'scale_min = {c.scale_min} is above scale_max = {c.scale_max}')
+    if min(c.width, c.height) < 64:
+        raise AshError(f'width x height = {c.width} x {c.height}: the networks need at least 64 pixels each way')
 
 # %% ../nbs/00_config.ipynb #fadff9cf
 def parse_field(
-    name:str, # a field of Config
-    text:str, # its value as typed
-): # the value in the field's type
+    name: str,  # a field of Config
+    text: str,  # its value as typed
+):  # the value in the field's type
     "Convert `text` to the type of field `name`. Raises AshError naming the field and what was expected."
     kinds = {f.name: type(f.default) for f in fields(Config)}
     kind = kinds[one_of(name, kinds, 'configuration field')]
-    try: return {'true': True, 'false': False}[text.lower()] if kind is bool else kind(text)
-    except (ValueError, KeyError): raise AshError(f'{name} = {text!r}: expected {kind.__name__}') from None
+    try:
+        return {'true': True, 'false': False}[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError):
+        raise AshError(f'{name} = {text!r}: expected {kind.__name__}') from None
 
-def differences(a:Config, b:Config) -> dict: # field -> (value in a, value in b)
+
+def differences(a: Config, b: Config) -> dict:  # field -> (value in a, value in b)
     "List the fields in which two configurations differ."
     a, b = asdict(a), asdict(b)
     return {k: (a[k], b[k]) for k in a if a[k] != b[k]}

@@ -10,131 +10,190 @@ __all__ = ['STREET_IDS', 'READING', 'READERS', 'SegmentationData', 'has_label', 
            'loader']
 
 # %% ../nbs/11_datasets.ipynb #c907ea5e
-import functools, json
+import functools
+import json
 from collections import Counter
 from pathlib import Path
+
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
-from fastcore.basics import patch
+
 from .adain import sent
 from .config import AshError, generator, one_of, settings, stream_seed
 from .distributed import draw, lost_process, process_died, ready_to_start, start_method
 from .files import read_json, sha256
 from .labels import CLASSES, ID_MAPS, IGNORE, PALETTE, PROTOCOLS, to_train_ids
-from .pictures import any_case, as_rgb, decode, find_files, read_ids, read_label, read_picture, read_turned, tell_left_out, tell_once
+from ash_nb.pictures import (
+    any_case,
+    as_rgb,
+    decode,
+    find_files,
+    read_ids,
+    read_label,
+    read_picture,
+    read_turned,
+    tell_left_out,
+    tell_once,
+)
 
 # %% ../nbs/11_datasets.ipynb #18c85e29
 class SegmentationData(Dataset):
     "Pairs of image and label files with the id map that their labels need."
+
     title, protocol, ids, splits = 'files', '19', 'train_ids', ('train', 'val', 'test')
-    def __init__(self,
-        pairs:list, # (image path, label path or None)
-        root='', # folder that names are given relative to
-        strict:bool=True, # a missing label is an error here; False: when its sample is read
-        left_out:Counter=Counter(), # how many files of its folders do not belong to it, by reason
-        holds:str='', # what the labels hold: train_ids, or own (the data set's ids, whatever it looks like); empty: own, if it looks like it
+
+    def __init__(
+        self,
+        pairs: list,  # (image path, label path or None)
+        root='',  # folder that names are given relative to
+        strict: bool = True,  # a missing label is an error here; False: when its sample is read
+        left_out: Counter = Counter(),  # how many files of its folders do not belong to it, by reason
+        holds: str = '',  # what the labels hold: train_ids, or own (the data set's ids, whatever it looks like); empty: own, if it looks like it
     ):
         self.pairs, self.root, self.left_out = pairs, Path(root), left_out
         self.holds = one_of(holds, ('', 'own', 'train_ids'), 'kind of label ids')
         tell_left_out(root, left_out)
-        if not pairs: raise AshError(f'{root} holds no images of {self.title}: is it the right folder?')
+        if not pairs:
+            raise AshError(f'{root} holds no images of {self.title}: is it the right folder?')
         if strict:
-            for i, l in pairs: has_label(i, l)
-        if not holds and max(ID_MAPS[self.ids]) > 30: refuse_train_ids(self)
+            for i, l in pairs:
+                has_label(i, l)
+        if not holds and max(ID_MAPS[self.ids]) > 30:
+            refuse_train_ids(self)
 
-    def __len__(self): return len(self.pairs)
-    def name(self, k): return str(Path(self.pairs[k][0]).relative_to(self.root))
+    def __len__(self):
+        return len(self.pairs)
+
+    def name(self, k):
+        return str(Path(self.pairs[k][0]).relative_to(self.root))
+
     @property
-    def names(self): return [self.name(k) for k in range(len(self))]
-    def id_map(self, label_path) -> str: return self.ids   # one of ID_MAPS
+    def names(self):
+        return [self.name(k) for k in range(len(self))]
+
+    def id_map(self, label_path) -> str:
+        return self.ids  # one of ID_MAPS
 
 # %% ../nbs/11_datasets.ipynb #2de5bbdb
 def has_label(image, label):
     "Raise AshError when an image's label file is not there."
-    if label is not None and not Path(label).is_file(): raise AshError(f'no label for {image}: expected {label}')
+    if label is not None and not Path(label).is_file():
+        raise AshError(f'no label for {image}: expected {label}')
 
-def like_train_ids(ids, known:dict) -> bool:
+
+def like_train_ids(ids, known: dict) -> bool:
     "Tell whether the ids of a label file look like train ids where a data set has ids of its own: `known` maps those."
     used = {int(i) for i in np.unique(ids)} - {0, IGNORE}
     ignored = [i for i in used if known.get(i, IGNORE) == IGNORE]
     enough = len(ignored) + (IGNORE in ids) >= 2
-    return max(used, default=99) < 20 and enough and len(ignored) < len(used)   # a street has a sky, a tree or a car: 23, 21, 26
+    return (
+        max(used, default=99) < 20 and enough and len(ignored) < len(used)
+    )  # a street has a sky, a tree or a car: 23, 21, 26
 
-def refuse_train_ids(data:SegmentationData):
+
+def refuse_train_ids(data: SegmentationData):
     "Raise AshError when labels that should hold a data set's own ids look like train ids, over files spread over the whole set."
     spread = np.linspace(0, len(data.pairs) - 1, min(40, len(data.pairs))).astype(int)
     seen, odd = 0, []
     for _, label in (data.pairs[k] for k in spread):
-        if seen >= 8 and not odd: return                     # no need to read more
-        if label is None or data.id_map(label) == 'train_ids': continue
+        if seen >= 8 and not odd:
+            return  # no need to read more
+        if label is None or data.id_map(label) == 'train_ids':
+            continue
         try:
             ids, palette, _ = read_label(label)
-            if data.ids in STREET_IDS: same_colours(ids, palette, ID_MAPS[data.ids], label)
-        except AshError: continue                            # told when its sample is read
+            if data.ids in STREET_IDS:
+                same_colours(ids, palette, ID_MAPS[data.ids], label)
+        except AshError:
+            continue  # told when its sample is read
         seen += 1
-        if like_train_ids(ids, ID_MAPS[data.ids]): odd.append((label, sorted(np.unique(ids).tolist())))
-    if len(odd) < 0.2*seen or not odd: return
-    raise AshError(f'{len(odd)} of {seen} label files of {data.root} look like train ids, where {data.title} has label ids: {odd[0][0]} holds {", ".join(map(str, odd[0][1]))}. '
-                   f'If they are (0 to 18 and 255), make a copy that says it: ash-nb prepare {data.title} --root {data.root} --out COPY --ids train_ids; if they are label ids all the same, '
-                   f'--ids own; if 0 or 19 stands for ignored, convert them first. In Python: open_dataset({data.title!r}, root, holds=...)')
+        if like_train_ids(ids, ID_MAPS[data.ids]):
+            odd.append((label, sorted(np.unique(ids).tolist())))
+    if len(odd) < 0.2 * seen or not odd:
+        return
+    raise AshError(
+        f'{len(odd)} of {seen} label files of {data.root} look like train ids, where {data.title} has label ids: {odd[0][0]} holds {", ".join(map(str, odd[0][1]))}. '
+        f'If they are (0 to 18 and 255), make a copy that says it: ash-nb prepare {data.title} --root {data.root} --out COPY --ids train_ids; if they are label ids all the same, '
+        f'--ids own; if 0 or 19 stands for ignored, convert them first. In Python: open_dataset({data.title!r}, root, holds=...)'
+    )
 
 # %% ../nbs/11_datasets.ipynb #46f3e64f
-STREET_IDS = ('gta5', 'cityscapes', 'kitti') # id maps whose label ids and colours are those of Cityscapes
+STREET_IDS = ('gta5', 'cityscapes', 'kitti')  # id maps whose label ids and colours are those of Cityscapes
+
 
 def same_colours(
-    ids, # (H, W) as stored
-    palette, # (colours, 3) of the file, or None
-    known:dict, # label id -> train id
-    path, # the file, for the message
+    ids,  # (H, W) as stored
+    palette,  # (colours, 3) of the file, or None
+    known: dict,  # label id -> train id
+    path,  # the file, for the message
 ):
     "Raise AshError when a label's palette gives an id the colour of another class: a tool has rearranged the palette, and ids with it."
-    if palette is None: return
+    if palette is None:
+        return
     classes = {tuple(map(int, c)): t for t, c in enumerate(PALETTE)}
     for i in np.unique(ids):
         shown = classes.get(tuple(map(int, palette[i]))) if i < len(palette) else None
-        plate = i == 34 and shown == CLASSES.index('car')     # a licence plate is ignored, and painted as the car
+        plate = i == 34 and shown == CLASSES.index('car')  # a licence plate is ignored, and painted as the car
         if shown is not None and known.get(int(i), IGNORE) != shown and not plate:
-            raise AshError(f'{path} paints id {i} in the colour of {CLASSES[shown]}: its palette was rearranged, so ids are no longer those of the data set; fetch the file again')
+            raise AshError(
+                f'{path} paints id {i} in the colour of {CLASSES[shown]}: its palette was rearranged, so ids are no longer those of the data set; fetch the file again'
+            )
 
 # %% ../nbs/11_datasets.ipynb #4d74c25c
 @patch
-def turned_label(self:SegmentationData, k:int) -> tuple: # (H, W) uint8 train ids, and how they had to be turned, 1 to 8
+def turned_label(
+    self: SegmentationData, k: int
+) -> tuple:  # (H, W) uint8 train ids, and how they had to be turned, 1 to 8
     "Read the label map of a pair. Raises AshError when there is none, and for ids that are unknown."
     image_path, path = self.pairs[k]
-    if path is None: raise AshError(f'{self.name(k)} has no label: it cannot be scored')
+    if path is None:
+        raise AshError(f'{self.name(k)} has no label: it cannot be scored')
     has_label(image_path, path)
     kind, (ids, palette, turn) = 'train_ids' if self.holds == 'train_ids' else self.id_map(path), read_label(path)
-    if kind in STREET_IDS: same_colours(ids, palette, ID_MAPS[kind], path)
+    if kind in STREET_IDS:
+        same_colours(ids, palette, ID_MAPS[kind], path)
     return to_train_ids(ids, kind, path), turn
 
+
 @patch
-def label(self:SegmentationData, k:int) -> np.ndarray: # (H, W) uint8 train ids
+def label(self: SegmentationData, k: int) -> np.ndarray:  # (H, W) uint8 train ids
     "Read the label map of a pair as `turned_label` does; return its train ids alone."
     return self.turned_label(k)[0]
 
+
 @patch
-def __getitem__(self:SegmentationData, k:int) -> dict: # image (3, H, W) uint8, label (H, W) uint8 train ids, name
+def __getitem__(self: SegmentationData, k: int) -> dict:  # image (3, H, W) uint8, label (H, W) uint8 train ids, name
     "Read one pair. Raises AshError naming the file that is missing, unreadable, of the wrong kind or of another size."
     image_path, label_path = self.pairs[k]
     image, turn = read_turned(image_path, photo=label_path is not None)
     sample = {'name': self.name(k), 'image': tv_tensors.Image(image)} | ({'turn': turn} if turn > 1 else {})
-    if label_path is None: return sample
+    if label_path is None:
+        return sample
     label, label_turn = self.turned_label(k)
     if label.shape != tuple(image.shape[1:]):
         tag = f' (it carries a rotation tag, EXIF orientation {turn}, and was turned as that says)' if turn > 1 else ''
-        raise AshError(f'{image_path} is {image.shape[2]} x {image.shape[1]}{tag} but its label {label_path} is {label.shape[1]} x {label.shape[0]}: '
-                       'they must agree; remove the pair or fetch it again')
-    if turn > 1 and label_turn == 1: tell_once(f'{self.root}: images carry a rotation tag that their labels lack ({image_path}); they were turned as it says, do their labels fit?', ('turned', self.root))
+        raise AshError(
+            f'{image_path} is {image.shape[2]} x {image.shape[1]}{tag} but its label {label_path} is {label.shape[1]} x {label.shape[0]}: '
+            'they must agree; remove the pair or fetch it again'
+        )
+    if turn > 1 and label_turn == 1:
+        tell_once(
+            f'{self.root}: images carry a rotation tag that their labels lack ({image_path}); they were turned as it says, do their labels fit?',
+            ('turned', self.root),
+        )
     return sample | {'label': tv_tensors.Mask(torch.from_numpy(label))}
 
 # %% ../nbs/11_datasets.ipynb #3a1d2142
 def _folder(path, what):
     path = Path(path)
-    if not path.is_dir(): raise AshError(f'{path} is not a folder: expected {what} there')
+    if not path.is_dir():
+        raise AshError(f'{path} is not a folder: expected {what} there')
     return path
+
 
 def _begin(cls, root, split, layout) -> Path:
     one_of(split, cls.splits, f'split of {cls.title}')
@@ -143,70 +202,114 @@ def _begin(cls, root, split, layout) -> Path:
 # %% ../nbs/11_datasets.ipynb #3ce6cec7
 class CamVid(SegmentationData):
     "CamVid in the SegNet layout: SPLIT/*.png, SPLITannot/*.png; 480 x 360, 11 classes."
+
     title, protocol, ids = 'camvid', 'camvid11', 'camvid'
+
     def __init__(self, root, split='val', strict=True, holds=''):
         root, find = _begin(CamVid, root, split, 'CamVid (train/, trainannot/, val/, valannot/)'), any_case()
-        images, left_out = find_files(_folder(root/split, f"CamVid's {split} images"), ['.png'])
-        pairs = [(i, find(root/f'{split}annot'/i.relative_to(root/split))) for i in images]
+        images, left_out = find_files(_folder(root / split, f"CamVid's {split} images"), ['.png'])
+        pairs = [(i, find(root / f'{split}annot' / i.relative_to(root / split))) for i in images]
         super().__init__(pairs, root, strict, left_out, holds)
 
 # %% ../nbs/11_datasets.ipynb #1f5f73df
 class Cityscapes(SegmentationData):
     "Cityscapes (fine): leftImg8bit/SPLIT/CITY/*_leftImg8bit.png and gtFine/SPLIT/CITY/*_gtFine_labelIds.png, or *_labelTrainIds.png."
+
     title, ids = 'cityscapes', 'cityscapes'
+
     def __init__(self, root, split='val', strict=True, holds=''):
-        root, find, ending = _begin(Cityscapes, root, split, 'Cityscapes (leftImg8bit/, gtFine/)'), any_case(), '_leftImg8bit.png'
-        images, left_out = find_files(_folder(root/'leftImg8bit'/split, f"Cityscapes' {split} images"), [ending])
+        root, find, ending = (
+            _begin(Cityscapes, root, split, 'Cityscapes (leftImg8bit/, gtFine/)'),
+            any_case(),
+            '_leftImg8bit.png',
+        )
+        images, left_out = find_files(_folder(root / 'leftImg8bit' / split, f"Cityscapes' {split} images"), [ending])
+
         def label(i):
-            kinds = [find(root/'gtFine'/split/i.parent.name/f'{i.name[:-len(ending)]}_gtFine_{kind}.png') for kind in ('labelIds', 'labelTrainIds')]
+            kinds = [
+                find(root / 'gtFine' / split / i.parent.name / f'{i.name[: -len(ending)]}_gtFine_{kind}.png')
+                for kind in ('labelIds', 'labelTrainIds')
+            ]
             return kinds[1] if kinds[1].is_file() and not kinds[0].is_file() else kinds[0]
+
         super().__init__([(i, label(i)) for i in images], root, strict, left_out, holds)
 
-    def id_map(self, label_path): return 'train_ids' if label_path.name.casefold().endswith('labeltrainids.png') else self.ids
+    def id_map(self, label_path):
+        return 'train_ids' if label_path.name.casefold().endswith('labeltrainids.png') else self.ids
 
 # %% ../nbs/11_datasets.ipynb #691d34d9
 class Gta5(SegmentationData):
     "GTA5: images/*.png and palette labels/*.png of the same names."
+
     title, ids, splits = 'gta5', 'gta5', ('train',)
+
     def __init__(self, root, split='train', strict=True, holds=''):
         root, find = _begin(Gta5, root, split, 'GTA5 (images/, labels/)'), any_case()
-        images, left_out = find_files(_folder(root/'images', "GTA5's images"), ['.png'])
-        super().__init__([(i, find(root/'labels'/i.relative_to(root/'images'))) for i in images], root, strict, left_out, holds)
+        images, left_out = find_files(_folder(root / 'images', "GTA5's images"), ['.png'])
+        super().__init__(
+            [(i, find(root / 'labels' / i.relative_to(root / 'images'))) for i in images], root, strict, left_out, holds
+        )
+
 
 class Synthia(SegmentationData):
     "SYNTHIA RAND_CITYSCAPES: RGB/*.png and 16-bit GT/LABELS/*.png of the same names."
+
     title, protocol, ids, splits = 'synthia', '16', 'synthia', ('train',)
+
     def __init__(self, root, split='train', strict=True, holds=''):
         root, find = _begin(Synthia, root, split, 'RAND_CITYSCAPES (RGB/, GT/LABELS/)'), any_case()
-        images, left_out = find_files(_folder(root/'RGB', "SYNTHIA's images"), ['.png'])
-        super().__init__([(i, find(root/'GT'/'LABELS'/i.relative_to(root/'RGB'))) for i in images], root, strict, left_out, holds)
+        images, left_out = find_files(_folder(root / 'RGB', "SYNTHIA's images"), ['.png'])
+        super().__init__(
+            [(i, find(root / 'GT' / 'LABELS' / i.relative_to(root / 'RGB'))) for i in images],
+            root,
+            strict,
+            left_out,
+            holds,
+        )
 
 # %% ../nbs/11_datasets.ipynb #f9cc0b03
 class Kitti(SegmentationData):
     "KITTI semantics: training/image_2/*.png and training/semantic/*.png; sizes differ between frames. All that is labelled is called val."
+
     title, ids, splits = 'kitti', 'kitti', ('val',)
+
     def __init__(self, root, split='val', strict=True, holds=''):
-        root, find = _begin(Kitti, root, split, 'KITTI semantics (training/image_2/, training/semantic/)')/'training', any_case()
-        images, left_out = find_files(_folder(root/'image_2', "KITTI's images"), ['.png'])
-        super().__init__([(i, find(root/'semantic'/i.relative_to(root/'image_2'))) for i in images], root.parent, strict, left_out, holds)
+        root, find = (
+            _begin(Kitti, root, split, 'KITTI semantics (training/image_2/, training/semantic/)') / 'training',
+            any_case(),
+        )
+        images, left_out = find_files(_folder(root / 'image_2', "KITTI's images"), ['.png'])
+        super().__init__(
+            [(i, find(root / 'semantic' / i.relative_to(root / 'image_2'))) for i in images],
+            root.parent,
+            strict,
+            left_out,
+            holds,
+        )
 
 # %% ../nbs/11_datasets.ipynb #89b925c5
 class Mapillary(SegmentationData):
     "Mapillary Vistas: training|validation/images/*.jpg; labels of v1.2 in labels/ or v1.2/labels/, of v2.0 in v2.0/labels/."
+
     title, splits = 'mapillary', ('train', 'val')
+
     def __init__(self, root, split='val', version='v1.2', strict=True, holds=''):
         root, find = _begin(Mapillary, root, split, 'Mapillary Vistas (training/, validation/)'), any_case()
         names = {'train': ('training', 'train'), 'val': ('validation', 'val')}[split]
-        folder = _folder(next((root/n for n in names if (root/n).is_dir()), root/names[0]), f"Mapillary's {split} files")
+        folder = _folder(
+            next((root / n for n in names if (root / n).is_dir()), root / names[0]), f"Mapillary's {split} files"
+        )
         self.ids = 'mapillary_' + one_of(version, ('v1.2', 'v2.0'), 'version of mapillary')
-        labels = folder/version/'labels' if (folder/version/'labels').is_dir() else folder/'labels'
-        images, left_out = find_files(_folder(folder/'images', f"Mapillary's {split} images"), ['.jpg'])
-        super().__init__([(i, find(labels/f'{i.stem}.png')) for i in images], root, strict, left_out, holds)
+        labels = folder / version / 'labels' if (folder / version / 'labels').is_dir() else folder / 'labels'
+        images, left_out = find_files(_folder(folder / 'images', f"Mapillary's {split} images"), ['.jpg'])
+        super().__init__([(i, find(labels / f'{i.stem}.png')) for i in images], root, strict, left_out, holds)
 
 # %% ../nbs/11_datasets.ipynb #6181a1fc
 class Paintings(SegmentationData):
     "Any folder tree of images, without labels."
+
     title, splits = 'paintings', ('train',)
+
     def __init__(self, root, split='train', strict=True, holds=''):
         files, left_out = find_files(_begin(Paintings, root, split, 'paintings'))
         super().__init__([(p, None) for p in files], root, left_out=left_out)
@@ -214,204 +317,338 @@ class Paintings(SegmentationData):
 # %% ../nbs/11_datasets.ipynb #b5178ee3
 class StreetWorld(Dataset):
     "Procedural street scenes with labels of all 19 classes, in one appearance."
+
     protocol, splits = '19', ('train', 'val', 'test')
-    def __init__(self, n:int=100, appearance:str='source', width:int=240, height:int=180, seed:int=0, split:str='train', cache:bool=False):
+
+    def __init__(
+        self,
+        n: int = 100,
+        appearance: str = 'source',
+        width: int = 240,
+        height: int = 180,
+        seed: int = 0,
+        split: str = 'train',
+        cache: bool = False,
+    ):
         from ash_nb.streetworld import APPEARANCES
+
         one_of(appearance, APPEARANCES, 'appearance of streetworld')
         self.n, self.appearance, self.size, self.cache = n, appearance, (width, height), {} if cache else None
-        self.first = stream_seed(seed, 'streetworld', one_of(split, self.splits, 'split of streetworld'), appearance) % 2**40 << 20
+        self.first = (
+            stream_seed(seed, 'streetworld', one_of(split, self.splits, 'split of streetworld'), appearance) % 2**40
+            << 20
+        )
         self.names = [f'{appearance}-{k:05d}' for k in range(n)]
 
     def draw(self, k):
         "Draw image and label of scene k."
         from ash_nb.streetworld import street
+
         image, label = street(self.first + k, *self.size, self.appearance)
         return torch.from_numpy(image).permute(2, 0, 1).contiguous(), torch.from_numpy(label)
 
-    def __len__(self): return self.n
+    def __len__(self):
+        return self.n
+
     def __getitem__(self, k):
         image, label = _cached(self, k)
         return {'image': tv_tensors.Image(image), 'label': tv_tensors.Mask(label), 'name': self.names[k]}
 
 # %% ../nbs/11_datasets.ipynb #30f07424
 def _cached(data, k):
-    if not 0 <= k < len(data): raise IndexError(k)
-    if data.cache is None: return data.draw(k)
-    if k not in data.cache: data.cache[k] = data.draw(k)
+    if not 0 <= k < len(data):
+        raise IndexError(k)
+    if data.cache is None:
+        return data.draw(k)
+    if k not in data.cache:
+        data.cache[k] = data.draw(k)
     return data.cache[k]
+
 
 class ProceduralPaintings(Dataset):
     "Procedural paintings as style images, without labels."
+
     splits = ('train', 'val', 'test')
-    def __init__(self, n:int=200, width:int=240, height:int=180, seed:int=0, split:str='train', cache:bool=False):
+
+    def __init__(
+        self,
+        n: int = 200,
+        width: int = 240,
+        height: int = 180,
+        seed: int = 0,
+        split: str = 'train',
+        cache: bool = False,
+    ):
         self.n, self.size, self.cache = n, (width, height), {} if cache else None
-        self.first = stream_seed(seed, 'paintings', one_of(split, self.splits, 'split of procedural-paintings')) % 2**40 << 20
+        self.first = (
+            stream_seed(seed, 'paintings', one_of(split, self.splits, 'split of procedural-paintings')) % 2**40 << 20
+        )
         self.names = [f'painting-{k:05d}' for k in range(n)]
 
     def draw(self, k):
         "Draw painting k."
         from ash_nb.streetworld import painting
+
         return torch.from_numpy(painting(self.first + k, *self.size)).permute(2, 0, 1).contiguous()
 
-    def __len__(self): return self.n
-    def __getitem__(self, k): return {'image': tv_tensors.Image(_cached(self, k)), 'name': self.names[k]}
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, k):
+        return {'image': tv_tensors.Image(_cached(self, k)), 'name': self.names[k]}
 
 # %% ../nbs/11_datasets.ipynb #afa294b4
-READING = 2 # number of the rules by which files become pixels and labels: 2 turns, scales and composites them as they say
+READING = (
+    2  # number of the rules by which files become pixels and labels: 2 turns, scales and composites them as they say
+)
+
 
 class Prepared(Dataset):
     "A training-ready copy of a data set, every file checked against its SHA-256 when it is read."
-    def __init__(self, root, split, name):
-        self.root, head = Path(root), read_json(Path(root)/'prepared.json', sealed=True)
-        for key, asked in (('dataset', name), ('split', split or head.get('split'))):
-            if head.get(key) != asked: raise AshError(f'{root} is a prepared copy with {key} {head.get(key)!r}, not {asked!r}: choose another folder or prepare that one')
-        if head.get('reading') != READING: raise AshError(f'{root} was prepared when pictures were read by other rules: run the same ash-nb prepare command with a new folder')
-        if not head.get('complete'): raise AshError(f'{root} is not completely prepared; see {Path(root)/"report.md"} and run the same ash-nb prepare command again')
-        self.records, self.splits, self.size = _index(self.root, head.get('index_sha256')), (head.get('split'),), head.get('size')
-        self.protocol, self.names = one_of(head.get('protocol'), PROTOCOLS, f'protocol in {root}/prepared.json'), [r['name'] for r in self.records]
 
-    def __len__(self): return len(self.records)
+    def __init__(self, root, split, name):
+        self.root, head = Path(root), read_json(Path(root) / 'prepared.json', sealed=True)
+        for key, asked in (('dataset', name), ('split', split or head.get('split'))):
+            if head.get(key) != asked:
+                raise AshError(
+                    f'{root} is a prepared copy with {key} {head.get(key)!r}, not {asked!r}: choose another folder or prepare that one'
+                )
+        if head.get('reading') != READING:
+            raise AshError(
+                f'{root} was prepared when pictures were read by other rules: run the same ash-nb prepare command with a new folder'
+            )
+        if not head.get('complete'):
+            raise AshError(
+                f'{root} is not completely prepared; see {Path(root) / "report.md"} and run the same ash-nb prepare command again'
+            )
+        self.records, self.splits, self.size = (
+            _index(self.root, head.get('index_sha256')),
+            (head.get('split'),),
+            head.get('size'),
+        )
+        self.protocol, self.names = (
+            one_of(head.get('protocol'), PROTOCOLS, f'protocol in {root}/prepared.json'),
+            [r['name'] for r in self.records],
+        )
+
+    def __len__(self):
+        return len(self.records)
+
     def __getitem__(self, k):
         r = self.records[k]
-        image = as_rgb(decode(self.root/r['image'], 'an image', self.read(r['image'], r['image_sha256'])), self.root/r['image'])
-        sample = {'name': r['name'], 'image': tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous())}
-        if r['label'] is None: return sample
-        label = np.array(decode(self.root/r['label'], 'a label map', self.read(r['label'], r['label_sha256'])).picture)
-        if label.dtype != np.uint8 or label.shape != image.shape[:2]: raise AshError(f'{self.root/r["label"]} is no label map of {r["image"]}: run ash-nb prepare again')
-        return sample | {'label': tv_tensors.Mask(torch.from_numpy(to_train_ids(label, 'train_ids', self.root/r['label'])))}
+        image = as_rgb(
+            decode(self.root / r['image'], 'an image', self.read(r['image'], r['image_sha256'])), self.root / r['image']
+        )
+        sample = {
+            'name': r['name'],
+            'image': tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous()),
+        }
+        if r['label'] is None:
+            return sample
+        label = np.array(
+            decode(self.root / r['label'], 'a label map', self.read(r['label'], r['label_sha256'])).picture
+        )
+        if label.dtype != np.uint8 or label.shape != image.shape[:2]:
+            raise AshError(f'{self.root / r["label"]} is no label map of {r["image"]}: run ash-nb prepare again')
+        return sample | {
+            'label': tv_tensors.Mask(torch.from_numpy(to_train_ids(label, 'train_ids', self.root / r['label'])))
+        }
 
 # %% ../nbs/11_datasets.ipynb #ddbe9ed5
 def is_record(r) -> bool:
     "Tell whether a line of an index says what a sample's line must."
     text = lambda *names: all(isinstance(r.get(k), str) and r[k] for k in names)
-    return isinstance(r, dict) and text('name', 'image', 'image_sha256') and ('label' in r and r['label'] is None or text('label', 'label_sha256'))
+    return (
+        isinstance(r, dict)
+        and text('name', 'image', 'image_sha256')
+        and ('label' in r and r['label'] is None or text('label', 'label_sha256'))
+    )
+
 
 def _index(root, digest):
-    path = root/'index.jsonl'
+    path = root / 'index.jsonl'
     data = path.read_bytes() if path.is_file() else b''
-    if sha256(data) != digest: raise AshError(f'{path} is missing or damaged: run the same ash-nb prepare command again')
-    try: records = [json.loads(line) for line in data.splitlines()]
-    except (ValueError, RecursionError): records = [None]
+    if sha256(data) != digest:
+        raise AshError(f'{path} is missing or damaged: run the same ash-nb prepare command again')
+    try:
+        records = [json.loads(line) for line in data.splitlines()]
+    except (ValueError, RecursionError):
+        records = [None]
     for k, r in enumerate(records):
-        if not is_record(r): raise AshError(f'{path}: line {k + 1} is not the record of a sample; run the same ash-nb prepare command in a new folder')
+        if not is_record(r):
+            raise AshError(
+                f'{path}: line {k + 1} is not the record of a sample; run the same ash-nb prepare command in a new folder'
+            )
     return records
 
+
 @patch
-def read(self:Prepared, name, digest) -> bytes:
+def read(self: Prepared, name, digest) -> bytes:
     "Return the bytes of a file of the copy. Raises AshError when it is outside the folder, missing or damaged."
-    path = self.root/name
+    path = self.root / name
     try:
-        if not path.resolve().is_relative_to(self.root.resolve()): raise AshError(f'{self.root}/index.jsonl names {name}, which is outside the folder')
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise AshError(f'{self.root}/index.jsonl names {name}, which is outside the folder')
         data = path.read_bytes()
-    except (OSError, ValueError, RuntimeError): raise AshError(f'{path} is missing: run the same ash-nb prepare command again') from None
-    if sha256(data) != digest: raise AshError(f'{path} is damaged, its SHA-256 is not the one in index.jsonl: run the same ash-nb prepare command again')
+    except (OSError, ValueError, RuntimeError):
+        raise AshError(f'{path} is missing: run the same ash-nb prepare command again') from None
+    if sha256(data) != digest:
+        raise AshError(
+            f'{path} is damaged, its SHA-256 is not the one in index.jsonl: run the same ash-nb prepare command again'
+        )
     return data
 
 # %% ../nbs/11_datasets.ipynb #78308f06
-READERS = {'camvid': CamVid, 'cityscapes': Cityscapes, 'gta5': Gta5, 'synthia': Synthia, 'kitti': Kitti, 'mapillary': Mapillary, 'paintings': Paintings}
+READERS = {
+    'camvid': CamVid,
+    'cityscapes': Cityscapes,
+    'gta5': Gta5,
+    'synthia': Synthia,
+    'kitti': Kitti,
+    'mapillary': Mapillary,
+    'paintings': Paintings,
+}
+
 
 def data_root(name, root=None) -> Path:
     "Return the folder of a downloaded data set, as given or as settings.ini says, ~ written out. Raises AshError when neither does."
     root = root or settings()[name]
-    if not root: raise AshError(f'where is {name}? Say --root DIR, or write {name} = DIR in settings.ini')
+    if not root:
+        raise AshError(f'where is {name}? Say --root DIR, or write {name} = DIR in settings.ini')
     return Path(root).expanduser()
 
 # %% ../nbs/11_datasets.ipynb #db34087b
-def default_split(cls) -> str: return 'val' if 'val' in cls.splits else cls.splits[0]
+def default_split(cls) -> str:
+    return 'val' if 'val' in cls.splits else cls.splits[0]
+
 
 def open_dataset(
-    name:str, # one of READERS, streetworld, streetworld-APPEARANCE, procedural-paintings
-    root=None, # folder of a downloaded data set; None: as settings.ini says
-    split:str=None, # which part of it; None: val, or train for what has no other
-    **kw, # for procedural data: n, width, height, seed, cache; for real data: strict=False, holds; for mapillary: version
+    name: str,  # one of READERS, streetworld, streetworld-APPEARANCE, procedural-paintings
+    root=None,  # folder of a downloaded data set; None: as settings.ini says
+    split: str = None,  # which part of it; None: val, or train for what has no other
+    **kw,  # for procedural data: n, width, height, seed, cache; for real data: strict=False, holds; for mapillary: version
 ):
     "Open a data set by name. Raises AshError for an unknown name and for anything that is missing or does not fit."
-    if name == 'procedural-paintings': return ProceduralPaintings(split=split or 'val', **kw)
-    if name == 'streetworld' or name.startswith('streetworld-'): return StreetWorld(appearance=name[12:] or 'source', split=split or 'val', **kw)
+    if name == 'procedural-paintings':
+        return ProceduralPaintings(split=split or 'val', **kw)
+    if name == 'streetworld' or name.startswith('streetworld-'):
+        return StreetWorld(appearance=name[12:] or 'source', split=split or 'val', **kw)
     one_of(name, (*READERS, 'streetworld', 'streetworld-night', 'procedural-paintings'), 'data set')
     root = data_root(name, root)
-    if not (root/'prepared.json').is_file(): return READERS[name](root, split or default_split(READERS[name]), **kw)
-    if given := [k for k in ('holds', 'version') if kw.get(k)]: raise AshError(f'{root} is a prepared copy, whose labels are train ids already: leave out {given[0]}')
+    if not (root / 'prepared.json').is_file():
+        return READERS[name](root, split or default_split(READERS[name]), **kw)
+    if given := [k for k in ('holds', 'version') if kw.get(k)]:
+        raise AshError(f'{root} is a prepared copy, whose labels are train ids already: leave out {given[0]}')
     return Prepared(root, split, name)
 
 # %% ../nbs/11_datasets.ipynb #9ce9e3f8
 def cover(image, width, height, scale):
     "Size (height, width) at which an image covers the training size, times `scale`."
     h, w = image.shape[-2:]
-    r = max(height/h, width/w)*scale
-    return [max(1, round(h*r)), max(1, round(w*r))]
+    r = max(height / h, width / w) * scale
+    return [max(1, round(h * r)), max(1, round(w * r))]
+
 
 class RandomScaledCrop(v2.Transform):
     "Resize so that the image covers the size, times a random factor, then crop at random; pads with black and ignore."
-    def __init__(self, width, height, scale=(1., 1.)):
+
+    def __init__(self, width, height, scale=(1.0, 1.0)):
         super().__init__()
         self.width, self.height, self.scale = width, height, scale
 
     def make_params(self, inputs):
         image = next(x for x in inputs if isinstance(x, tv_tensors.Image))
-        r = self.scale[0] + (self.scale[1] - self.scale[0])*torch.rand(()).item()
+        r = self.scale[0] + (self.scale[1] - self.scale[0]) * torch.rand(()).item()
         size = cover(image, self.width, self.height, r)
         place = [int(torch.randint(max(1, a - b + 1), ())) for a, b in zip(size, (self.height, self.width))]
         return dict(size=size, place=place, pad=[0, 0, max(0, self.width - size[1]), max(0, self.height - size[0])])
 
     def transform(self, x, params):
-        x = self._call_kernel(v2.functional.resize, x, size=params['size'], antialias=True) if list(x.shape[-2:]) != params['size'] else x
-        if any(params['pad']): x = self._call_kernel(v2.functional.pad, x, padding=params['pad'], fill=IGNORE if isinstance(x, tv_tensors.Mask) else 0)
+        x = (
+            self._call_kernel(v2.functional.resize, x, size=params['size'], antialias=True)
+            if list(x.shape[-2:]) != params['size']
+            else x
+        )
+        if any(params['pad']):
+            x = self._call_kernel(
+                v2.functional.pad, x, padding=params['pad'], fill=IGNORE if isinstance(x, tv_tensors.Mask) else 0
+            )
         return self._call_kernel(v2.functional.crop, x, *params['place'], self.height, self.width)
 
 # %% ../nbs/11_datasets.ipynb #4e826cfe
 def train_transform(
-    width:int, # of the training image
-    height:int, # of the training image
-    scale:tuple=(1., 1.), # range of the random factor; 1 = the image just covers the size
-    flip:float=0.5, # probability of mirroring
+    width: int,  # of the training image
+    height: int,  # of the training image
+    scale: tuple = (1.0, 1.0),  # range of the random factor; 1 = the image just covers the size
+    flip: float = 0.5,  # probability of mirroring
 ):
     "Return the random transform of training samples: scale, crop, mirror, image to [0, 1]."
-    return v2.Compose([RandomScaledCrop(width, height, scale), v2.RandomHorizontalFlip(flip), v2.ToDtype({tv_tensors.Image: torch.float32, 'others': None}, scale=True)])
+    return v2.Compose(
+        [
+            RandomScaledCrop(width, height, scale),
+            v2.RandomHorizontalFlip(flip),
+            v2.ToDtype({tv_tensors.Image: torch.float32, 'others': None}, scale=True),
+        ]
+    )
 
-def eval_transform(width:int, height:int):
+
+def eval_transform(width: int, height: int):
     "Return the transform of test images: resize the image, keep the label."
+
     def apply(sample):
         image = v2.functional.to_dtype(sample['image'], torch.float32, scale=True)
         return sample | {'image': v2.functional.resize(image, [height, width], antialias=True).clamp(0, 1)}
+
     return apply
 
 # %% ../nbs/11_datasets.ipynb #2e5f95ac
 def photometric(
-    images, # (B, 3, H, W) in [0, 1]
-    strength:float, # 0: nothing changes; 1: strong
-    generator, # torch.Generator
-): # (B, 3, H, W) in [0, 1]
+    images,  # (B, 3, H, W) in [0, 1]
+    strength: float,  # 0: nothing changes; 1: strong
+    generator,  # torch.Generator
+):  # (B, 3, H, W) in [0, 1]
     "Change the appearance of each image at random."
-    return torch.stack([_photometric(x, strength, u) for x, u in zip(images, draw(torch.rand, (len(images), 10), generator).tolist())])
+    return torch.stack(
+        [_photometric(x, strength, u) for x, u in zip(images, draw(torch.rand, (len(images), 10), generator).tolist())]
+    )
+
 
 def _photometric(x, s, u):
-    f, around = v2.functional, lambda v, width: 1 + s*width*(2*v - 1)
+    f, around = v2.functional, lambda v, width: 1 + s * width * (2 * v - 1)
     if u[0] < 0.8:
         x = f.adjust_contrast(f.adjust_brightness(x, around(u[1], 0.6)), around(u[2], 0.6))
-        x = f.adjust_hue(f.adjust_saturation(x, around(u[3], 1.)), 0.2*s*(2*u[4] - 1))
-    if u[5] < 0.2*s: x = f.rgb_to_grayscale(x, 3)
-    if u[6] < 0.3*s: x = f.gaussian_blur(x, [5, 5], [0.2 + 4.3*u[6]/s])            # sigma 0.2 .. 1.5
-    if u[7] < 0.3*s: x = x**2**(2*u[8] - 1)                                       # gamma 0.5 .. 2
-    noise = lambda: torch.randn(x.shape, generator=torch.Generator().manual_seed(int(u[9]*2**40)))
-    if u[9] < 0.3*s: x = x + 0.15*u[9]*sent(noise(), x)
+        x = f.adjust_hue(f.adjust_saturation(x, around(u[3], 1.0)), 0.2 * s * (2 * u[4] - 1))
+    if u[5] < 0.2 * s:
+        x = f.rgb_to_grayscale(x, 3)
+    if u[6] < 0.3 * s:
+        x = f.gaussian_blur(x, [5, 5], [0.2 + 4.3 * u[6] / s])  # sigma 0.2 .. 1.5
+    if u[7] < 0.3 * s:
+        x = x**2 ** (2 * u[8] - 1)  # gamma 0.5 .. 2
+    noise = lambda: torch.randn(x.shape, generator=torch.Generator().manual_seed(int(u[9] * 2**40)))
+    if u[9] < 0.3 * s:
+        x = x + 0.15 * u[9] * sent(noise(), x)
     return x.clamp(0, 1)
 
 # %% ../nbs/11_datasets.ipynb #0b14b4af
 class Stream(Dataset):
     "The samples of a run, indexed by their number k; with `skip`, one that cannot be read is replaced by the next of its epoch's order."
-    def __init__(self, data, seed, transform, skip=False): self.data, self.seed, self.transform, self.skip = data, seed, transform, skip
+
+    def __init__(self, data, seed, transform, skip=False):
+        self.data, self.seed, self.transform, self.skip = data, seed, transform, skip
 
     @functools.lru_cache(maxsize=2)
-    def order(self, epoch): return torch.randperm(len(self.data), generator=generator(self.seed, 'order', epoch)).tolist()
+    def order(self, epoch):
+        return torch.randperm(len(self.data), generator=generator(self.seed, 'order', epoch)).tolist()
 
     def read(self, epoch, place):
         "Return the sample at a place of an epoch's order, and a list of (name, reason) of those that were skipped for it."
         order, skipped = self.order(epoch), []
         for i in order[place:] + order[:place]:
-            try: return self.data[i], skipped
+            try:
+                return self.data[i], skipped
             except AshError as e:
-                if not self.skip: raise
+                if not self.skip:
+                    raise
                 skipped.append((self.data.names[i], str(e)))
         raise AshError(f'none of {len(order)} samples can be read: {skipped[0][1]}')
 
@@ -421,48 +658,67 @@ class Stream(Dataset):
             torch.manual_seed(stream_seed(self.seed, 'augment', k))
             return self.transform(sample) | {'skipped': skipped}
 
+
 def collate(samples) -> dict:
     "Stack samples into a batch of images, labels (if there are any), names, and what was skipped for them."
-    batch = {'images': torch.stack([s['image'].as_subclass(torch.Tensor) for s in samples]), 'names': [s['name'] for s in samples],
-             'skipped': [x for s in samples for x in s['skipped']]}
-    if 'label' in samples[0]: batch['labels'] = torch.stack([s['label'].as_subclass(torch.Tensor) for s in samples]).long()
+    batch = {
+        'images': torch.stack([s['image'].as_subclass(torch.Tensor) for s in samples]),
+        'names': [s['name'] for s in samples],
+        'skipped': [x for s in samples for x in s['skipped']],
+    }
+    if 'label' in samples[0]:
+        batch['labels'] = torch.stack([s['label'].as_subclass(torch.Tensor) for s in samples]).long()
     return batch
 
 # %% ../nbs/11_datasets.ipynb #d6502366
 class Loader(DataLoader):
     "A DataLoader whose errors are sentences."
+
     def __init__(self, *args, num_workers=0, **kw):
-        if num_workers: kw['multiprocessing_context'] = start_method()
+        if num_workers:
+            kw['multiprocessing_context'] = start_method()
         super().__init__(*args, num_workers=num_workers, **kw)
 
     def __iter__(self):
         workers = []
-        if self.num_workers: ready_to_start(self.dataset)
+        if self.num_workers:
+            ready_to_start(self.dataset)
         try:
             batches = super().__iter__()
             workers = getattr(batches, '_workers', [])
             yield from batches
-        except AshError as e: raise AshError(str(e).rsplit('AshError: ', 1)[-1].strip()) from None
+        except AshError as e:
+            raise AshError(str(e).rsplit('AshError: ', 1)[-1].strip()) from None
         except Exception as e:
-            if not self.num_workers or not lost_process(e): raise
+            if not self.num_workers or not lost_process(e):
+                raise
             raise process_died('a loader process', workers, 'with fewer --workers (0: none)', e) from None
 
 # %% ../nbs/11_datasets.ipynb #ab19fe19
 def loader(
-    data, # data set
-    batch_size:int, # samples a batch
-    seed:int, # of the order and of the transforms
-    transform, # of each sample
-    start_step:int=0, # first batch
-    steps:int=1, # how many batches
-    workers:int=0, # processes that prepare them
-    part=None, # which samples of each batch; None: all
-    skip:bool=False, # replace samples that cannot be read
-): # DataLoader of dicts: images (B, 3, H, W) in [0, 1], labels (B, H, W) train ids, names
+    data,  # data set
+    batch_size: int,  # samples a batch
+    seed: int,  # of the order and of the transforms
+    transform,  # of each sample
+    start_step: int = 0,  # first batch
+    steps: int = 1,  # how many batches
+    workers: int = 0,  # processes that prepare them
+    part=None,  # which samples of each batch; None: all
+    skip: bool = False,  # replace samples that cannot be read
+):  # DataLoader of dicts: images (B, 3, H, W) in [0, 1], labels (B, H, W) train ids, names
     "Iterate over batches number start_step .. start_step + steps - 1 of an endless repeatable stream. Raises AshError for a sample that cannot be read."
-    if workers < 0: raise AshError(f'workers = {workers}: expected 0 or more')
+    if workers < 0:
+        raise AshError(f'workers = {workers}: expected 0 or more')
     part = range(batch_size) if part is None else part
-    numbers = [s*batch_size + i for s in range(start_step, start_step + steps) for i in part]
+    numbers = [s * batch_size + i for s in range(start_step, start_step + steps) for i in part]
     context = 'forkserver' if workers else None
-    return Loader(Stream(data, seed, transform, skip), len(part), sampler=numbers, num_workers=workers, collate_fn=collate, multiprocessing_context=context, pin_memory=torch.cuda.is_available(),
-                  generator=generator(seed, 'workers'))                     # else each pass would move torch's own generator
+    return Loader(
+        Stream(data, seed, transform, skip),
+        len(part),
+        sampler=numbers,
+        num_workers=workers,
+        collate_fn=collate,
+        multiprocessing_context=context,
+        pin_memory=torch.cuda.is_available(),
+        generator=generator(seed, 'workers'),
+    )  # else each pass would move torch's own generator

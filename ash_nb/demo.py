@@ -6,24 +6,27 @@
 __all__ = ['DEMO_METHODS', 'demo']
 
 # %% ../nbs/45_demo.ipynb #863c0b42
-import os, time
+import os
+import time
 from pathlib import Path
+
 from .compare import UNSEEN_TARGETS, compare, comparison_table
-from .presets import preset
 from .figures import comparison_figures
+from .presets import preset
 from .report import comparison_notes
 
 # %% ../nbs/45_demo.ipynb #e1c3af15
 DEMO_METHODS = ('source_only', 'ash', 'ash_segmentation_loss')
 
+
 def demo(
-    out='runs/demo', # folder; run again, it goes on
-    steps:int=None, # training steps a method; None: those of the preset
-    device='auto', # where
-    images:int=16, # scenes of each unseen appearance
-    progress:bool=True, # show progress bars
-    **changes, # further fields of the configuration
-): # DataFrame: a row per method and target
+    out='runs/demo',  # folder; run again, it goes on
+    steps: int = None,  # training steps a method; None: those of the preset
+    device='auto',  # where
+    images: int = 16,  # scenes of each unseen appearance
+    progress: bool = True,  # show progress bars
+    **changes,  # further fields of the configuration
+):  # DataFrame: a row per method and target
     "Train three methods, test them on every unseen appearance (and on CamVid where ASH_CAMVID says it lies), write the report."
     start, camvid = time.perf_counter(), os.environ.get('ASH_CAMVID')
     targets = [*UNSEEN_TARGETS, *(['camvid'] if camvid else [])]
@@ -32,6 +35,7 @@ def demo(
     runs = compare(DEMO_METHODS, 1, targets, out, config, roots, device=device, images=images, progress=progress)
     comparison_figures(out, runs, roots)
     print(comparison_table(runs).to_string(index=False))
-    for text in comparison_notes(out, runs): print(text)
-    print(f'\n{(time.perf_counter() - start)/60:.1f} minutes. Look at: {Path(out)/"report.html"}')
+    for text in comparison_notes(out, runs):
+        print(text)
+    print(f'\n{(time.perf_counter() - start) / 60:.1f} minutes. Look at: {Path(out) / "report.html"}')
     return runs

@@ -6,27 +6,32 @@
 __all__ = ['Discriminator']
 
 # %% ../nbs/24_discriminator.ipynb #73230612
-import torch, torch.nn.functional as F
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 # %% ../nbs/24_discriminator.ipynb #6e2cc202
 class Discriminator(nn.Module):
     "Judge class probabilities: logits above 0 say stylised, below 0 source. Eq. 5; the paper's size at the defaults."
-    def __init__(self,
-        classes:int=19, # C, channels of the probabilities
-        width:int=64, # channels of the first layer; each further layer has twice as many
-        layers:int=5, # convolutions, each halving the map
+
+    def __init__(
+        self,
+        classes: int = 19,  # C, channels of the probabilities
+        width: int = 64,  # channels of the first layer; each further layer has twice as many
+        layers: int = 5,  # convolutions, each halving the map
     ):
         super().__init__()
-        widths = [classes, *(width*2**i for i in range(layers - 1)), 1]
+        widths = [classes, *(width * 2**i for i in range(layers - 1)), 1]
         self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in zip(widths, widths[1:]))
 
-    def forward(self,
-        probabilities:Tensor, # (B, C, h, w), sum 1 over C; sides below 2**layers are padded to it with zeros
-    ) -> Tensor: # (B, 1, h/2**layers, w/2**layers) logits, sizes rounded down
+    def forward(
+        self,
+        probabilities: Tensor,  # (B, C, h, w), sum 1 over C; sides below 2**layers are padded to it with zeros
+    ) -> Tensor:  # (B, 1, h/2**layers, w/2**layers) logits, sizes rounded down
         "Answer one logit for each cell of the map."
         h, w = probabilities.shape[-2:]
-        least = 2**len(self.convolutions)
+        least = 2 ** len(self.convolutions)
         x = F.pad(probabilities, (0, max(0, least - w), 0, max(0, least - h)))
-        for conv in self.convolutions[:-1]: x = F.leaky_relu(conv(x), 0.2)
+        for conv in self.convolutions[:-1]:
+            x = F.leaky_relu(conv(x), 0.2)
         return self.convolutions[-1](x)

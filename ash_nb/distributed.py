@@ -8,82 +8,111 @@ __all__ = ['UNGUARDED', 'rank_and_size', 'chief', 'join', 'leave', 'average_grad
            'ready_to_start', 'lost_process', 'process_died']
 
 # %% ../nbs/03_distributed.ipynb #66b16e25
-import ast, multiprocessing, os, pickle, signal, sys, time
+import ast
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import time
 from multiprocessing import connection
 from pathlib import Path
 from types import FunctionType
+
 import torch
 import torch.distributed as dist
+
 from .config import AshError
 
 # %% ../nbs/03_distributed.ipynb #1eff5bb0
-_control = []      # the CPU group
+_control = []  # the CPU group
 
-def rank_and_size() -> tuple: # (number of this process, how many there are)
+
+def rank_and_size() -> tuple:  # (number of this process, how many there are)
     "Tell which of how many processes this is; (0, 1) when there is one."
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
 
 def chief() -> bool:
     "Tell whether this is the process that writes and speaks."
     return rank_and_size()[0] == 0
 
+
 def join(
-    device:str='auto', # as given by the user
-) -> str: # this process's device
+    device: str = 'auto',  # as given by the user
+) -> str:  # this process's device
     "Join the other processes that torchrun has started, if there are any; return the device to compute on."
-    if int(os.environ.get('WORLD_SIZE', 1)) <= 1: return device
+    if int(os.environ.get('WORLD_SIZE', 1)) <= 1:
+        return device
     gpu = device.startswith('cuda') or (device == 'auto' and torch.cuda.is_available())
     own = int(os.environ.get('LOCAL_RANK', 0))
-    if gpu and own >= torch.cuda.device_count(): raise AshError(f'process {own} on this machine has no GPU of its own, there are {torch.cuda.device_count()}: lower --nproc-per-node, or say --device cpu')
-    if gpu: torch.cuda.set_device(own)          # what is not told a device is this process's own, not the first one
+    if gpu and own >= torch.cuda.device_count():
+        raise AshError(
+            f'process {own} on this machine has no GPU of its own, there are {torch.cuda.device_count()}: lower --nproc-per-node, or say --device cpu'
+        )
+    if gpu:
+        torch.cuda.set_device(own)  # what is not told a device is this process's own, not the first one
     if not dist.is_initialized():
         dist.init_process_group('nccl' if gpu else 'gloo')
         _control.append(dist.new_group(backend='gloo'))
     return f'cuda:{own}' if gpu else device
 
+
 def leave():
     "Part from the other processes."
-    if rank_and_size()[1] > 1: dist.destroy_process_group(); _control.clear()
+    if rank_and_size()[1] > 1:
+        dist.destroy_process_group()
+        _control.clear()
 
 # %% ../nbs/03_distributed.ipynb #01b5c76b
 @torch.no_grad()
 def average_gradients(parameters):
     "Average the gradients of all processes, in one all-reduce a dtype."
-    if rank_and_size()[1] == 1: return
+    if rank_and_size()[1] == 1:
+        return
     kinds = {}
     for p in parameters:
-        if p.grad is not None: kinds.setdefault(p.grad.dtype, []).append(p.grad)
+        if p.grad is not None:
+            kinds.setdefault(p.grad.dtype, []).append(p.grad)
     for grads in kinds.values():
         flat = torch.cat([g.flatten() for g in grads])
         dist.all_reduce(flat)
         flat /= dist.get_world_size()
-        for g, part in zip(grads, flat.split([g.numel() for g in grads])): g.copy_(part.view_as(g))
+        for g, part in zip(grads, flat.split([g.numel() for g in grads])):
+            g.copy_(part.view_as(g))
 
-def averaged(x:torch.Tensor) -> torch.Tensor:
+
+def averaged(x: torch.Tensor) -> torch.Tensor:
     "Return the mean of a tensor over the processes, without gradient."
-    if rank_and_size()[1] == 1: return x
+    if rank_and_size()[1] == 1:
+        return x
     x = x.detach().double().clone()
     dist.all_reduce(x)
-    return x/dist.get_world_size()
+    return x / dist.get_world_size()
 
 # %% ../nbs/03_distributed.ipynb #1d2742e1
 def summed(counts):
     "Return the sum of a NumPy array over the processes."
-    if rank_and_size()[1] == 1: return counts
+    if rank_and_size()[1] == 1:
+        return counts
     x = torch.from_numpy(counts.copy())
     dist.all_reduce(x, group=_control[0])
     return x.numpy()
 
-def gathered(record:dict) -> dict:
+
+def gathered(record: dict) -> dict:
     "Return the union of the processes' dictionaries."
-    if rank_and_size()[1] == 1: return record
-    parts = [None]*dist.get_world_size()
+    if rank_and_size()[1] == 1:
+        return record
+    parts = [None] * dist.get_world_size()
     dist.all_gather_object(parts, record, group=_control[0])
     return {k: v for part in parts for k, v in part.items()}
 
-def any_process(flag:bool) -> bool:
+
+def any_process(flag: bool) -> bool:
     "Tell whether the flag is set in any process."
-    if rank_and_size()[1] == 1: return flag
+    if rank_and_size()[1] == 1:
+        return flag
     x = torch.tensor([float(flag)])
     dist.all_reduce(x, group=_control[0])
     return bool(x.item())
@@ -97,122 +126,161 @@ def wait_for_all():
 @torch.no_grad()
 def average_buffers(networks):
     "Average the floating-point buffers (batch norm's running statistics) of some networks over the processes."
-    if rank_and_size()[1] == 1: return
+    if rank_and_size()[1] == 1:
+        return
     for n in networks:
         for b in n.buffers():
-            if b.is_floating_point(): b.copy_(averaged(b))
+            if b.is_floating_point():
+                b.copy_(averaged(b))
 
 # %% ../nbs/03_distributed.ipynb #63bd152b
-def part_of(batch_size:int) -> range:
+def part_of(batch_size: int) -> range:
     "Return which samples of the whole batch are this process's. Raises AshError when it cannot be divided."
     rank, size = rank_and_size()
-    if batch_size % size: raise AshError(f'batch_size = {batch_size} cannot be divided among {size} processes: set batch_size={-(-batch_size//size)*size}')
-    n = batch_size//size
-    return range(rank*n, (rank + 1)*n)
+    if batch_size % size:
+        raise AshError(
+            f'batch_size = {batch_size} cannot be divided among {size} processes: set batch_size={-(-batch_size // size) * size}'
+        )
+    n = batch_size // size
+    return range(rank * n, (rank + 1) * n)
+
 
 def draw(
-    make, # torch.randn or torch.rand
-    shape:tuple, # of this process's part
-    generator, # torch.Generator
-    axis:int=0, # which axis is the batch
+    make,  # torch.randn or torch.rand
+    shape: tuple,  # of this process's part
+    generator,  # torch.Generator
+    axis: int = 0,  # which axis is the batch
 ) -> torch.Tensor:
     "Draw random numbers for the whole batch and return this process's rows."
     rank, size = rank_and_size()
-    whole = [n*size if a == axis else n for a, n in enumerate(shape)]
-    return make(whole, generator=generator, device=generator.device).narrow(axis, rank*shape[axis], shape[axis])
+    whole = [n * size if a == axis else n for a, n in enumerate(shape)]
+    return make(whole, generator=generator, device=generator.device).narrow(axis, rank * shape[axis], shape[axis])
+
 
 @torch.no_grad()
-def whole_batch(x:torch.Tensor) -> torch.Tensor:
+def whole_batch(x: torch.Tensor) -> torch.Tensor:
     "Return the rows of all processes, in order, without gradient."
-    if rank_and_size()[1] == 1: return x.detach()
+    if rank_and_size()[1] == 1:
+        return x.detach()
     parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, x.detach().contiguous())
     return torch.cat(parts)
 
 # %% ../nbs/03_distributed.ipynb #db8ecc33
-UNGUARDED = 79 # exit code of a process that was to start others while it was being started itself
+UNGUARDED = 79  # exit code of a process that was to start others while it was being started itself
 
-def start_method() -> str: # forkserver, or spawn where the system has no other
+
+def start_method() -> str:  # forkserver, or spawn where the system has no other
     "Return how processes are started: never as a copy of this one, which may hold a GPU."
     return 'forkserver' if 'forkserver' in multiprocessing.get_all_start_methods() else 'spawn'
 
-def _script(): # what a new process imports first: a file, 'a module' after python -m, '<stdin>', or '' in a notebook
+
+def _script():  # what a new process imports first: a file, 'a module' after python -m, '<stdin>', or '' in a notebook
     main = sys.modules['__main__']
     return 'a module' if getattr(main, '__spec__', None) else getattr(main, '__file__', None) or ''
 
-class _Nowhere:
-    def write(self, data): pass
 
-class _FromMain(pickle.Pickler): # collects the names of classes and functions of __main__
+class _Nowhere:
+    def write(self, data):
+        pass
+
+
+class _FromMain(pickle.Pickler):  # collects the names of classes and functions of __main__
     def __init__(self):
         super().__init__(_Nowhere())
         self.found = []
 
     def reducer_override(self, thing):
         ours = isinstance(thing, (type, FunctionType)) and thing.__module__ == '__main__'
-        if ours: self.found.append(thing.__qualname__)
+        if ours:
+            self.found.append(thing.__qualname__)
         return NotImplemented
 
 # %% ../nbs/03_distributed.ipynb #a555ebf9
 def ready_to_start(
-    sent=None, # what the new processes will be sent
+    sent=None,  # what the new processes will be sent
 ):
     "Check that this process may start others. Raises AshError for a script, class or function that they cannot import."
-    if getattr(multiprocessing.current_process(), '_inheriting', False): os._exit(UNGUARDED)
-    if _script() == 'a module' or os.path.isfile(_script()): return
+    if getattr(multiprocessing.current_process(), '_inheriting', False):
+        os._exit(UNGUARDED)
+    if _script() == 'a module' or os.path.isfile(_script()):
+        return
     if _script():
-        raise AshError(f'a script that is read from {_script()} cannot start processes, which would have to import it: '
-                       'save it as a .py file, or start no processes (workers=0)')
+        raise AshError(
+            f'a script that is read from {_script()} cannot start processes, which would have to import it: '
+            'save it as a .py file, or start no processes (workers=0)'
+        )
     found = _FromMain()
-    try: found.dump(sent)
-    except Exception: pass                                   # what cannot be sent at all is told when it is sent
-    if not found.found: return
-    raise AshError(f'{found.found[0]} is defined in a notebook or typed in, where other processes cannot import it: '
-                   'put it into a .py file and import it from there, or start no processes (workers=0)')
+    try:
+        found.dump(sent)
+    except Exception:
+        pass  # what cannot be sent at all is told when it is sent
+    if not found.found:
+        return
+    raise AshError(
+        f'{found.found[0]} is defined in a notebook or typed in, where other processes cannot import it: '
+        'put it into a .py file and import it from there, or start no processes (workers=0)'
+    )
 
 # %% ../nbs/03_distributed.ipynb #d8e5c8de
-def _unguarded(): # whether the script has no `if __name__ == ...` at its top level
-    try: tree = ast.parse(Path(_script()).read_text())
-    except (OSError, SyntaxError, UnicodeDecodeError): return False
+def _unguarded():  # whether the script has no `if __name__ == ...` at its top level
+    try:
+        tree = ast.parse(Path(_script()).read_text())
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return False
     tests = [node.test for node in tree.body if isinstance(node, ast.If)]
     return not any(isinstance(x, ast.Name) and x.id == '__name__' for t in tests for x in ast.walk(t))
 
+
 def lost_process(error) -> bool:
     "Tell whether an error says that a process ended or could not be started, and not what went wrong in its work."
-    if isinstance(error, SystemExit): return True
-    if str(error).startswith('Caught ') or type(error.__cause__).__name__ == '_RemoteTraceback': return False
+    if isinstance(error, SystemExit):
+        return True
+    if str(error).startswith('Caught ') or type(error.__cause__).__name__ == '_RemoteTraceback':
+        return False
     told = any(w in str(error) for w in ('DataLoader worker', 'process pool', 'pickle', 'local object'))
     return told or isinstance(error, (OSError, EOFError, pickle.PicklingError))
 
-def _wait_for_a_code(processes): # of those that ended; it may come after the news, and another thread may be asking for it
+
+def _wait_for_a_code(
+    processes,
+):  # of those that ended; it may come after the news, and another thread may be asking for it
     ended, until = connection.wait([p.sentinel for p in processes], 5), time.monotonic() + 5
-    while ended and not any(p.exitcode for p in processes) and time.monotonic() < until: time.sleep(0.05)
+    while ended and not any(p.exitcode for p in processes) and time.monotonic() < until:
+        time.sleep(0.05)
 
 # %% ../nbs/03_distributed.ipynb #c1b5ed6d
 def process_died(
-    what:str, # which kind of process, e.g. 'a loader process'
-    processes, # those that were started, as far as known
-    fewer:str, # what to do when memory is short, e.g. 'with fewer --workers'
-    error, # what was raised
+    what: str,  # which kind of process, e.g. 'a loader process'
+    processes,  # those that were started, as far as known
+    fewer: str,  # what to do when memory is short, e.g. 'with fewer --workers'
+    error,  # what was raised
 ) -> AshError:
     "Return the error that says why a process that this one started has ended."
     _wait_for_a_code(processes)
     codes = [error.code if isinstance(error, SystemExit) else None, *(p.exitcode for p in processes)]
-    ended = [c for c in codes if c and c != -signal.SIGTERM] or [c for c in codes if c]   # the others are told to stop
+    ended = [c for c in codes if c and c != -signal.SIGTERM] or [c for c in codes if c]  # the others are told to stop
     code, cause = ended[0] if ended else None, ' '.join(str(error).split())[:160] or type(error).__name__
     again = f'run the same command again, {fewer}'
     unsent = 'pickle' in cause or 'local object' in cause
     if code == UNGUARDED or code is None and not unsent and _unguarded():
-        return AshError("each process that a script starts runs that script again: put what yours does under "
-                        f"if __name__ == '__main__': or start no processes ({_script()})")
-    if code == -9: return AshError(f'{what} was killed, most likely for lack of memory: {again}')
+        return AshError(
+            'each process that a script starts runs that script again: put what yours does under '
+            f"if __name__ == '__main__': or start no processes ({_script()})"
+        )
+    if code == -9:
+        return AshError(f'{what} was killed, most likely for lack of memory: {again}')
     if isinstance(code, int) and code < 0:
         name = {s.value: s.name for s in signal.Signals}.get(-code, f'signal {-code}')
-        return AshError(f'{what} was ended by {name}{", for lack of shared memory"*(name == "SIGBUS")}: {again}')
+        return AshError(f'{what} was ended by {name}{", for lack of shared memory" * (name == "SIGBUS")}: {again}')
     if code is not None:
-        return AshError(f'{what} ended with exit code {code}; what it said stands above: mend that, or start no '
-                        'processes to see where it comes from')
+        return AshError(
+            f'{what} ended with exit code {code}; what it said stands above: mend that, or start no '
+            'processes to see where it comes from'
+        )
     if unsent:
-        return AshError(f'{what} cannot be sent what it needs ({cause}): define classes and functions at the top level '
-                        'of a .py file, or start no processes')
+        return AshError(
+            f'{what} cannot be sent what it needs ({cause}): define classes and functions at the top level '
+            'of a .py file, or start no processes'
+        )
     return AshError(f'{what} could not be started, or was lost ({cause}): {again}')

@@ -11,10 +11,12 @@ __all__ = ['MEAN_OVER', 'NotTrainIds', 'confusion_matrix', 'protocol_matrix', 'c
 from dataclasses import dataclass, field, replace
 from json import dumps
 from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
+
 from .config import AshError, one_of
 from .datasets import Loader, eval_transform
 from .distributed import gathered, rank_and_size, summed
@@ -25,32 +27,41 @@ from .labels import CLASSES, IGNORE, PROTOCOLS, Protocol
 class NotTrainIds(AshError, ValueError):
     "A prediction or a label map holds what is no train id: the message names it."
 
-def _train_ids(values, what, classes, ignore=''): # flat int64; `ignore`: how the message names the ignored id
+
+def _train_ids(values, what, classes, ignore=''):  # flat int64; `ignore`: how the message names the ignored id
     expected = f'expected train ids, 0 to {classes - 1}{ignore}'
     if not torch.is_tensor(values):
         values = np.asarray(values)
-        if values.dtype.kind not in 'biufc': raise NotTrainIds(f'{what} holds {values.dtype} values: {expected}')
+        if values.dtype.kind not in 'biufc':
+            raise NotTrainIds(f'{what} holds {values.dtype} values: {expected}')
         values = torch.from_numpy(values.astype(values.dtype.newbyteorder('='), order='C', copy=True))
     if values.dtype == torch.bool or values.is_floating_point() or values.is_complex():
         kind = str(values.dtype).removeprefix('torch.')
-        raise NotTrainIds(f'{what} holds {kind} values: {expected}; of logits or probabilities take the argmax over '
-                          f'the classes')
+        raise NotTrainIds(
+            f'{what} holds {kind} values: {expected}; of logits or probabilities take the argmax over the classes'
+        )
     values = values.flatten().long()
     wrong = (values < 0) | (values >= classes)
-    if ignore: wrong &= values != IGNORE
-    if wrong.any(): raise NotTrainIds(f'{what} holds train id {int(values[wrong][0])}: {expected}')
+    if ignore:
+        wrong &= values != IGNORE
+    if wrong.any():
+        raise NotTrainIds(f'{what} holds train id {int(values[wrong][0])}: {expected}')
     return values
 
 # %% ../nbs/33_evaluation.ipynb #f72edbed
 def confusion_matrix(
-    prediction, # tensor of train ids, any shape
-    label, # tensor of train ids and 255, same shape
-    classes:int=len(CLASSES), # how many
-) -> np.ndarray: # (classes, classes) int64, rows truth, columns prediction
+    prediction,  # tensor of train ids, any shape
+    label,  # tensor of train ids and 255, same shape
+    classes: int = len(CLASSES),  # how many
+) -> np.ndarray:  # (classes, classes) int64, rows truth, columns prediction
     "Count pixels by true and predicted class. Raises NotTrainIds for odd values, AshError for two shapes."
     from torchmetrics.functional.classification import multiclass_confusion_matrix
+
     for what, x in (('prediction', prediction), ('label', label)):
-        if isinstance(x, np.ma.MaskedArray): raise NotTrainIds(f'{what} is a masked array, whose mask would be lost: write {IGNORE} into the label where it is masked')
+        if isinstance(x, np.ma.MaskedArray):
+            raise NotTrainIds(
+                f'{what} is a masked array, whose mask would be lost: write {IGNORE} into the label where it is masked'
+            )
     said, true = _train_ids(prediction, 'prediction', classes), _train_ids(label, 'label', classes, f' and {IGNORE}')
     if (a := tuple(np.shape(prediction))) != (b := tuple(np.shape(label))):
         raise AshError(f"prediction is {a} but label {b}: bring the prediction to the label's size")
@@ -59,16 +70,20 @@ def confusion_matrix(
 
 # %% ../nbs/33_evaluation.ipynb #bd4063e4
 def protocol_matrix(
-    confusion:np.ndarray, # (19, 19) counts, rows truth
-    protocol:Protocol, # which classes are scored
-) -> np.ndarray: # (n, n + 1) counts: the last column holds predictions of classes that are not scored
+    confusion: np.ndarray,  # (19, 19) counts, rows truth
+    protocol: Protocol,  # which classes are scored
+) -> np.ndarray:  # (n, n + 1) counts: the last column holds predictions of classes that are not scored
     "Merge a confusion matrix into a protocol's classes. Raises AshError for a matrix of another size."
-    if np.shape(confusion) != (len(CLASSES),)*2:
-        raise AshError(f'a confusion matrix of shape {np.shape(confusion)}: expected {(len(CLASSES),)*2}, a row and a '
-                       f'column a train id')
+    if np.shape(confusion) != (len(CLASSES),) * 2:
+        raise AshError(
+            f'a confusion matrix of shape {np.shape(confusion)}: expected {(len(CLASSES),) * 2}, a row and a '
+            f'column a train id'
+        )
     confusion = np.asarray(confusion)
     if confusion.dtype == bool or not (np.isfinite(confusion) & (confusion >= 0) & (confusion % 1 == 0)).all():
-        raise AshError('a confusion matrix holds numbers that are no counts: expected whole ones, 0 or more, not shares or percent')
+        raise AshError(
+            'a confusion matrix holds numbers that are no counts: expected whole ones, 0 or more, not shares or percent'
+        )
     confusion = confusion.astype(np.int64)
     n, table = len(protocol.classes), np.array(protocol.table)
     out = np.zeros((n + 1, n + 1), np.int64)
@@ -80,10 +95,11 @@ def protocol_matrix(
 # which classes a mean is over: all that have an IoU, or those that occur in the labels
 MEAN_OVER = ('truth_or_prediction', 'truth')
 
+
 def class_areas(
-    confusion:np.ndarray, # (19, 19) counts, rows truth
-    protocol='19', # name of a protocol
-) -> np.ndarray: # (3, n) pixels of each class: right, in the truth, predicted where the truth is scored
+    confusion: np.ndarray,  # (19, 19) counts, rows truth
+    protocol='19',  # name of a protocol
+) -> np.ndarray:  # (3, n) pixels of each class: right, in the truth, predicted where the truth is scored
     "Count the pixels that IoU is made of. Raises AshError for an unknown protocol."
     p = PROTOCOLS[one_of(protocol, PROTOCOLS, 'protocol')]
     whole = PROTOCOLS[p.within or p.name]
@@ -91,11 +107,12 @@ def class_areas(
     areas = np.stack([np.diag(m), m.sum(1), m[:, :-1].sum(0)])
     return areas[:, [whole.classes.index(c) for c in p.classes]]
 
+
 def iou(
-    confusion:np.ndarray, # (19, 19) counts, rows truth
-    protocol='19', # name of a protocol
-    mean_over='truth_or_prediction', # one of MEAN_OVER
-) -> tuple: # IoU per class of the protocol (NaN where it occurs neither in truth nor in prediction), and their mean
+    confusion: np.ndarray,  # (19, 19) counts, rows truth
+    protocol='19',  # name of a protocol
+    mean_over='truth_or_prediction',  # one of MEAN_OVER
+) -> tuple:  # IoU per class of the protocol (NaN where it occurs neither in truth nor in prediction), and their mean
     "Compute IoU = TP/(TP + FP + FN) per class and its mean. Raises AshError for an unknown protocol or rule."
     hit, true, said = class_areas(confusion, protocol).astype(float)
     union = true + said - hit
@@ -107,144 +124,176 @@ def iou(
 @dataclass
 class Evaluation:
     "What was measured on one target: everything in [0, 1]."
-    target: str # name of the data set
-    split: str # which part of it
-    images: int # how many
-    protocol: str # which classes
-    confusion: np.ndarray = field(repr=False) # (19, 19) counts
-    counts: dict = field(default_factory=dict, repr=False) # image name -> its own (19, 19) counts
-    mean_over: str = 'truth_or_prediction' # one of MEAN_OVER
+
+    target: str  # name of the data set
+    split: str  # which part of it
+    images: int  # how many
+    protocol: str  # which classes
+    confusion: np.ndarray = field(repr=False)  # (19, 19) counts
+    counts: dict = field(default_factory=dict, repr=False)  # image name -> its own (19, 19) counts
+    mean_over: str = 'truth_or_prediction'  # one of MEAN_OVER
 
     def under(self, protocol=None, mean_over=None):
         "Return another view of the same pixels; None: as it is."
         return replace(self, protocol=protocol or self.protocol, mean_over=mean_over or self.mean_over)
 
     @property
-    def iou(self) -> dict: # class name -> IoU, NaN where a class does not occur
+    def iou(self) -> dict:  # class name -> IoU, NaN where a class does not occur
         return dict(zip(PROTOCOLS[self.protocol].classes, map(float, iou(self.confusion, self.protocol)[0])))
 
     @property
     # NaN where no class is in the mean
-    def miou(self) -> float: return iou(self.confusion, self.protocol, self.mean_over)[1]
+    def miou(self) -> float:
+        return iou(self.confusion, self.protocol, self.mean_over)[1]
 
     @property
-    def per_image(self) -> dict: # image name -> its own mean IoU; images without a scored pixel are not in it
+    def per_image(self) -> dict:  # image name -> its own mean IoU; images without a scored pixel are not in it
         values = {name: iou(m, self.protocol, self.mean_over)[1] for name, m in self.counts.items()}
         return {name: v for name, v in values.items() if v == v}
 
 # %% ../nbs/33_evaluation.ipynb #2e664640
 _absent = {'truth_or_prediction': 'in neither truth nor prediction', 'truth': 'not in the truth'}
 
+
 @patch(as_prop=True)
-def classes(self:Evaluation) -> tuple:
+def classes(self: Evaluation) -> tuple:
     "The names of the classes that the mean is over."
     hit, true, said = class_areas(self.confusion, self.protocol)
     counted = true > 0 if self.mean_over == 'truth' else true + said > 0
     return tuple(c for c, k in zip(PROTOCOLS[self.protocol].classes, counted) if k)
 
+
 @patch
-def basis(self:Evaluation) -> str:
+def basis(self: Evaluation) -> str:
     "Say what the mean is over: `2 of 3 classes (in neither truth nor prediction: pole)`."
     of = PROTOCOLS[self.protocol].classes
     absent = [c for c in of if c not in self.classes]
     told = f' ({_absent[self.mean_over]}: {", ".join(absent)})' if absent else ''
     return f'{len(self.classes)} of {len(of)} classes{told}'
 
+
 @patch
-def json(self:Evaluation) -> dict:
+def json(self: Evaluation) -> dict:
     "Return the record that is written to files; NaN becomes None."
     clean = lambda v: None if v != v else v
     head = dict(target=self.target, split=self.split, images=self.images, protocol=self.protocol, miou=clean(self.miou))
-    return head | dict(iou={k: clean(v) for k, v in self.iou.items()}, mean_over=self.mean_over,
-                       classes=list(self.classes))
+    return head | dict(
+        iou={k: clean(v) for k, v in self.iou.items()}, mean_over=self.mean_over, classes=list(self.classes)
+    )
 
 # %% ../nbs/33_evaluation.ipynb #7a1a9643
-def _packed(m): return ' '.join(f'{k} {m.flat[k]}' for k in np.flatnonzero(m))
+def _packed(m):
+    return ' '.join(f'{k} {m.flat[k]}' for k in np.flatnonzero(m))
+
 
 def _unpacked(text):
-    m, pairs = np.zeros((len(CLASSES),)*2, np.int64), np.array(text.split(), np.int64)
+    m, pairs = np.zeros((len(CLASSES),) * 2, np.int64), np.array(text.split(), np.int64)
     m.flat[pairs[::2]] = pairs[1::2]
     return m
 
-def key_digest(key:dict) -> str: # 12 hex digits
+
+def key_digest(key: dict) -> str:  # 12 hex digits
     "Name a key."
     return sha256(dumps(key, sort_keys=True).encode())[:12]
 
-def keep_evaluation(e:Evaluation, key:dict, path):
+
+def keep_evaluation(e: Evaluation, key: dict, path):
     "Write an evaluation with the key of what decided it."
     extra = dict(key=key, confusion=e.confusion.tolist(), counts={name: _packed(m) for name, m in e.counts.items()})
     write_json(path, e.json() | extra, sealed=True)
 
+
 def read_evaluation(
-    path, # a file that `keep_evaluation` wrote
-    key:dict|str=None, # the wanted key, or its digest; None: any
-) -> tuple: # Evaluation and its key; (None, None) where there is no such record
+    path,  # a file that `keep_evaluation` wrote
+    key: dict | str = None,  # the wanted key, or its digest; None: any
+) -> tuple:  # Evaluation and its key; (None, None) where there is no such record
     "Read an evaluation if it is the wanted one. Raises AshError for a damaged file."
     record = read_json(path, sealed=True) if Path(path).is_file() else {}
     found = record.get('key')
-    if not isinstance(found, dict): return None, None
-    if key is not None and (key_digest(found) != key if isinstance(key, str) else found != key): return None, None
+    if not isinstance(found, dict):
+        return None, None
+    if key is not None and (key_digest(found) != key if isinstance(key, str) else found != key):
+        return None, None
     counts = {name: _unpacked(text) for name, text in record['counts'].items()}
     head = (record[k] for k in ('target', 'split', 'images', 'protocol'))
     return Evaluation(*head, np.array(record['confusion']), counts, record['mean_over']), found
 
 # %% ../nbs/33_evaluation.ipynb #8479d6d3
 def kept_evaluations(
-    run, # folder of a run
-    pattern:str='*', # of file names
-) -> list: # of (Evaluation, key), in the order of their names
+    run,  # folder of a run
+    pattern: str = '*',  # of file names
+) -> list:  # of (Evaluation, key), in the order of their names
     "Read all evaluations that a run folder keeps."
-    found = map(read_evaluation, sorted((Path(run)/'evaluations').glob(f'{pattern}.json')))
+    found = map(read_evaluation, sorted((Path(run) / 'evaluations').glob(f'{pattern}.json')))
     return [pair for pair in found if pair[0] is not None]
 
+
 def find_evaluation(
-    run, # folder of a run
-    row, # of runs.csv: target, split, step, and the digest of the evaluation's key
+    run,  # folder of a run
+    row,  # of runs.csv: target, split, step, and the digest of the evaluation's key
 ) -> Evaluation:
     "Read the evaluation that a row of a comparison was made of; None when it is not kept any more."
-    files = (Path(run)/'evaluations').glob(f'{row.target}-{row.split}-{int(row.step):07d}-*.json')
+    files = (Path(run) / 'evaluations').glob(f'{row.target}-{row.split}-{int(row.step):07d}-*.json')
     found = (read_evaluation(f, getattr(row, 'evaluation', '-'))[0] for f in sorted(files))
     return next((e for e in found if e is not None), None)
 
 # %% ../nbs/33_evaluation.ipynb #c0a49a79
 def full_size(
-    logits, # (B, C, h, w)
-    size, # (H, W) of the label map
-) -> torch.Tensor: # (B, H, W) train ids
+    logits,  # (B, C, h, w)
+    size,  # (H, W) of the label map
+) -> torch.Tensor:  # (B, H, W) train ids
     "Bring logits to `size` bilinearly, corners on corners, and return each pixel's best class."
-    logits = logits.contiguous(memory_format=torch.channels_last)              # and max, not argmax: a quarter of the time on a CPU
+    logits = logits.contiguous(memory_format=torch.channels_last)  # and max, not argmax: a quarter of the time on a CPU
     return F.interpolate(logits, tuple(size), mode='bilinear', align_corners=True).max(1).indices
+
 
 @torch.inference_mode()
 def predict(
-    segmenter, # returns two heads' logits
-    images, # (B, 3, h, w) RGB in [0, 1] at the network's test size
-    size, # (H, W) of the label map
-) -> torch.Tensor: # (B, H, W) train ids
+    segmenter,  # returns two heads' logits
+    images,  # (B, 3, h, w) RGB in [0, 1] at the network's test size
+    size,  # (H, W) of the label map
+) -> torch.Tensor:  # (B, H, W) train ids
     "Return the class of each pixel: argmax of both heads' summed logits, brought to `size`."
     return full_size(sum(x.float() for x in segmenter(images)), size)
 
 # %% ../nbs/33_evaluation.ipynb #48fb0980
 class Resized(torch.utils.data.Dataset):
     "The samples of a data set, images at the network's test size, labels at their own."
-    def __init__(self, data, width, height): self.data, self.size = data, (width, height)
-    def __len__(self): return len(self.data)
-    def __getitem__(self, k): return eval_transform(*self.size)(self.data[k])
+
+    def __init__(self, data, width, height):
+        self.data, self.size = data, (width, height)
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, k):
+        return eval_transform(*self.size)(self.data[k])
+
 
 def eval_batches(data, width, height, batch_size=1, workers=0):
     "Iterate over lists of samples, in order."
-    return Loader(Resized(data, width, height), batch_size, num_workers=workers, collate_fn=list, generator=torch.Generator(),
-                  multiprocessing_context='forkserver' if workers else None)
+    return Loader(
+        Resized(data, width, height),
+        batch_size,
+        num_workers=workers,
+        collate_fn=list,
+        generator=torch.Generator(),
+        multiprocessing_context='forkserver' if workers else None,
+    )
 
 # %% ../nbs/33_evaluation.ipynb #90fe3d4b
-def score_batch(segmenter, samples, device): # yields (name, (19, 19) counts)
+def score_batch(segmenter, samples, device):  # yields (name, (19, 19) counts)
     "Count the pixels of each image of a batch."
     for s in samples:
-        if 'label' not in s: raise AshError(f'{s["name"]} has no label: it cannot be scored')
+        if 'label' not in s:
+            raise AshError(f'{s["name"]} has no label: it cannot be scored')
     images = torch.stack([s['image'].as_subclass(torch.Tensor) for s in samples]).to(device)
     logits = sum(x.float() for x in segmenter(images.contiguous(memory_format=torch.channels_last)))
     for s, x in zip(samples, logits):
-        if not torch.isfinite(x).all(): raise AshError(f'{s["name"]}: the segmenter answers NaN or infinity, which is no prediction; are its weights whole?')
+        if not torch.isfinite(x).all():
+            raise AshError(
+                f'{s["name"]}: the segmenter answers NaN or infinity, which is no prediction; are its weights whole?'
+            )
         label = s['label'].as_subclass(torch.Tensor).to(device)
         yield s['name'], confusion_matrix(full_size(x[None], label.shape)[0], label)
 
@@ -256,25 +305,29 @@ def _own(data):
 # %% ../nbs/33_evaluation.ipynb #fea0ac91
 @torch.inference_mode()
 def evaluate(
-    segmenter, # in eval mode
-    data, # data set of samples with labels
-    target:str='', # its name
-    split:str='val', # which part it is
-    protocol:str=None, # classes to score; None: the data set's own
-    mean_over:str='truth_or_prediction', # one of MEAN_OVER
-    width:int=1024, # of the image that the network sees
-    height:int=512, # likewise
-    device='cpu', # where the segmenter is
-    progress:bool=False, # show a bar
-    batch_size:int=1, # images that go through the network together
-    workers:int=0, # processes that read images
+    segmenter,  # in eval mode
+    data,  # data set of samples with labels
+    target: str = '',  # its name
+    split: str = 'val',  # which part it is
+    protocol: str = None,  # classes to score; None: the data set's own
+    mean_over: str = 'truth_or_prediction',  # one of MEAN_OVER
+    width: int = 1024,  # of the image that the network sees
+    height: int = 512,  # likewise
+    device='cpu',  # where the segmenter is
+    progress: bool = False,  # show a bar
+    batch_size: int = 1,  # images that go through the network together
+    workers: int = 0,  # processes that read images
 ) -> Evaluation:
     "Score a segmenter on a data set, in the caller's autocast. Raises AshError for a data set without labels and a segmenter in train mode."
     from tqdm.auto import tqdm
+
     protocol = one_of(protocol or getattr(data, 'protocol', '19'), PROTOCOLS, 'protocol')
     one_of(mean_over, MEAN_OVER, 'rule of the mean')
-    if getattr(segmenter, 'training', False): raise AshError('the segmenter is in train mode, which would move its batch-norm statistics: call segmenter.eval() first')
-    total, by_image = np.zeros((len(CLASSES),)*2, np.int64), {}
+    if getattr(segmenter, 'training', False):
+        raise AshError(
+            'the segmenter is in train mode, which would move its batch-norm statistics: call segmenter.eval() first'
+        )
+    total, by_image = np.zeros((len(CLASSES),) * 2, np.int64), {}
     with tqdm(total=len(data), desc=target, disable=not progress) as bar:
         for samples in eval_batches(_own(data), width, height, batch_size, workers):
             for name, counts in score_batch(segmenter, samples, device):
@@ -285,18 +338,20 @@ def evaluate(
 
 # %% ../nbs/33_evaluation.ipynb #677956c3
 def evaluate_targets(
-    segmenter, # in eval mode
-    targets:dict, # name -> data set
-    **kw, # split, protocol, mean_over, width, height, device, progress, batch_size, workers as for evaluate
-) -> list: # an Evaluation a target
+    segmenter,  # in eval mode
+    targets: dict,  # name -> data set
+    **kw,  # split, protocol, mean_over, width, height, device, progress, batch_size, workers as for evaluate
+) -> list:  # an Evaluation a target
     "Score a segmenter on several targets."
     return [evaluate(segmenter, data, name, **kw) for name, data in targets.items()]
 
+
 def score_table(
-    evaluations, # list of Evaluation
-): # pandas.DataFrame, a row a target: images, classes that the mean is over, mIoU and IoU of each class in percent
+    evaluations,  # list of Evaluation
+):  # pandas.DataFrame, a row a target: images, classes that the mean is over, mIoU and IoU of each class in percent
     "Tabulate evaluations; a class that does not occur, or is not in a target's protocol, is NaN."
     import pandas as pd
-    head = lambda e: {'images': e.images, 'classes': len(e.classes), 'mIoU': 100*e.miou}
-    rows = {e.target: head(e) | {k: 100*v for k, v in e.iou.items()} for e in evaluations}
+
+    head = lambda e: {'images': e.images, 'classes': len(e.classes), 'mIoU': 100 * e.miou}
+    rows = {e.target: head(e) | {k: 100 * v for k, v in e.iou.items()} for e in evaluations}
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('target')

@@ -10,17 +10,27 @@ __all__ = ['SMALLEST', 'restyle_image', 'stylize_file', 'pick_images', 'predicti
 # %% ../nbs/44_figures.ipynb #bb237557
 import io
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
+
 from . import plots
 from .analysis import class_table, compare_table, with_world_mean
-from .compare import FIGURES, comparison_table, cost_table, drop_drawn, open_target, rules_table
-from .compare import to_latex, to_markdown
+from ash_nb.compare import (
+    FIGURES,
+    comparison_table,
+    cost_table,
+    drop_drawn,
+    open_target,
+    rules_table,
+    to_latex,
+    to_markdown,
+)
 from .config import AshError, generator
 from .datasets import eval_transform, open_dataset
 from .evaluation import confusion_matrix, find_evaluation, iou, predict
-from .files import cannot_write, recorded_digest, write_atomic, write_json, read_json
+from .files import cannot_write, read_json, recorded_digest, write_atomic, write_json
 from .hallucinator import AdaINHallucinator
 from .labels import PROTOCOLS
 from .pictures import SUFFIXES, read_picture
@@ -32,224 +42,311 @@ from .training import load_run, out_of_memory, probe_image, read_sample, run_nam
 def _fit(image, limit=1024):
     "Bring a uint8 image (3, H, W) to [0, 1] with no side above `limit`."
     from torchvision.transforms.v2 import functional as f
+
     h, w = image.shape[-2:]
-    scale = min(1, limit/max(h, w))
-    return f.resize(image, [max(16, round(h*scale)), max(16, round(w*scale))], antialias=True).float()[None]/255
+    scale = min(1, limit / max(h, w))
+    return f.resize(image, [max(16, round(h * scale)), max(16, round(w * scale))], antialias=True).float()[None] / 255
+
 
 @torch.no_grad()
 def restyle_image(
-    image, # (1, 3, H, W) in [0, 1]
-    style, # (1, 3, H', W') in [0, 1]
-    learner=None, # of an ASH run; None: plain AdaIN
-    alpha:float=1.0, # share of the restyled features
-    seed:int=0, # of the noise
-): # (3, H, W)
+    image,  # (1, 3, H, W) in [0, 1]
+    style,  # (1, 3, H', W') in [0, 1]
+    learner=None,  # of an ASH run; None: plain AdaIN
+    alpha: float = 1.0,  # share of the restyled features
+    seed: int = 0,  # of the noise
+):  # (3, H, W)
     "Restyle one image as a run's hallucinator would, or by plain AdaIN. Raises AshError for a run that does not restyle images."
-    if not 0 <= alpha <= 1: raise AshError(f'alpha = {alpha}: expected 0 (the image itself) to 1 (fully restyled)')
-    if learner is None: return small_stylizer().stylize(image, style, alpha)[0]
-    if not isinstance(learner.hallucinator, AdaINHallucinator): raise AshError(f'a run of {learner.method.name} does not restyle images by paintings: give a run of ash, or none for plain AdaIN')
-    learner.hallucinator.alpha, learner.hallucinator.alpha_min = alpha, -1.
+    if not 0 <= alpha <= 1:
+        raise AshError(f'alpha = {alpha}: expected 0 (the image itself) to 1 (fully restyled)')
+    if learner is None:
+        return small_stylizer().stylize(image, style, alpha)[0]
+    if not isinstance(learner.hallucinator, AdaINHallucinator):
+        raise AshError(
+            f'a run of {learner.method.name} does not restyle images by paintings: give a run of ash, or none for plain AdaIN'
+        )
+    learner.hallucinator.alpha, learner.hallucinator.alpha_min = alpha, -1.0
     probs = sum(learner.segmenter(image)).float().softmax(1)
     return learner.hallucinator(image, probs, style, generator(seed, 'stylize')).images[0]
 
 # %% ../nbs/44_figures.ipynb #d873b0d7
-SMALLEST = 64 # pixels each way that the networks need
+SMALLEST = 64  # pixels each way that the networks need
 
-def _padded(image): # (1, 3, H, W)
+
+def _padded(image):  # (1, 3, H, W)
     "Repeat the last row and column of an image that is smaller than the networks can take."
     h, w = image.shape[-2:]
     return torch.nn.functional.pad(image, (0, max(0, SMALLEST - w), 0, max(0, SMALLEST - h)), 'replicate')
 
-def _shrunk(image, limit:int): # (1, 3, H, W) in [0, 1]
+
+def _shrunk(image, limit: int):  # (1, 3, H, W) in [0, 1]
     "Bring a uint8 image (3, H, W) to [0, 1], its longest side to at most `limit`; 0: as it is."
     from torchvision.transforms.v2 import functional as f
+
     h, w = image.shape[-2:]
-    scale = limit/max(h, w)
-    if not limit or scale >= 1: return image.float()[None]/255
-    return f.resize(image, [max(1, round(h*scale)), max(1, round(w*scale))], antialias=True).float()[None]/255
+    scale = limit / max(h, w)
+    if not limit or scale >= 1:
+        return image.float()[None] / 255
+    return f.resize(image, [max(1, round(h * scale)), max(1, round(w * scale))], antialias=True).float()[None] / 255
 
 # %% ../nbs/44_figures.ipynb #7a2fc9a0
 def stylize_file(
-    image, # file to restyle
-    painting, # file to take the style from
-    out, # file to write, of the image's size
-    run=None, # folder of an ASH run; None: plain AdaIN
-    alpha:float=1.0, # share of the restyled features
-    seed:int=0, # of the noise
-    limit:int=0, # shrink both pictures to this longest side first; 0: as they are
-) -> Path: # the file
+    image,  # file to restyle
+    painting,  # file to take the style from
+    out,  # file to write, of the image's size
+    run=None,  # folder of an ASH run; None: plain AdaIN
+    alpha: float = 1.0,  # share of the restyled features
+    seed: int = 0,  # of the noise
+    limit: int = 0,  # shrink both pictures to this longest side first; 0: as they are
+) -> Path:  # the file
     "Restyle an image file by a painting file and write the result, at the size that came in. Raises AshError naming what cannot be read or written."
     from PIL import Image
-    if limit < 0: raise AshError(f'limit = {limit}: expected pixels, or 0 for the size that came in')
-    if Path(out).suffix.lower() not in SUFFIXES: raise AshError(f'{out}: expected the name of an image file, for example out.png')
-    if Path(out).exists() and any(Path(out).samefile(p) for p in (image, painting) if Path(p).exists()): raise AshError(f'{out} is one of the pictures to read: choose another name')
+
+    if limit < 0:
+        raise AshError(f'limit = {limit}: expected pixels, or 0 for the size that came in')
+    if Path(out).suffix.lower() not in SUFFIXES:
+        raise AshError(f'{out}: expected the name of an image file, for example out.png')
+    if Path(out).exists() and any(Path(out).samefile(p) for p in (image, painting) if Path(p).exists()):
+        raise AshError(f'{out} is one of the pictures to read: choose another name')
     pictures = [_shrunk(read_picture(p), limit) for p in (image, painting)]
     (h, w), learner = pictures[0].shape[-2:], load_run(run).learner() if run else None
-    try: result = plots.as_picture(restyle_image(*map(_padded, pictures), learner, alpha, seed)[:, :h, :w])
+    try:
+        result = plots.as_picture(restyle_image(*map(_padded, pictures), learner, alpha, seed)[:, :h, :w])
     except (RuntimeError, MemoryError) as e:
-        if not out_of_memory(e): raise
-        raise AshError(f'{image} is {w} x {h}, for which there is not enough memory here: say --limit {max(w, h)//2} to shrink it first') from None
+        if not out_of_memory(e):
+            raise
+        raise AshError(
+            f'{image} is {w} x {h}, for which there is not enough memory here: say --limit {max(w, h) // 2} to shrink it first'
+        ) from None
     Image.fromarray(result).save(data := io.BytesIO(), Image.registered_extensions()[Path(out).suffix.lower()])
     return write_atomic(out, data.getvalue())
 
 # %% ../nbs/44_figures.ipynb #6f221caf
-def pick_images(gains, n:int=3) -> list: # indices
+def pick_images(gains, n: int = 3) -> list:  # indices
     "Pick by rule: the largest gain, the largest loss, and evenly spaced ranks between them."
     gains = np.asarray(gains, float)
-    order = np.argsort(-gains, kind='stable')                                  # NaN come last
-    order = order[:np.count_nonzero(gains == gains) or len(order)]
+    order = np.argsort(-gains, kind='stable')  # NaN come last
+    order = order[: np.count_nonzero(gains == gains) or len(order)]
     return [int(order[round(k)]) for k in np.linspace(0, len(order) - 1, min(n, len(order)))]
 
+
 def predictions(
-    run, # Run
-    samples, # of a data set with labels
-    device='cpu', # where
-) -> list: # (H, W) train ids, at the labels' size
+    run,  # Run
+    samples,  # of a data set with labels
+    device='cpu',  # where
+) -> list:  # (H, W) train ids, at the labels' size
     "Segment samples by a run's last checkpoint, as its evaluation does."
     learner, t = run.learner(device=device), eval_transform(run.config.test_width, run.config.test_height)
-    with learner.autocast(): return [predict(learner.segmenter, t(s)['image'][None].to(device), s['label'].shape)[0].cpu().numpy() for s in samples]
+    with learner.autocast():
+        return [
+            predict(learner.segmenter, t(s)['image'][None].to(device), s['label'].shape)[0].cpu().numpy()
+            for s in samples
+        ]
 
 # %% ../nbs/44_figures.ipynb #188efbd1
 def qualitative_figure(
-    runs:dict, # method -> Run
-    data, # target data set
-    device='cpu', # where
-    n:int=4, # images
+    runs: dict,  # method -> Run
+    data,  # target data set
+    device='cpu',  # where
+    n: int = 4,  # images
 ):
     "Draw Figure 3: images, predictions of each run with their mean IoU, truth."
-    samples = [data[round(k)] for k in np.linspace(0, len(data) - 1, min(len(data), 24))]     # spread over the whole set
+    samples = [data[round(k)] for k in np.linspace(0, len(data) - 1, min(len(data), 24))]  # spread over the whole set
     truths = [np.asarray(s['label']) for s in samples]
     guesses = {m: predictions(run, samples, device) for m, run in runs.items()}
-    value = lambda guess, truth: iou(confusion_matrix(torch.from_numpy(guess), torch.from_numpy(truth)), data.protocol,
-                                     'truth')[1]
+    value = lambda guess, truth: iou(
+        confusion_matrix(torch.from_numpy(guess), torch.from_numpy(truth)), data.protocol, 'truth'
+    )[1]
     scores = {m: list(map(value, g, truths)) for m, g in guesses.items()}
     first, last = list(scores.values())[0], list(scores.values())[-1]
     chosen = pick_images(np.subtract(last, first) if len(runs) > 1 else first, n)
     take = lambda table: {m: [v[k] for k in chosen] for m, v in table.items()}
-    return plots.qualitative([samples[k]['image'] for k in chosen], [truths[k] for k in chosen], take(guesses), take(scores), [samples[k]['name'] for k in chosen])
+    return plots.qualitative(
+        [samples[k]['image'] for k in chosen],
+        [truths[k] for k in chosen],
+        take(guesses),
+        take(scores),
+        [samples[k]['name'] for k in chosen],
+    )
 
 # %% ../nbs/44_figures.ipynb #93fc2093
 def stylization_figure(
-    learner, # of a run with a hallucinator
-    n:int=3, # streets
+    learner,  # of a run with a hallucinator
+    n: int = 3,  # streets
 ):
     "Draw streets, paintings, plain AdaIN, and what the run's hallucinator makes of them."
     c, rows = learner.config, []
     streets, paintings = open_dataset('streetworld', split='val', n=n, width=c.width, height=c.height), style_data(c)
     for k in range(n):
-        image, style = (_fit(d[(7*k + 3) % len(d)]['image']) for d in (streets, paintings))
+        image, style = (_fit(d[(7 * k + 3) % len(d)]['image']) for d in (streets, paintings))
         rows.append([image[0], style[0], restyle_image(image, style), restyle_image(image, style, learner, seed=k)])
     return plots.stylization_grid(rows, ('street', 'painting', 'AdaIN', plots.name_of(learner.method.name)))
 
-def probe_prediction(learner): # (H, W)
+
+def probe_prediction(learner):  # (H, W)
     "Segment the image on which gamma and beta are followed."
     image = probe_image(learner.config)
     return predict(learner.segmenter, image, image.shape[-2:])[0].numpy()
 
 # %% ../nbs/44_figures.ipynb #a8a726cc
 def preview_stills(
-    run, # with a hallucinator that restyles
-    path, # JSON file to write
-    n:int=3, # paintings
-    alphas=(0, .25, .5, .75, 1), # shares of the restyled features
-) -> Path: # the file
+    run,  # with a hallucinator that restyles
+    path,  # JSON file to write
+    n: int = 3,  # paintings
+    alphas=(0, 0.25, 0.5, 0.75, 1),  # shares of the restyled features
+) -> Path:  # the file
     "Restyle and segment a street by several paintings, alphas and checkpoints, as stills."
     c, steps = run.config, [int(p.name[5:]) for p in run.checkpoints]
-    scene, paintings = open_dataset('streetworld', split='val', n=4, width=min(320, c.width), height=min(240, c.height))[3], style_data(c)
-    image, label, styles = _fit(scene['image']), np.asarray(scene['label']), [_fit(paintings[(7*k + 3) % len(paintings)]['image'], 320) for k in range(n)]
-    first = [('street', (None,)*3, image[0], ''), *[('painting', (k, None, None), s[0], '') for k, s in enumerate(styles)]]
-    stills, seen, truth = [], [], [('truth', (None,)*3, label, '')]
+    scene, paintings = (
+        open_dataset('streetworld', split='val', n=4, width=min(320, c.width), height=min(240, c.height))[3],
+        style_data(c),
+    )
+    image, label, styles = (
+        _fit(scene['image']),
+        np.asarray(scene['label']),
+        [_fit(paintings[(7 * k + 3) % len(paintings)]['image'], 320) for k in range(n)],
+    )
+    first = [
+        ('street', (None,) * 3, image[0], ''),
+        *[('painting', (k, None, None), s[0], '') for k, s in enumerate(styles)],
+    ]
+    stills, seen, truth = [], [], [('truth', (None,) * 3, label, '')]
     for j in range(len(steps)):
         learner = run.learner(j)
+
         def add(out, title, place, x):
             guess = predict(learner.segmenter, x, label.shape)[0].numpy()
-            out.append((title, place, guess, f'{100*(guess == label).mean():.0f} % of the pixels right'))
+            out.append((title, place, guess, f'{100 * (guess == label).mean():.0f} % of the pixels right'))
+
         add(truth, 'segmentation of the street', (None, None, j), image)
         for at in np.ndindex(len(styles), len(alphas)):
             restyled = restyle_image(image, styles[at[0]], learner, alphas[at[1]])
             stills.append(('restyled street', (*at, j), restyled, ''))
             add(seen, 'segmentation of the restyled street', (*at, j), restyled[None])
-    return save_stills(path, {'painting': [*range(1, n + 1)], 'alpha': list(alphas), 'step': steps}, first + stills + truth + seen, (0, len(alphas) - 1, len(steps) - 1))
+    return save_stills(
+        path,
+        {'painting': [*range(1, n + 1)], 'alpha': list(alphas), 'step': steps},
+        first + stills + truth + seen,
+        (0, len(alphas) - 1, len(steps) - 1),
+    )
 
 # %% ../nbs/44_figures.ipynb #fa767296
-def save_figure(fig, path, photo=False) -> Path: # the file
+def save_figure(fig, path, photo=False) -> Path:  # the file
     "Write a figure to a file, JPEG for photographs and PNG for drawings."
     return write_atomic(path, plots.encode(fig, photo, 130 if photo else 150))
 
+
 def run_figures(
-    path, # run folder
-    target:str='streetworld-day', # where the examples come from
-    root=None, # its folder
-) -> list: # files written
+    path,  # run folder
+    target: str = 'streetworld-day',  # where the examples come from
+    root=None,  # its folder
+) -> list:  # files written
     "Draw a run's curves, examples, Figure 4 and restyled streets, and write its report.html."
     run, data = load_run(path), open_target(target, root)
     read_sample(data, labelled=True)
-    learner, folder = run.learner(), run.path/'figures'
+    learner, folder = run.learner(), run.path / 'figures'
     drop_older(run, folder)
-    files = [save_figure(plots.curves({run.config.method: run.metrics}), folder/'curves.png'),
-             save_figure(qualitative_figure({run.config.method: run}, data), folder/f'examples-{target}.jpg', True)]
+    files = [
+        save_figure(plots.curves({run.config.method: run.metrics}), folder / 'curves.png'),
+        save_figure(qualitative_figure({run.config.method: run}, data), folder / f'examples-{target}.jpg', True),
+    ]
     return [*files, *hallucination_figures(run, learner, folder), folder_report(run.path)]
 
-def hallucination_figures(run, learner, folder) -> list: # files written
+
+def hallucination_figures(run, learner, folder) -> list:  # files written
     "Draw restyled streets and Figure 4 of a run that has a hallucinator."
-    if not isinstance(learner.hallucinator, AdaINHallucinator): return []
-    files = [save_figure(stylization_figure(learner), folder/'stylization.jpg', True), preview_stills(run, folder/'preview.json')]
-    if (run.path/'classwise.csv').is_file(): files.append(save_figure(plots.figure4(run.table('classwise.csv'), probe_prediction(learner)), folder/'figure4.png'))
+    if not isinstance(learner.hallucinator, AdaINHallucinator):
+        return []
+    files = [
+        save_figure(stylization_figure(learner), folder / 'stylization.jpg', True),
+        preview_stills(run, folder / 'preview.json'),
+    ]
+    if (run.path / 'classwise.csv').is_file():
+        files.append(
+            save_figure(plots.figure4(run.table('classwise.csv'), probe_prediction(learner)), folder / 'figure4.png')
+        )
     return files
 
 # %% ../nbs/44_figures.ipynb #627612da
 def drop_older(run, folder):
     "Remove the figures of a run that were drawn of another checkpoint than its newest."
-    mark, weights = folder/'drawn.json', recorded_digest(run.checkpoints[-1]/'segmenter.safetensors')
-    if mark.is_file() and read_json(mark).get('weights') == weights: return
+    mark, weights = folder / 'drawn.json', recorded_digest(run.checkpoints[-1] / 'segmenter.safetensors')
+    if mark.is_file() and read_json(mark).get('weights') == weights:
+        return
     drop_drawn(folder, FIGURES)
     write_json(mark, dict(weights=weights))
 
 # %% ../nbs/44_figures.ipynb #4715d301
-def comparison_tables(out, runs, baseline=None) -> list: # files written
+def comparison_tables(out, runs, baseline=None) -> list:  # files written
     "Write a comparison's tables and the figure of its differences."
     out, baseline = Path(out), baseline or runs.method.iloc[0]
-    summary, csv = comparison_table(runs, baseline), lambda name, frame: write_atomic(out/name, frame.to_csv(index=False).encode())
-    classes = [class_table(runs[runs.target == t], PROTOCOLS[str(runs[runs.target == t].protocol.iloc[0])].classes, baseline).assign(target=t) for t in runs.target.unique()]
-    files = [csv('table.csv', summary), write_atomic(out/'table.md', to_markdown(summary).encode()), write_atomic(out/'table.tex', to_latex(summary).encode()),
-             csv('rules.csv', rules_table(runs)), csv('cost.csv', cost_table(runs, baseline)), csv('classes.csv', pd.concat(classes))]
-    if runs.seed.nunique() < 2 or runs.method.nunique() < 2: return files
+    summary, csv = (
+        comparison_table(runs, baseline),
+        lambda name, frame: write_atomic(out / name, frame.to_csv(index=False).encode()),
+    )
+    classes = [
+        class_table(
+            runs[runs.target == t], PROTOCOLS[str(runs[runs.target == t].protocol.iloc[0])].classes, baseline
+        ).assign(target=t)
+        for t in runs.target.unique()
+    ]
+    files = [
+        csv('table.csv', summary),
+        write_atomic(out / 'table.md', to_markdown(summary).encode()),
+        write_atomic(out / 'table.tex', to_latex(summary).encode()),
+        csv('rules.csv', rules_table(runs)),
+        csv('cost.csv', cost_table(runs, baseline)),
+        csv('classes.csv', pd.concat(classes)),
+    ]
+    if runs.seed.nunique() < 2 or runs.method.nunique() < 2:
+        return files
     every = with_world_mean(runs)
     panels = [t for t in every.target.unique() if not t.startswith('streetworld-')] or list(every.target.unique())
-    return [*files, save_figure(plots.forest(compare_table(every, baseline), panels[:3], baseline), out/'figures'/'differences.png')]
+    return [
+        *files,
+        save_figure(
+            plots.forest(compare_table(every, baseline), panels[:3], baseline), out / 'figures' / 'differences.png'
+        ),
+    ]
 
-def shown_methods(runs, n:int=4) -> list:
+
+def shown_methods(runs, n: int = 4) -> list:
     "Choose the methods whose examples are drawn: all if they are few, else the first and the best by mean over targets."
     methods = list(runs.method.unique())
     best = runs.groupby(['method', 'target']).miou.mean().groupby('method').mean().sort_values(ascending=False)
     return methods if len(methods) <= n + 1 else [methods[0], *[m for m in best.index if m != methods[0]][:n]]
 
 # %% ../nbs/44_figures.ipynb #b7556729
-def ranked(first:dict, last:dict, n:int) -> list: # names: n of the largest gain, then n of the largest loss, the largest last
+def ranked(
+    first: dict, last: dict, n: int
+) -> list:  # names: n of the largest gain, then n of the largest loss, the largest last
     "Rank images by what `last` gains over `first`, both image name -> mean IoU."
     order = sorted(first.keys() & last.keys(), key=lambda name: (first[name] - last[name], name))
-    return order[:n] + order[len(order) - n:]
+    return order[:n] + order[len(order) - n :]
 
 # %% ../nbs/44_figures.ipynb #fb41aab2
 def error_stills(
-    runs:dict, # method -> Run, the baseline first; evaluated on all targets
-    targets:dict, # name -> (data set, method -> Evaluation)
-    path, # JSON file to write
-    device='cpu', # where
-    n:int=3, # images of each kind, at most
-) -> list: # the file; nothing when no target has a scored image
+    runs: dict,  # method -> Run, the baseline first; evaluated on all targets
+    targets: dict,  # name -> (data set, method -> Evaluation)
+    path,  # JSON file to write
+    device='cpu',  # where
+    n: int = 3,  # images of each kind, at most
+) -> list:  # the file; nothing when no target has a scored image
     "Keep the images on which each method gains and loses most against the baseline."
     baseline, *others = runs
     kept = {(m, t): found[m].under(None, 'truth').per_image for t, (_, found) in targets.items() for m in runs}
     targets = {t: v for t, v in targets.items() if kept[baseline, t]}
-    if not targets: return []
-    n = max(1, min(n, 16//(len(others)*len(targets)), min(len(kept[baseline, t]) for t in targets)//2))
+    if not targets:
+        return []
+    n = max(1, min(n, 16 // (len(others) * len(targets)), min(len(kept[baseline, t]) for t in targets) // 2))
     stills = []
     for i, (t, (data, _)) in enumerate(targets.items()):
         for j, m in enumerate(others):
             names = ranked(kept[baseline, t], kept[m, t], n)
             samples = [data[data.names.index(name)] for name in names]
-            for k, (s, *guesses) in enumerate(zip(samples, *(predictions(runs[w], samples, device) for w in (baseline, m)))):
+            for k, (s, *guesses) in enumerate(
+                zip(samples, *(predictions(runs[w], samples, device) for w in (baseline, m)))
+            ):
                 row = _error_row(plots.name_of(baseline), s, *guesses, *(kept[w, t][s['name']] for w in (baseline, m)))
                 stills += [(title, (i, j, k), *rest) for title, *rest in row]
     ranks = [f'gain {k + 1}' for k in range(n)] + [f'loss {k + 1}' for k in reversed(range(n))]
@@ -259,42 +356,57 @@ def error_stills(
 # %% ../nbs/44_figures.ipynb #1f4cefcd
 def _error_row(baseline, sample, first, last, before, after, limit=320):
     label = np.asarray(sample['label'])
-    step = -(-max(label.shape)//limit)
-    label, first, last, image = label[::step, ::step], first[::step, ::step], last[::step, ::step], np.asarray(sample['image'])[:, ::step, ::step]
+    step = -(-max(label.shape) // limit)
+    label, first, last, image = (
+        label[::step, ::step],
+        first[::step, ::step],
+        last[::step, ::step],
+        np.asarray(sample['image'])[:, ::step, ::step],
+    )
     shown = lambda x: np.where(label == 255, 255, x)
-    changed = plots.change_map(first, last, label, image).transpose(2, 0, 1)              # over a photograph: as JPEG
-    return [('image', image, sample['name']), ('truth', label, ''), ('what changed', changed, f'{100*(after - before):+.1f} points of mean IoU'),
-            (baseline, shown(first), f'mean IoU {100*before:.1f}'), ('the method', shown(last), f'mean IoU {100*after:.1f}')]
+    changed = plots.change_map(first, last, label, image).transpose(2, 0, 1)  # over a photograph: as JPEG
+    return [
+        ('image', image, sample['name']),
+        ('truth', label, ''),
+        ('what changed', changed, f'{100 * (after - before):+.1f} points of mean IoU'),
+        (baseline, shown(first), f'mean IoU {100 * before:.1f}'),
+        ('the method', shown(last), f'mean IoU {100 * after:.1f}'),
+    ]
 
 # %% ../nbs/44_figures.ipynb #7285c793
-def kept_rows(out, runs, target, methods) -> dict: # method -> Evaluation
+def kept_rows(out, runs, target, methods) -> dict:  # method -> Evaluation
     "Read what a comparison's rows of its first seed were made of. Raises AshError when it is not kept any more."
     rows = runs[(runs.target == target) & (runs.seed == runs.seed.min()) & runs.method.isin(list(methods))]
-    found = {r.method: find_evaluation(Path(out)/run_name(r.method, r.seed), r) for r in rows.itertuples(index=False)}
+    found = {r.method: find_evaluation(Path(out) / run_name(r.method, r.seed), r) for r in rows.itertuples(index=False)}
     for m, e in found.items():
-        if e is None: raise AshError(f'{out}: the evaluation of {m} on {target} is not kept any more: run the same '
-                                     f'ash-nb compare command again')
+        if e is None:
+            raise AshError(
+                f'{out}: the evaluation of {m} on {target} is not kept any more: run the same '
+                f'ash-nb compare command again'
+            )
     return found
 
 # %% ../nbs/44_figures.ipynb #c391b164
 def comparison_figures(
-    out, # folder of a comparison
-    runs, # its DataFrame of runs
-    roots:dict=None, # target -> folder, for the examples
-    device='cpu', # where
-    baseline:str=None, # method's word that differences are taken to; None: the first
-) -> list: # files written
+    out,  # folder of a comparison
+    runs,  # its DataFrame of runs
+    roots: dict = None,  # target -> folder, for the examples
+    device='cpu',  # where
+    baseline: str = None,  # method's word that differences are taken to; None: the first
+) -> list:  # files written
     "Write a comparison's tables, the figure of its differences, examples, Figure 4 and report.html."
     out, roots, targets = Path(out), roots or {}, list(runs.target.unique())
     baseline = baseline or runs.method.iloc[0]
-    first = {m: load_run(out/run_name(m, runs.seed.min())) for m in dict.fromkeys((baseline, *shown_methods(runs)))}
+    first = {m: load_run(out / run_name(m, runs.seed.min())) for m in dict.fromkeys((baseline, *shown_methods(runs)))}
     files = comparison_tables(out, runs, baseline)
     ends = {t: runs[runs.target == t].iloc[0] for t in (targets[0], targets[-1])}
     opened = {t: open_target(t, roots.get(t), r.split, r.images) for t, r in ends.items()}
     for t, data in opened.items():
-        files.append(save_figure(qualitative_figure(first, data, device), out/'figures'/f'examples-{t}.jpg', True))
+        files.append(save_figure(qualitative_figure(first, data, device), out / 'figures' / f'examples-{t}.jpg', True))
     found = {t: (data, kept_rows(out, runs, t, first)) for t, data in opened.items()}
-    if len(first) > 1: files += error_stills(first, found, out/'figures'/'errors.json', device)
-    ash = next((r for r in first.values() if (r.path/'classwise.csv').is_file()), None)
-    if ash is not None: files += hallucination_figures(ash, ash.learner(), out/'figures')
+    if len(first) > 1:
+        files += error_stills(first, found, out / 'figures' / 'errors.json', device)
+    ash = next((r for r in first.values() if (r.path / 'classwise.csv').is_file()), None)
+    if ash is not None:
+        files += hallucination_figures(ash, ash.learner(), out / 'figures')
     return [*files, folder_report(out)]

@@ -7,124 +7,171 @@ __all__ = ['cannot_write', 'settle_folder', 'write_atomic', 'sha256', 'write_has
            'save_tensors', 'load_tensors', 'save_state', 'load_state', 'write_json', 'read_json']
 
 # %% ../nbs/02_files.ipynb #59eaf64f
-import errno, hashlib, io, json, os, re
+import errno
+import hashlib
+import io
+import json
+import os
+import re
 from pathlib import Path
+
 from .config import AshError
 
 # %% ../nbs/02_files.ipynb #dab6cb4c
-_remedies = {'free some space': (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), 'allow writing there': (errno.EACCES, errno.EPERM, errno.EROFS),
-             'a folder of this path is gone, put it back': (errno.ENOENT,)}
+_remedies = {
+    'free some space': (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    'allow writing there': (errno.EACCES, errno.EPERM, errno.EROFS),
+    'a folder of this path is gone, put it back': (errno.ENOENT,),
+}
 
-def cannot_write(path, error:OSError) -> AshError:
+
+def cannot_write(path, error: OSError) -> AshError:
     "Return the error that says why `path` could not be written."
     remedy = next((r for r, numbers in _remedies.items() if error.errno in numbers), 'see to it')
-    return AshError(f'cannot write {path}: {error.strerror or error}; {remedy} or choose another folder, then run the same command again')
+    return AshError(
+        f'cannot write {path}: {error.strerror or error}; {remedy} or choose another folder, then run the same command again'
+    )
+
 
 def settle_folder(path):
     "Make the names in a folder last through a power cut."
-    try: handle = os.open(path, os.O_RDONLY)
-    except OSError: return                # a system that does not open folders
-    try: os.fsync(handle)
-    except OSError: pass                  # a file system that does not flush them
-    finally: os.close(handle)
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return  # a system that does not open folders
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass  # a file system that does not flush them
+    finally:
+        os.close(handle)
 
 # %% ../nbs/02_files.ipynb #ecff4e6d
 def write_atomic(
-    path, # file to write
-    data:bytes, # its whole content
-) -> Path: # the file
+    path,  # file to write
+    data: bytes,  # its whole content
+) -> Path:  # the file
     "Write a file so that it is whole or not there. Raises AshError naming the file and the reason."
     path, part = Path(path), Path(f'{path}.part')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, 'wb') as f:
-            f.write(data); f.flush(); os.fsync(f.fileno())
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
         os.replace(part, path)
     except OSError as e:
-        try: part.unlink(missing_ok=True)
-        except OSError: pass
+        try:
+            part.unlink(missing_ok=True)
+        except OSError:
+            pass
         raise cannot_write(path, e) from None
     settle_folder(path.parent)
     return path
 
 # %% ../nbs/02_files.ipynb #e15bd8c7
-def sha256(data:bytes) -> str: return hashlib.sha256(data).hexdigest()
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
-def write_hashed(path, data:bytes):
+
+def write_hashed(path, data: bytes):
     "Write a file and its SHA-256 beside it."
     path = write_atomic(path, data)
     write_atomic(f'{path}.sha256', f'{sha256(data)}  {path.name}\n'.encode())
+
 
 def recorded_digest(path) -> str:
     "Return the SHA-256 that stands beside a file, or '' when none does that is whole."
     digest = Path(f'{path}.sha256')
     text = digest.read_bytes().decode('ascii', 'replace') if digest.is_file() else ''
-    line = re.fullmatch(r'([0-9a-f]{64}) [ *](?:.*/)?(.+?)\n?', text)        # as the sha256sum tool writes it
+    line = re.fullmatch(r'([0-9a-f]{64}) [ *](?:.*/)?(.+?)\n?', text)  # as the sha256sum tool writes it
     return line[1] if line and line[2] == Path(path).name else ''
 
 # %% ../nbs/02_files.ipynb #1a5dc3ee
 def read_hashed(
-    path, # file with a .sha256 beside it
-    remedy:str='', # what to do when the file is damaged
+    path,  # file with a .sha256 beside it
+    remedy: str = '',  # what to do when the file is damaged
 ) -> bytes:
     "Read a file and check it against its SHA-256. Raises AshError naming a missing or damaged file."
     path, digest, remedy = Path(path), Path(f'{path}.sha256'), f'; {remedy}' if remedy else ''
     for p in (path, digest):
-        if not p.is_file(): raise AshError(f'{p} is missing{remedy}')
+        if not p.is_file():
+            raise AshError(f'{p} is missing{remedy}')
     data, wanted = path.read_bytes(), recorded_digest(path)
-    if not wanted: raise AshError(f'{digest} is damaged: expected a SHA-256 and the name {path.name}{remedy}')
-    if sha256(data) != wanted: raise AshError(f'{path} is damaged: its SHA-256 differs from {digest.name}{remedy}')
+    if not wanted:
+        raise AshError(f'{digest} is damaged: expected a SHA-256 and the name {path.name}{remedy}')
+    if sha256(data) != wanted:
+        raise AshError(f'{path} is damaged: its SHA-256 differs from {digest.name}{remedy}')
     return data
 
 # %% ../nbs/02_files.ipynb #1a83f629
 def save_tensors(
-    path, # .safetensors file
-    tensors:dict, # name -> tensor
-    **metadata:str, # text kept in the file's header
+    path,  # .safetensors file
+    tensors: dict,  # name -> tensor
+    **metadata: str,  # text kept in the file's header
 ):
     "Write tensors as safetensors with a SHA-256 beside the file."
     from safetensors.torch import save
+
     write_hashed(path, save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, metadata or None))
 
+
 def load_tensors(
-    path, # .safetensors file written by save_tensors
-    remedy:str='', # what to do when the file is damaged
-) -> dict: # name -> tensor
+    path,  # .safetensors file written by save_tensors
+    remedy: str = '',  # what to do when the file is damaged
+) -> dict:  # name -> tensor
     "Read tensors back after checking the file's SHA-256. Raises AshError for a missing or damaged file, and one of another kind."
     from safetensors.torch import load
+
     data = read_hashed(path, remedy)
-    try: return load(data)
-    except Exception as e: raise AshError(f'{path} is no safetensors file ({type(e).__name__})') from None
+    try:
+        return load(data)
+    except Exception as e:
+        raise AshError(f'{path} is no safetensors file ({type(e).__name__})') from None
 
 # %% ../nbs/02_files.ipynb #629999af
-def save_state(path, state:dict):
+def save_state(path, state: dict):
     "Write a nested dictionary of tensors and numbers, with a SHA-256 beside the file."
     import torch
+
     buffer = io.BytesIO()
     torch.save(state, buffer)
     write_hashed(path, buffer.getvalue())
 
+
 def load_state(path) -> dict:
     "Read back what `save_state` wrote. Raises AshError for a missing or damaged file, and one that would run code."
     import torch
+
     data = read_hashed(path)
-    try: return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
-    except Exception as e: raise AshError(f'{path} is not a state of tensors and numbers ({type(e).__name__})') from None
+    try:
+        return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
+    except Exception as e:
+        raise AshError(f'{path} is not a state of tensors and numbers ({type(e).__name__})') from None
 
 # %% ../nbs/02_files.ipynb #548591ef
-def _json(record): return (json.dumps(record, indent=1) + '\n').encode()
+def _json(record):
+    return (json.dumps(record, indent=1) + '\n').encode()
 
-def write_json(path, record, sealed:bool=False):
+
+def write_json(path, record, sealed: bool = False):
     "Write a record as JSON; `sealed`: with the SHA-256 of its text in it."
     return write_atomic(path, _json(record | {'sha256': sha256(_json(record | {'sha256': ''}))} if sealed else record))
 
-def read_json(path, sealed:bool=False) -> dict:
+
+def read_json(path, sealed: bool = False) -> dict:
     "Read a record. Raises AshError naming a file that is missing, malformed, holds something else, or does not fit its seal."
-    try: record = json.loads(data := Path(path).read_bytes())
-    except FileNotFoundError: raise AshError(f'{path} is missing') from None
-    except (ValueError, OSError, RecursionError) as e: raise AshError(f'{path} cannot be read as JSON: {e}') from None
-    if not isinstance(record, dict): raise AshError(f'{path} holds a {type(record).__name__}: expected a record, names and values')
+    try:
+        record = json.loads(data := Path(path).read_bytes())
+    except FileNotFoundError:
+        raise AshError(f'{path} is missing') from None
+    except (ValueError, OSError, RecursionError) as e:
+        raise AshError(f'{path} cannot be read as JSON: {e}') from None
+    if not isinstance(record, dict):
+        raise AshError(f'{path} holds a {type(record).__name__}: expected a record, names and values')
     seal = str(record.pop('sha256', '')) if sealed else ''
     if sealed and sha256(data.replace(seal.encode(), b'', 1)) != seal:
-        raise AshError(f'{path} is damaged or was edited, its SHA-256 is not the one in it: fetch it again, or begin anew in another folder')
+        raise AshError(
+            f'{path} is damaged or was edited, its SHA-256 is not the one in it: fetch it again, or begin anew in another folder'
+        )
     return record

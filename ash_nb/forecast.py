@@ -8,11 +8,13 @@ __all__ = ['LiveMemory', 'counted_flops', 'step_forecast']
 # %% ../nbs/34_forecast.ipynb #4960ec92
 import weakref
 from dataclasses import replace
+
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+
 from .config import AshError, Config
 from .methods import Guard, Learner
 from .presets import adapts
@@ -21,6 +23,7 @@ from .stylizer import Decoder, Encoder, Stylizer
 # %% ../nbs/34_forecast.ipynb #2972b287
 class LiveMemory(TorchDispatchMode):
     "Count the bytes of all tensor storages that are alive; `now` and `peak`."
+
     def __init__(self):
         super().__init__()
         self.now, self.peak, self.known = 0, 0, set()
@@ -28,22 +31,33 @@ class LiveMemory(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
         for t in tree_leaves(out):
-            if isinstance(t, torch.Tensor): self.add(t.untyped_storage())
+            if isinstance(t, torch.Tensor):
+                self.add(t.untyped_storage())
         return out
 
     def add(self, storage):
         key, size = storage._cdata, storage.nbytes()
-        if key in self.known: return
-        self.known.add(key); self.now += size; self.peak = max(self.peak, self.now)
+        if key in self.known:
+            return
+        self.known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self.remove, key, size)
 
-    def remove(self, key, size): self.known.discard(key); self.now -= size
+    def remove(self, key, size):
+        self.known.discard(key)
+        self.now -= size
 
 # %% ../nbs/34_forecast.ipynb #198f55f1
-class _Whole:       # in place of torch's tracker of modules, which autograd.grad confuses
+class _Whole:  # in place of torch's tracker of modules, which autograd.grad confuses
     parents = {'Global'}
-    def __enter__(self): return self
-    def __exit__(self, *error): pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
 
 def counted_flops():
     "Return a counter of the arithmetic of what runs inside `with`; ask get_total_flops()."
@@ -51,26 +65,40 @@ def counted_flops():
     counter.mod_tracker = _Whole()
     return counter
 
-def _stylizer(c): return Stylizer(Encoder(), Decoder()) if c.stylizer == 'vgg19' else None
+
+def _stylizer(c):
+    return Stylizer(Encoder(), Decoder()) if c.stylizer == 'vgg19' else None
 
 # %% ../nbs/34_forecast.ipynb #e0faa05d
 def step_forecast(
-    c:Config, # the run
-) -> dict: # gigabytes: weights (networks and optimizers), peak (of a step, weights included); tflop (of a step)
+    c: Config,  # the run
+) -> dict:  # gigabytes: weights (networks and optimizers), peak (of a step, weights included); tflop (of a step)
     "Forecast the memory and the arithmetic of a training step, photometric changes (which need little of either) aside. Raises AshError for a method that draws sizes from numbers."
-    c = replace(c, pretrained=False, body_weights='', jitter=0., precision='bf16' if c.precision == 'auto' else c.precision)
-    try: return _counted_step(c)
-    except DataDependentOutputException: raise AshError(f'no forecast of {c.method}: it draws sizes or mixtures on the host; ash_segmentation_loss needs about as much, or more') from None
+    c = replace(
+        c, pretrained=False, body_weights='', jitter=0.0, precision='bf16' if c.precision == 'auto' else c.precision
+    )
+    try:
+        return _counted_step(c)
+    except DataDependentOutputException:
+        raise AshError(
+            f'no forecast of {c.method}: it draws sizes or mixtures on the host; ash_segmentation_loss needs about as much, or more'
+        ) from None
+
 
 def _counted_step(c):
     with FakeTensorMode(allow_non_fake_inputs=True), LiveMemory() as memory:
         learner = Learner(c, 'cpu', _stylizer(c))
-        learner.guard = Guard(learner, lag=9)      # fake tensors hold no verdict to read
-        batch = dict(images=torch.zeros(c.batch_size, 3, c.height, c.width), labels=torch.zeros(c.batch_size, c.height, c.width, dtype=torch.int64))
+        learner.guard = Guard(learner, lag=9)  # fake tensors hold no verdict to read
+        batch = dict(
+            images=torch.zeros(c.batch_size, 3, c.height, c.width),
+            labels=torch.zeros(c.batch_size, c.height, c.width, dtype=torch.int64),
+        )
         other = lambda wanted, copies=1: torch.zeros_like(batch['images']).repeat(copies, 1, 1, 1) if wanted else None
         views = other(learner.needs('styles'), c.views if learner.method.extra == 'pyramid' else 1), other(adapts(c))
         learner.step(batch, views[0], 0, views[1])
-        for o in learner.optimizers.values(): o.zero_grad(set_to_none=True)
+        for o in learner.optimizers.values():
+            o.zero_grad(set_to_none=True)
         weights, memory.peak = memory.now, memory.now
-        with counted_flops() as flops: learner.step(batch, views[0], 1, views[1])
-    return dict(weights=weights/2**30, peak=memory.peak/2**30, tflop=flops.get_total_flops()/1e12)
+        with counted_flops() as flops:
+            learner.step(batch, views[0], 1, views[1])
+    return dict(weights=weights / 2**30, peak=memory.peak / 2**30, tflop=flops.get_total_flops() / 1e12)

@@ -8,10 +8,12 @@ __all__ = ['HALLUCINATORS', 'InstanceNorm', 'ASH', 'modulate', 'Hallucination', 
 
 # %% ../nbs/22_hallucinator.ipynb #ece12736
 from typing import Callable, NamedTuple
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 from fastcore.basics import patch
+from torch import Tensor, nn
+
 from .adain import channel_stats, full, perturb, restyle, sent
 from .config import AshError, one_of
 from .distributed import draw
@@ -19,43 +21,58 @@ from .distributed import draw
 # %% ../nbs/22_hallucinator.ipynb #8f90c16e
 class InstanceNorm(nn.Module):
     "Subtract each map's mean and divide by its standard deviation; right in any memory order and for any batch size."
+
     def forward(self, x):
         x = full(x)
         var, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
-        return (x - mean)*(var + 1e-5).rsqrt()
+        return (x - mean) * (var + 1e-5).rsqrt()
 
 # %% ../nbs/22_hallucinator.ipynb #4b3e86a4
-def _branch(inputs, outputs): return nn.Sequential(nn.Conv2d(inputs, outputs, 1), nn.LeakyReLU(0.1), nn.Conv2d(outputs, outputs, 1))
+def _branch(inputs, outputs):
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1), nn.LeakyReLU(0.1), nn.Conv2d(outputs, outputs, 1))
+
 
 class ASH(nn.Module):
     "Map class probabilities to scale and shift of style features (eq. 2)."
-    def __init__(self,
-        classes:int=19, # channels of the probabilities, C
-        width:int=128, # channels after the first convolution; the paper's size by default
-        features:int=512, # channels of the style features, D
+
+    def __init__(
+        self,
+        classes: int = 19,  # channels of the probabilities, C
+        width: int = 128,  # channels after the first convolution; the paper's size by default
+        features: int = 512,  # channels of the style features, D
     ):
         super().__init__()
         self.trunk = nn.Sequential(
-            nn.Conv2d(classes, width, 4, stride=4), nn.LeakyReLU(0.1), InstanceNorm(),
-            nn.Conv2d(width, 2*width, 1), nn.LeakyReLU(0.1),
-            nn.Conv2d(2*width, 2*width, 1), nn.LeakyReLU(0.1), InstanceNorm())
-        self.scale, self.shift = _branch(2*width, features), _branch(2*width, features)
+            nn.Conv2d(classes, width, 4, stride=4),
+            nn.LeakyReLU(0.1),
+            InstanceNorm(),
+            nn.Conv2d(width, 2 * width, 1),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(2 * width, 2 * width, 1),
+            nn.LeakyReLU(0.1),
+            InstanceNorm(),
+        )
+        self.scale, self.shift = _branch(2 * width, features), _branch(2 * width, features)
 
-    def forward(self,
-        probs:Tensor, # (B, C, h, w) class probabilities, each side at least 8
-    ) -> tuple[Tensor, Tensor]: # gamma and beta, each (B, D, h/4, w/4)
+    def forward(
+        self,
+        probs: Tensor,  # (B, C, h, w) class probabilities, each side at least 8
+    ) -> tuple[Tensor, Tensor]:  # gamma and beta, each (B, D, h/4, w/4)
         "Return gamma and beta at a quarter of the condition's size. Raises AshError when that is a single position."
-        if min(probs.shape[-2:]) < 8: raise AshError(f'the condition is {probs.shape[-1]} x {probs.shape[-2]} positions: ASH needs at least 8 each way, images of 64 x 64')
-        hidden = self.trunk(probs)                  # (B, 2*width, h/4, w/4)
+        if min(probs.shape[-2:]) < 8:
+            raise AshError(
+                f'the condition is {probs.shape[-1]} x {probs.shape[-2]} positions: ASH needs at least 8 each way, images of 64 x 64'
+            )
+        hidden = self.trunk(probs)  # (B, 2*width, h/4, w/4)
         return self.scale(hidden), self.shift(hidden)
 
 # %% ../nbs/22_hallucinator.ipynb #21d44095
 def modulate(
-    style:Tensor, # (B, D, H, W) style features, perturbed by noise or not
-    gamma:Tensor, # (B, D, h, w) scale
-    beta:Tensor, # (B, D, h, w) shift
-    delta:float=1.0, # offset of the scale
-) -> Tensor: # (B, D, H, W)
+    style: Tensor,  # (B, D, H, W) style features, perturbed by noise or not
+    gamma: Tensor,  # (B, D, h, w) scale
+    beta: Tensor,  # (B, D, h, w) shift
+    delta: float = 1.0,  # offset of the scale
+) -> Tensor:  # (B, D, H, W)
     "Scale and shift style features: f' = f (gamma + delta) + beta (eq. 3)."
     gamma, beta = (F.interpolate(x, style.shape[-2:], mode='bilinear', align_corners=True) for x in (gamma, beta))
     return style * (gamma + delta) + beta
@@ -63,32 +80,45 @@ def modulate(
 # %% ../nbs/22_hallucinator.ipynb #4e9d8f70
 class Hallucination(NamedTuple):
     "A restyled batch and what was done to it."
-    images: Tensor # (B, 3, H, W) restyled images in [0, 1]
-    source_features: Tensor | None = None # (B, D, h, w) encoder features of the images; None where no encoder is used
-    features: Tensor | None = None # (B, D, h, w) AdaIN's output, before blending with alpha
-    source_stats: tuple | None = None # mean and standard deviation of the source features, each (B, D, 1, 1)
-    style_stats: tuple | None = None # those of the (noised) style features
-    stats: tuple | None = None # those of f', which AdaIN's output has
-    gamma: Tensor | None = None # (B, D, h', w') scale, None where nothing is modulated
-    beta: Tensor | None = None # (B, D, h', w') shift
-    change: Callable | None = None # what is done to the segmenter's early features (B, D', h, w) instead of to the image
+
+    images: Tensor  # (B, 3, H, W) restyled images in [0, 1]
+    source_features: Tensor | None = None  # (B, D, h, w) encoder features of the images; None where no encoder is used
+    features: Tensor | None = None  # (B, D, h, w) AdaIN's output, before blending with alpha
+    source_stats: tuple | None = None  # mean and standard deviation of the source features, each (B, D, 1, 1)
+    style_stats: tuple | None = None  # those of the (noised) style features
+    stats: tuple | None = None  # those of f', which AdaIN's output has
+    gamma: Tensor | None = None  # (B, D, h', w') scale, None where nothing is modulated
+    beta: Tensor | None = None  # (B, D, h', w') shift
+    change: Callable | None = (
+        None  # what is done to the segmenter's early features (B, D', h, w) instead of to the image
+    )
 
 # %% ../nbs/22_hallucinator.ipynb #d0b0165f
 class AdaINHallucinator(nn.Module):
     "Restyle images with the statistics of style images (AdaIN, eq. 1); nothing is learned."
-    def __init__(self,
-        stylizer, # frozen encoder and decoder, ash_nb.stylizer.Stylizer
-        alpha:float=0.5, # share of restyled features; 1 = all
-        alpha_min:float=-1.0, # draw the share from [alpha_min, alpha] per image; negative: always alpha
-        noise:str='none', # kind of noise Z on the style features
-        noise_strength:float=1.0, # 0 = none
-        clamp:bool=True, # bring the images to [0, 1]
+
+    def __init__(
+        self,
+        stylizer,  # frozen encoder and decoder, ash_nb.stylizer.Stylizer
+        alpha: float = 0.5,  # share of restyled features; 1 = all
+        alpha_min: float = -1.0,  # draw the share from [alpha_min, alpha] per image; negative: always alpha
+        noise: str = 'none',  # kind of noise Z on the style features
+        noise_strength: float = 1.0,  # 0 = none
+        clamp: bool = True,  # bring the images to [0, 1]
     ):
         super().__init__()
         self.learned = {}
-        self.stylizer, self.alpha, self.alpha_min, self.noise, self.noise_strength, self.clamp = stylizer, alpha, alpha_min, noise, noise_strength, clamp
+        self.stylizer, self.alpha, self.alpha_min, self.noise, self.noise_strength, self.clamp = (
+            stylizer,
+            alpha,
+            alpha_min,
+            noise,
+            noise_strength,
+            clamp,
+        )
 
-    def modulate(self, style, probs): return style, None, None
+    def modulate(self, style, probs):
+        return style, None, None
 
     def transfer(self, source, style, probs):
         "Return restyled features (eq. 1), the statistics of f', gamma and beta."
@@ -103,20 +133,24 @@ class AdaINHallucinator(nn.Module):
 
 # %% ../nbs/22_hallucinator.ipynb #ec341b12
 @patch
-def blend(self:AdaINHallucinator, source, features, size, generator):
+def blend(self: AdaINHallucinator, source, features, size, generator):
     "Decode a share of the restyled features and the rest of the source's, (B, 3, *size)."
     alpha = sent(self.share(len(source), generator), source)
-    return self.stylizer.decode(alpha*features + (1 - alpha)*source, size, self.clamp)
+    return self.stylizer.decode(alpha * features + (1 - alpha) * source, size, self.clamp)
+
 
 @torch.no_grad()
-def _encode(hallucinator, images, styles): return full(hallucinator.stylizer.encode(images)), full(hallucinator.stylizer.encode(styles))
+def _encode(hallucinator, images, styles):
+    return full(hallucinator.stylizer.encode(images)), full(hallucinator.stylizer.encode(styles))
+
 
 @patch
-def forward(self:AdaINHallucinator,
-    images:Tensor, # (B, 3, H, W) in [0, 1]
-    probs:Tensor, # (B, C, h, w) class probabilities that condition the restyling
-    styles:Tensor, # (B, 3, H', W') style images in [0, 1]
-    generator:torch.Generator, # draws noise and alpha
+def forward(
+    self: AdaINHallucinator,
+    images: Tensor,  # (B, 3, H, W) in [0, 1]
+    probs: Tensor,  # (B, C, h, w) class probabilities that condition the restyling
+    styles: Tensor,  # (B, 3, H', W') style images in [0, 1]
+    generator: torch.Generator,  # draws noise and alpha
 ) -> Hallucination:
     "Restyle `images` by `styles`."
     source, style = _encode(self, images, styles)
@@ -128,12 +162,14 @@ def forward(self:AdaINHallucinator,
 # %% ../nbs/22_hallucinator.ipynb #4cbed2e2
 class ASHHallucinator(AdaINHallucinator):
     "Restyle images by AdaIN with style features that ASH scales and shifts by class probabilities (eqs. 1 to 3)."
-    def __init__(self,
-        stylizer, # frozen encoder and decoder
-        ash:ASH, # the module that is trained
-        delta:float=1.0, # offset of gamma, eq. 3
-        label_smoothing:float=0.1, # smoothing of the probabilities
-        **kw, # as for AdaINHallucinator
+
+    def __init__(
+        self,
+        stylizer,  # frozen encoder and decoder
+        ash: ASH,  # the module that is trained
+        delta: float = 1.0,  # offset of gamma, eq. 3
+        label_smoothing: float = 0.1,  # smoothing of the probabilities
+        **kw,  # as for AdaINHallucinator
     ):
         super().__init__(stylizer, **kw)
         self.ash, self.delta, self.label_smoothing = ash, delta, label_smoothing
@@ -144,52 +180,80 @@ class ASHHallucinator(AdaINHallucinator):
         gamma, beta = self.ash(smooth(probs, self.label_smoothing))
         return modulate(style, gamma, beta, self.delta), gamma, beta
 
+
 def smooth(probs, amount=0.1):
     "Mix probabilities (B, C, h, w) with the uniform distribution."
-    return (1 - amount)*probs + amount/probs.shape[1]
+    return (1 - amount) * probs + amount / probs.shape[1]
 
 # %% ../nbs/22_hallucinator.ipynb #2b11a9e5
 class SpatialASHHallucinator(ASHHallucinator):
     "Restyle every position by its own scale and shift, taken from the class probabilities there."
+
     def transfer(self, source, style, probs):
         "Return restyled features, their statistics, gamma and beta."
         (own_mean, own_std), (mean, std) = channel_stats(source), channel_stats(style)
         gamma, beta = self.ash(smooth(probs, self.label_smoothing))
         g, b = (F.interpolate(x, source.shape[-2:], mode='bilinear', align_corners=True) for x in (gamma, beta))
-        features = std*((g + self.delta)*(source - own_mean)/own_std + b) + mean
+        features = std * ((g + self.delta) * (source - own_mean) / own_std + b) + mean
         return features, channel_stats(features), gamma, beta
 
 # %% ../nbs/22_hallucinator.ipynb #f71f8465
 @torch.no_grad()
 def classwise_l1(
-    ash:ASH, # the module
-    probs:Tensor, # (1, C, h, w) class probabilities as the module is given them
-) -> list: # a dictionary a class: class, gamma, beta (changes of the L1 norms), pixels predicted, and the norms of all classes
+    ash: ASH,  # the module
+    probs: Tensor,  # (1, C, h, w) class probabilities as the module is given them
+) -> (
+    list
+):  # a dictionary a class: class, gamma, beta (changes of the L1 norms), pixels predicted, and the norms of all classes
     "Measure how the L1 norms of gamma and beta change when a class is removed from the condition (Figure 4)."
     classes = probs.shape[1]
     present = 1 - torch.eye(classes, device=probs.device, dtype=probs.dtype)[:, :, None, None]
-    gamma, beta = (x.abs().sum((1, 2, 3)) for x in ash(torch.cat([probs, probs*present])))          # (1 + C,)
+    gamma, beta = (x.abs().sum((1, 2, 3)) for x in ash(torch.cat([probs, probs * present])))  # (1 + C,)
     pixels = torch.bincount(probs[0].argmax(0).flatten(), minlength=classes)
-    return [{'class': k, 'gamma': float(gamma[0] - gamma[k + 1]), 'beta': float(beta[0] - beta[k + 1]), 'pixels': int(pixels[k]),
-             'gamma_all': float(gamma[0]), 'beta_all': float(beta[0])} for k in range(classes)]
+    return [
+        {
+            'class': k,
+            'gamma': float(gamma[0] - gamma[k + 1]),
+            'beta': float(beta[0] - beta[k + 1]),
+            'pixels': int(pixels[k]),
+            'gamma_all': float(gamma[0]),
+            'beta_all': float(beta[0]),
+        }
+        for k in range(classes)
+    ]
 
 # %% ../nbs/22_hallucinator.ipynb #9549307e
-def _share(c): return dict(alpha=c.alpha, alpha_min=c.alpha_min, clamp=c.clamp_images)
-def _noise(c): return dict(noise=c.noise, noise_strength=c.noise_strength)
+def _share(c):
+    return dict(alpha=c.alpha, alpha_min=c.alpha_min, clamp=c.clamp_images)
 
-def _ash(kind): # a builder of an ASH hallucinator
-    return lambda c, stylizer: kind(stylizer, ASH(width=c.ash_width, features=stylizer.channels), c.delta, c.label_smoothing, **_noise(c), **_share(c))
 
-HALLUCINATORS = { # name -> function of configuration and stylizer
+def _noise(c):
+    return dict(noise=c.noise, noise_strength=c.noise_strength)
+
+
+def _ash(kind):  # a builder of an ASH hallucinator
+    return lambda c, stylizer: kind(
+        stylizer,
+        ASH(width=c.ash_width, features=stylizer.channels),
+        c.delta,
+        c.label_smoothing,
+        **_noise(c),
+        **_share(c),
+    )
+
+
+HALLUCINATORS = {  # name -> function of configuration and stylizer
     'adain': lambda c, stylizer: AdaINHallucinator(stylizer, **_share(c)),
     'adain_noise': lambda c, stylizer: AdaINHallucinator(stylizer, **_noise(c), **_share(c)),
     'ash': _ash(ASHHallucinator),
-    'spatial_ash': _ash(SpatialASHHallucinator)}
+    'spatial_ash': _ash(SpatialASHHallucinator),
+}
+
 
 def make_hallucinator(
-    name:str, # one of HALLUCINATORS
-    config, # ash_nb.config.Config
-    stylizer, # frozen encoder and decoder
+    name: str,  # one of HALLUCINATORS
+    config,  # ash_nb.config.Config
+    stylizer,  # frozen encoder and decoder
 ) -> nn.Module:
     "Build a hallucinator as the configuration says. Raises AshError for an unknown name."
     return HALLUCINATORS[one_of(name, HALLUCINATORS, 'hallucinator')](config, stylizer)

@@ -9,9 +9,11 @@ __all__ = ['HALLUCINATORS', 'RandConv', 'AmplitudeMix', 'AdvStyle', 'changed', '
 # %% ../nbs/27_harder.ipynb #a1270189
 import functools
 from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
 from .adain import channel_stats, full, restyle, sent
 from .config import AshError
 from .distributed import averaged, draw, rank_and_size, whole_batch
@@ -22,7 +24,9 @@ from .segmenter import BODY_KINDS
 # %% ../nbs/27_harder.ipynb #f93e2f16
 class RandConv(nn.Module):
     "Pass each image through a random convolution and mix it with itself (RandConv, Xu et al. 2021)."
+
     needs, learned = (), {}
+
     def __init__(self, config, stylizer=None):
         super().__init__()
         self.clamp = config.clamp_images
@@ -33,17 +37,19 @@ class RandConv(nn.Module):
         size, share = (draw(torch.rand, (n,), generator) for _ in range(2))
         kernels, out = sent(draw(torch.randn, (n, 3, 3, 7, 7), generator), images), []
         for x, u, a, w in zip(images.detach() - 0.5, size.tolist(), share.tolist(), kernels):
-            r = int(4*u)                                                        # radius 0 .. 3, k = 2r + 1
-            w = w[..., 3-r:4+r, 3-r:4+r]/(3*(2*r + 1)**2)**0.5
-            y = F.conv2d(F.pad(x[None], (r,)*4, mode='reflect'), w)[0]
-            out.append(a*x + (1 - a)*y + 0.5)
+            r = int(4 * u)  # radius 0 .. 3, k = 2r + 1
+            w = w[..., 3 - r : 4 + r, 3 - r : 4 + r] / (3 * (2 * r + 1) ** 2) ** 0.5
+            y = F.conv2d(F.pad(x[None], (r,) * 4, mode='reflect'), w)[0]
+            out.append(a * x + (1 - a) * y + 0.5)
         out = torch.stack(out)
         return Hallucination(out.clamp(0, 1) if self.clamp else out)
 
 # %% ../nbs/27_harder.ipynb #0c85b4cf
 class AmplitudeMix(nn.Module):
     "Mix the Fourier amplitude of each image with that of a style image of the same size; keep its phase."
+
     needs, learned = ('styles',), {}
+
     def __init__(self, config, stylizer=None):
         super().__init__()
         self.clamp = config.clamp_images
@@ -58,40 +64,55 @@ class AmplitudeMix(nn.Module):
 # %% ../nbs/27_harder.ipynb #6da99d31
 class AdvStyle(nn.Module):
     "Move each image's channel statistics one step up the loss (AdvStyle, Zhong et al. 2022)."
+
     needs, learned, wants_gradient = (), {}, True
-    def __init__(self, config, stylizer=None, length:float=0.3):
+
+    def __init__(self, config, stylizer=None, length: float = 0.3):
         super().__init__()
         self.length, self.clamp = length, config.clamp_images
 
     def forward(self, images, probs, styles, generator):
         "Return the images with moved statistics. Raises AshError without the loss's gradient in `images.grad`."
-        if images.grad is None: raise AshError('advstyle needs the gradient of the loss at the images: run the source pass with images that require it')
+        if images.grad is None:
+            raise AshError(
+                'advstyle needs the gradient of the loss at the images: run the source pass with images that require it'
+            )
         x, g = images.detach(), full(images.grad)
         mean, std = channel_stats(x)
-        n = (x - mean)/std
-        up = torch.cat([g.sum((2, 3), keepdim=True), (g*n).sum((2, 3), keepdim=True)], 1)     # (B, 6, 1, 1)
-        up = self.length*up/up.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        out = n*(std + up[:, 3:]).clamp(min=0.01) + mean + up[:, :3]
+        n = (x - mean) / std
+        up = torch.cat([g.sum((2, 3), keepdim=True), (g * n).sum((2, 3), keepdim=True)], 1)  # (B, 6, 1, 1)
+        up = self.length * up / up.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        out = n * (std + up[:, 3:]).clamp(min=0.01) + mean + up[:, :3]
         return Hallucination(out.clamp(0, 1) if self.clamp else out)
 
 # %% ../nbs/27_harder.ipynb #7bf0cca8
 @contextmanager
 def changed(
-    segmenter, # ash_nb.segmenter.Segmenter
-    change, # function of its early features (B, D', h, w); None: nothing changes
+    segmenter,  # ash_nb.segmenter.Segmenter
+    change,  # function of its early features (B, D', h, w); None: nothing changes
 ):
     "Run the segmenter with `change` applied to the output of its body's early stage."
-    if change is None: yield; return
-    handle = segmenter.body.get_submodule(segmenter.body.early[0]).register_forward_hook(lambda module, inputs, output: change(output))
-    try: yield
-    finally: handle.remove()
+    if change is None:
+        yield
+        return
+    handle = segmenter.body.get_submodule(segmenter.body.early[0]).register_forward_hook(
+        lambda module, inputs, output: change(output)
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
+
 
 class FeatureHallucinator(nn.Module):
     "Give the segmenter's early features other channel statistics; `statistics` says which. Raises AshError for batches of one image."
+
     needs, learned = (), {}
+
     def __init__(self, config, stylizer=None):
         super().__init__()
-        if config.batch_size < 2: raise AshError(f'method {config.method} mixes the images of a batch: set batch_size to 2 or more')
+        if config.batch_size < 2:
+            raise AshError(f'method {config.method} mixes the images of a batch: set batch_size to 2 or more')
 
     def forward(self, images, probs, styles, generator):
         "Return the images as they are, and the change."
@@ -103,17 +124,21 @@ class FeatureHallucinator(nn.Module):
         return restyle(f, *self.statistics(mean, std, generator)).to(f.dtype)
 
 # %% ../nbs/27_harder.ipynb #df3928ab
-def _quantile(name, *shape): # a distribution of scipy as a function of uniform numbers
+def _quantile(name, *shape):  # a distribution of scipy as a function of uniform numbers
     from scipy import stats
+
     return lambda u: torch.from_numpy(getattr(stats, name)(*shape).ppf(u.double().tolist())).to(u.dtype)
+
 
 def own_rows(x):
     "Return this process's rows of something that stands for the whole batch."
     rank, size = rank_and_size()
     return x.chunk(size)[rank]
 
+
 class MixStyle(FeatureHallucinator):
     "Mix channel statistics within the batch (MixStyle, Zhou et al. 2021)."
+
     def statistics(self, mean, std, generator):
         "Return mixed statistics."
         share = sent(_quantile('beta', 0.1, 0.1)(draw(torch.rand, (len(mean), 1, 1, 1), generator)), mean)
@@ -125,19 +150,20 @@ class MixStyle(FeatureHallucinator):
 # %% ../nbs/27_harder.ipynb #0fe8eb9b
 class DSU(FeatureHallucinator):
     "Draw channel statistics from Gaussians as wide as the batch's spread (DSU, Li et al. 2022)."
+
     def statistics(self, mean, std, generator):
         "Return drawn statistics."
         noise = [sent(draw(torch.randn, x.shape, generator), x) for x in (mean, std)]
-        return tuple(x + whole_batch(x).std(0, keepdim=True)*z for x, z in zip((mean, std), noise))
+        return tuple(x + whole_batch(x).std(0, keepdim=True) * z for x, z in zip((mean, std), noise))
 
 # %% ../nbs/27_harder.ipynb #24a7fd6f
 def farthest_points(
-    points:torch.Tensor, # (N, D)
-    n:int, # how many to choose
-) -> torch.Tensor: # (min(n, N),) indices
+    points: torch.Tensor,  # (N, D)
+    n: int,  # how many to choose
+) -> torch.Tensor:  # (min(n, N),) indices
     "Choose points one by one, each the farthest from those chosen before; the first is the farthest from the mean."
     distance = (points - points.mean(0)).norm(dim=1)
-    chosen = [distance.argmax()[None]]                                   # stays on the device: nobody waits for it
+    chosen = [distance.argmax()[None]]  # stays on the device: nobody waits for it
     distance = (points - points.index_select(0, chosen[0])).norm(dim=1)
     while len(chosen) < min(n, len(points)):
         chosen.append(distance.argmax()[None])
@@ -147,28 +173,31 @@ def farthest_points(
 # %% ../nbs/27_harder.ipynb #d0e49669
 class Bank(nn.Module):
     "The last `size` channel statistics."
-    def __init__(self, channels:int, size:int=256):
-        super().__init__()
-        self.register_buffer('rows', torch.zeros(size, 2*channels))
-        self.register_buffer('count', torch.zeros((), dtype=torch.long))
-        self.known = None, 0                    # which state of `count` the host has read, and its value
 
-    def state(self): return id(self.count), self.count._version
+    def __init__(self, channels: int, size: int = 256):
+        super().__init__()
+        self.register_buffer('rows', torch.zeros(size, 2 * channels))
+        self.register_buffer('count', torch.zeros((), dtype=torch.long))
+        self.known = None, 0  # which state of `count` the host has read, and its value
+
+    def state(self):
+        return id(self.count), self.count._version
 
     @torch.no_grad()
-    def add(self, rows): # (B, 2*channels)
+    def add(self, rows):  # (B, 2*channels)
         "Put rows in place of the oldest and return all that are filled."
         filled = self.known[1] if self.known[0] == self.state() else int(self.count)
         at = (self.count + torch.arange(len(rows), device=self.rows.device)) % len(self.rows)
         self.rows[at] = rows.to(self.rows)
         self.count += len(rows)
         self.known = self.state(), filled + len(rows)
-        return self.rows[:self.known[1]]
+        return self.rows[: self.known[1]]
 
 # %% ../nbs/27_harder.ipynb #3ed0f6da
 class SHADE(FeatureHallucinator):
     "Give features a random convex combination of basis styles (style hallucination of SHADE, Zhao et al. 2022)."
-    def __init__(self, config, stylizer=None, styles:int=len(CLASSES)):
+
+    def __init__(self, config, stylizer=None, styles: int = len(CLASSES)):
         super().__init__(config)
         self.bank, self.styles = Bank(BODY_KINDS[config.body].early[1]), styles
         self.learned = {'bank': self.bank}
@@ -176,74 +205,90 @@ class SHADE(FeatureHallucinator):
     def statistics(self, mean, std, generator):
         "Return combined statistics."
         rows = self.bank.add(torch.cat([whole_batch(mean), whole_batch(std)], 1)[:, :, 0, 0])
-        basis = rows[farthest_points(rows, self.styles)]                              # (K, 2D)
-        w = _quantile('gamma', 1/len(basis))(draw(torch.rand, (len(mean), len(basis)), generator)) + 1e-12
-        return (sent(w/w.sum(1, keepdim=True), basis) @ basis).to(mean)[..., None, None].chunk(2, 1)
+        basis = rows[farthest_points(rows, self.styles)]  # (K, 2D)
+        w = _quantile('gamma', 1 / len(basis))(draw(torch.rand, (len(mean), len(basis)), generator)) + 1e-12
+        return (sent(w / w.sum(1, keepdim=True), basis) @ basis).to(mean)[..., None, None].chunk(2, 1)
 
 # %% ../nbs/27_harder.ipynb #5e8cee8a
 class _Turn(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x): return x.view_as(x)
+    def forward(ctx, x):
+        return x.view_as(x)
+
     @staticmethod
-    def backward(ctx, g): return -g
+    def backward(ctx, g):
+        return -g
+
 
 class Gate(nn.Module):
     "A strength for each class, learned."
-    def __init__(self, classes:int=len(CLASSES)):
+
+    def __init__(self, classes: int = len(CLASSES)):
         super().__init__()
         self.theta = nn.Parameter(torch.randn(classes))
 
-    def forward(self, probs, turned=False): # (B, C, h, w) -> (B, 1, h, w) in (0, 1)
+    def forward(self, probs, turned=False):  # (B, C, h, w) -> (B, 1, h, w) in (0, 1)
         theta = _Turn.apply(self.theta) if turned else self.theta
-        return (probs*theta.sigmoid().view(1, -1, 1, 1)).sum(1, keepdim=True)
+        return (probs * theta.sigmoid().view(1, -1, 1, 1)).sum(1, keepdim=True)
+
 
 class Gated(nn.Module):
     "Let another hallucinator through by class."
-    def __init__(self, inner, gate:Gate):
+
+    def __init__(self, inner, gate: Gate):
         super().__init__()
         self.inner, self.gate, self.needs, self.learned = inner, gate, inner.needs, {'gate': gate} | inner.learned
 
     def forward(self, images, probs, styles, generator):
         "Return the inner hallucinator's view, each position mixed with the original by its classes' strengths."
         h = self.inner(images, probs, styles, generator)
-        strength = lambda x, turned: F.interpolate(self.gate(probs, turned), x.shape[-2:], mode='bilinear', align_corners=True).to(x.dtype)
-        if h.change is None: return Hallucination(torch.lerp(images.detach(), h.images, strength(images, False)))
+        strength = lambda x, turned: F.interpolate(
+            self.gate(probs, turned), x.shape[-2:], mode='bilinear', align_corners=True
+        ).to(x.dtype)
+        if h.change is None:
+            return Hallucination(torch.lerp(images.detach(), h.images, strength(images, False)))
         return h._replace(change=lambda f: torch.lerp(f, h.change(f), strength(f, True)))
 
 # %% ../nbs/27_harder.ipynb #6f7f7da2
-def _mlp(*sizes): return nn.Sequential(*[m for i, o in zip(sizes, sizes[1:]) for m in (nn.Linear(i, o), nn.ReLU())][:-1])
+def _mlp(*sizes):
+    return nn.Sequential(*[m for i, o in zip(sizes, sizes[1:]) for m in (nn.Linear(i, o), nn.ReLU())][:-1])
+
 
 class StyleVAE(nn.Module):
     "A variational autoencoder of style statistics (RAIN)."
-    def __init__(self, channels:int):
+
+    def __init__(self, channels: int):
         super().__init__()
-        d = 2*channels
+        d = 2 * channels
         self.encoder, self.decoder, self.channels = _mlp(d, d, d, d), _mlp(channels, d, d, d), channels
         self.register_buffer('mean', torch.zeros(d))
         self.register_buffer('std', torch.ones(d))
         self.requires_grad_(False)
 
-    def encode(self, stats): # (B, 2D) -> mean and standard deviation of the latent, each (B, D)
-        return self.encoder((stats - self.mean)/self.std).chunk(2, 1)
+    def encode(self, stats):  # (B, 2D) -> mean and standard deviation of the latent, each (B, D)
+        return self.encoder((stats - self.mean) / self.std).chunk(2, 1)
 
-    def decode(self, latent): # (B, D) -> statistics (B, 2D)
-        return self.decoder(latent)*self.std + self.mean
+    def decode(self, latent):  # (B, D) -> statistics (B, 2D)
+        return self.decoder(latent) * self.std + self.mean
 
     def loss(self, stats, noise):
         "KL divergence plus five times the squared error of the reconstruction."
         mean, std = self.encode(stats)
-        kl = 0.5*(mean**2 + std**2 - (std**2 + 1e-5).log() - 1).mean()
-        return kl + 5*F.mse_loss((self.decode(mean + std*noise) - self.mean)/self.std, (stats - self.mean)/self.std)
+        kl = 0.5 * (mean**2 + std**2 - (std**2 + 1e-5).log() - 1).mean()
+        return kl + 5 * F.mse_loss(
+            (self.decode(mean + std * noise) - self.mean) / self.std, (stats - self.mean) / self.std
+        )
 
 # %% ../nbs/27_harder.ipynb #ebd3b60b
 def fit_vae(
-    vae:StyleVAE, # filled in place
-    stats:torch.Tensor, # (N, 2D) style statistics
-    generator:torch.Generator, # draws batches and noise
-    steps:int=400, # of Adam
+    vae: StyleVAE,  # filled in place
+    stats: torch.Tensor,  # (N, 2D) style statistics
+    generator: torch.Generator,  # draws batches and noise
+    steps: int = 400,  # of Adam
 ):
     "Fit the autoencoder to style statistics."
-    vae.mean.copy_(stats.mean(0)); vae.std.copy_(stats.std(0).clamp(min=1e-3))
+    vae.mean.copy_(stats.mean(0))
+    vae.std.copy_(stats.std(0).clamp(min=1e-3))
     vae.requires_grad_(True)
     optimizer = torch.optim.Adam(vae.parameters(), 1e-3)
     for _ in range(steps):
@@ -256,8 +301,10 @@ def fit_vae(
 # %% ../nbs/27_harder.ipynb #7ac7a72e
 class ASMHallucinator(AdaINHallucinator):
     "Restyle by a sample near one image's style, moved up the loss between two views (ASM, Luo et al. 2020)."
-    copies = 2 # views a step
-    def __init__(self, config, stylizer, ascent:float=20.):
+
+    copies = 2  # views a step
+
+    def __init__(self, config, stylizer, ascent: float = 20.0):
         super().__init__(stylizer, **_share(config))
         self.vae, self.ascent, self.sample, self.turn = StyleVAE(stylizer.channels), ascent, None, 0
         self.learned = {'vae': self.vae}
@@ -265,32 +312,40 @@ class ASMHallucinator(AdaINHallucinator):
     @torch.no_grad()
     def fit(self, styles, generator):
         "Fit the autoencoder to the statistics of style images (a data set)."
-        rows = [torch.cat(channel_stats(self.stylizer.encode(s['image'][None].to(self.vae.mean)/255)), 1)[:, :, 0, 0] for s in styles]
-        with torch.enable_grad(): fit_vae(self.vae, torch.cat(rows).to(self.vae.mean), generator)
+        rows = [
+            torch.cat(channel_stats(self.stylizer.encode(s['image'][None].to(self.vae.mean) / 255)), 1)[:, :, 0, 0]
+            for s in styles
+        ]
+        with torch.enable_grad():
+            fit_vae(self.vae, torch.cat(rows).to(self.vae.mean), generator)
 
     def forward(self, images, probs, styles, generator):
         "Restyle by the current sample; the first view draws it around the style of `styles`."
         source, style = _encode(self, images, styles)
         if self.sample is None:
             mean, std = self.vae.encode(torch.cat(channel_stats(style), 1)[:, :, 0, 0])
-            self.sample = mean + std*sent(draw(torch.randn, mean.shape, generator), mean)
+            self.sample = mean + std * sent(draw(torch.randn, mean.shape, generator), mean)
         self.sample.requires_grad_()
         mean, std = self.vae.decode(self.sample)[..., None, None].chunk(2, 1)
-        return Hallucination(self.blend(source, restyle(source, mean, std.clamp(min=1e-3)), images.shape[-2:], generator))
+        return Hallucination(
+            self.blend(source, restyle(source, mean, std.clamp(min=1e-3)), images.shape[-2:], generator)
+        )
 
 # %% ../nbs/27_harder.ipynb #61515b0a
 from fastcore.basics import patch
 
+
 @patch
-def harden(self:ASMHallucinator,
-    h:Hallucination, # the view that was shown
-    grad, # (B, 3, H, W) gradient of the loss at its images
-    loss, # the loss's value
+def harden(
+    self: ASMHallucinator,
+    h: Hallucination,  # the view that was shown
+    grad,  # (B, 3, H, W) gradient of the loss at its images
+    loss,  # the loss's value
 ):
     "Move the sample up the loss after the first view; forget it after the second."
     self.turn = (self.turn + 1) % self.copies
-    up = torch.autograd.grad(h.images, self.sample, grad)[0]*len(grad)
-    self.sample = (self.sample + self.ascent/averaged(loss.detach()).to(up)*up).detach() if self.turn else None
+    up = torch.autograd.grad(h.images, self.sample, grad)[0] * len(grad)
+    self.sample = (self.sample + self.ascent / averaged(loss.detach()).to(up) * up).detach() if self.turn else None
 
 # %% ../nbs/27_harder.ipynb #09dcdc07
 def _gated(kind):
@@ -298,5 +353,14 @@ def _gated(kind):
     build.needs = kind.needs
     return build
 
-HALLUCINATORS |= {'randconv': RandConv, 'fact': AmplitudeMix, 'advstyle': AdvStyle, 'mixstyle': MixStyle, 'dsu': DSU, 'shade': SHADE, 'asm': ASMHallucinator}
+
+HALLUCINATORS |= {
+    'randconv': RandConv,
+    'fact': AmplitudeMix,
+    'advstyle': AdvStyle,
+    'mixstyle': MixStyle,
+    'dsu': DSU,
+    'shade': SHADE,
+    'asm': ASMHallucinator,
+}
 HALLUCINATORS |= {f'gated_{k}': _gated(HALLUCINATORS[k]) for k in ('randconv', 'mixstyle', 'dsu', 'shade')}

@@ -9,139 +9,158 @@ __all__ = ['focal_cross_entropy', 'segmentation_loss', 'adversarial_loss', 'clan
 
 # %% ../nbs/30_losses.ipynb #039398bf
 import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
 from .adain import channel_stats, full
 from .distributed import averaged
 from .labels import IGNORE
 
 # %% ../nbs/30_losses.ipynb #d9e1401c
 def focal_cross_entropy(
-    logits:Tensor, # (B, C, H, W)
-    labels:Tensor, # (B, H, W) train ids, 255 ignored
-    gamma:float=2.0, # exponent; 0 = cross entropy
-    weights:Tensor|None=None, # (C,) weight of each class; None: 1
-) -> Tensor: # scalar
+    logits: Tensor,  # (B, C, H, W)
+    labels: Tensor,  # (B, H, W) train ids, 255 ignored
+    gamma: float = 2.0,  # exponent; 0 = cross entropy
+    weights: Tensor | None = None,  # (C,) weight of each class; None: 1
+) -> Tensor:  # scalar
     "Average -(1-p)^gamma log p over labelled pixels, p the probability of the true class (focal loss, Lin et al. 2017)."
-    rows = full(logits).movedim(1, -1).flatten(0, -2)                      # (B*H*W, C): twice as fast as over axis 1, and no copy in channels_last order
+    rows = (
+        full(logits).movedim(1, -1).flatten(0, -2)
+    )  # (B*H*W, C): twice as fast as over axis 1, and no copy in channels_last order
     log_p = -F.cross_entropy(rows, labels.flatten(), ignore_index=IGNORE, reduction='none').view(labels.shape)
     counted = labels != IGNORE
-    loss = -log_p if gamma == 0 else -(1 - log_p.exp()).clamp(0, 1)**gamma * log_p
-    if weights is not None: loss = loss * weights.to(loss)[labels.where(counted, 0)]
+    loss = -log_p if gamma == 0 else -((1 - log_p.exp()).clamp(0, 1) ** gamma) * log_p
+    if weights is not None:
+        loss = loss * weights.to(loss)[labels.where(counted, 0)]
     return (loss * counted).sum() / averaged(counted.sum().to(loss)).clamp(min=1).to(loss)
 
 # %% ../nbs/30_losses.ipynb #a394ac48
 def segmentation_loss(
-    heads, # tuple of logits, each (B, C, h, w)
-    labels:Tensor, # (B, H, W) train ids
-    focal:float=0.0, # exponent of the focal form; 0 = cross entropy
-    weights:Tensor|None=None, # (C,) weight of each class; None: 1
-) -> Tensor: # scalar
+    heads,  # tuple of logits, each (B, C, h, w)
+    labels: Tensor,  # (B, H, W) train ids
+    focal: float = 0.0,  # exponent of the focal form; 0 = cross entropy
+    weights: Tensor | None = None,  # (C,) weight of each class; None: 1
+) -> Tensor:  # scalar
     "Sum the (focal, class-weighted) cross entropy of all heads at the labels' size."
-    return sum(focal_cross_entropy(F.interpolate(full(x), labels.shape[-2:], mode='bilinear', align_corners=True), labels, focal, weights) for x in heads)
+    return sum(
+        focal_cross_entropy(
+            F.interpolate(full(x), labels.shape[-2:], mode='bilinear', align_corners=True), labels, focal, weights
+        )
+        for x in heads
+    )
 
 # %% ../nbs/30_losses.ipynb #7f914d50
 def adversarial_loss(
-    logits:Tensor, # (B, 1, h, w) the discriminator's answer
-    stylised:bool, # what the answer should say: True = stylised (1), False = source (0)
-) -> Tensor: # scalar
+    logits: Tensor,  # (B, 1, h, w) the discriminator's answer
+    stylised: bool,  # what the answer should say: True = stylised (1), False = source (0)
+) -> Tensor:  # scalar
     "Average the binary cross entropy of the discriminator's logits against one answer (eq. 5)."
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(stylised)))
 
 # %% ../nbs/30_losses.ipynb #b9cf8752
 def clan_weight_map(
-    probs1:Tensor, # (B, C, H, W) probabilities of head 1
-    probs2:Tensor, # (B, C, H, W) probabilities of head 2
-) -> Tensor: # (B, 1, H, W) in [0, 1]
+    probs1: Tensor,  # (B, C, H, W) probabilities of head 1
+    probs2: Tensor,  # (B, C, H, W) probabilities of head 2
+) -> Tensor:  # (B, 1, H, W) in [0, 1]
     "Return one minus the cosine similarity of the heads' class probabilities (CLAN, Luo et al. 2019)."
     return 1 - F.cosine_similarity(probs1, probs2, dim=1)[:, None]
 
+
 def weighted_bce(
-    logits:Tensor, # (B, 1, H, W) discriminator logits at the map's size
-    target:float, # 0 = source, 1 = stylised
-    weight_map:Tensor, # (B, 1, H, W)
-    epsilon:float=0.4, # weight where the heads agree
-    local:float=40.0, # CLAN's lambda_local: 40 for GTA5, 10 for SYNTHIA
-) -> Tensor: # scalar
+    logits: Tensor,  # (B, 1, H, W) discriminator logits at the map's size
+    target: float,  # 0 = source, 1 = stylised
+    weight_map: Tensor,  # (B, 1, H, W)
+    epsilon: float = 0.4,  # weight where the heads agree
+    local: float = 40.0,  # CLAN's lambda_local: 40 for GTA5, 10 for SYNTHIA
+) -> Tensor:  # scalar
     "Average binary cross entropy weighted by epsilon + local * weight_map (CLAN)."
     loss = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(target)), reduction='none')
-    return ((epsilon + local*weight_map) * loss).mean()
+    return ((epsilon + local * weight_map) * loss).mean()
 
 # %% ../nbs/30_losses.ipynb #3b257089
 def weight_discrepancy(
-    head1, # a module
-    head2, # a module of the same shape
-) -> Tensor: # scalar in [0, 2]: 0 = opposite, 1 = orthogonal, 2 = equal
+    head1,  # a module
+    head2,  # a module of the same shape
+) -> Tensor:  # scalar in [0, 2]: 0 = opposite, 1 = orthogonal, 2 = equal
     "Return one plus the cosine of the two heads' parameters, each taken as one vector (CLAN)."
     a, b = (torch.cat([p.flatten() for p in h.parameters()]) for h in (head1, head2))
     return 1 + F.cosine_similarity(a, b, dim=0)
 
 # %% ../nbs/30_losses.ipynb #4f097d05
 def class_weights(
-    counts:Tensor, # (C,) how many pixels of each class the source has
-    beta:float=0.9999, # 0: all classes weigh the same; towards 1: the inverse of their frequency
-    unit:float=1000., # pixels that count as one sample
-) -> Tensor: # (C,) float32
+    counts: Tensor,  # (C,) how many pixels of each class the source has
+    beta: float = 0.9999,  # 0: all classes weigh the same; towards 1: the inverse of their frequency
+    unit: float = 1000.0,  # pixels that count as one sample
+) -> Tensor:  # (C,) float32
     "Return the class-balanced weights (Cui et al. 2019)."
     there = counts > 0
-    w = torch.where(there, (1 - beta)/(1 - beta**(counts.double()/unit).clamp(min=1.)), 0.)
-    return torch.where(there, w*there.sum()/w.sum(), 1.).float()
+    w = torch.where(there, (1 - beta) / (1 - beta ** (counts.double() / unit).clamp(min=1.0)), 0.0)
+    return torch.where(there, w * there.sum() / w.sum(), 1.0).float()
 
 # %% ../nbs/30_losses.ipynb #e23e48e4
 def self_information(
-    probs:Tensor, # (B, C, h, w) class probabilities
-) -> Tensor: # (B, C, h, w) in [0, 0.531/log2 C]; its sum over classes is the entropy, in [0, 1]
+    probs: Tensor,  # (B, C, h, w) class probabilities
+) -> Tensor:  # (B, C, h, w) in [0, 0.531/log2 C]; its sum over classes is the entropy, in [0, 1]
     "Return each class's share of the normalised entropy (ADVENT, Vu et al. 2019)."
-    return -torch.xlogy(probs, probs.clamp(min=1e-30))/math.log(probs.shape[1])
+    return -torch.xlogy(probs, probs.clamp(min=1e-30)) / math.log(probs.shape[1])
 
 # %% ../nbs/30_losses.ipynb #a0ce2e58
 def maxsquare_loss(
-    probs:Tensor, # (B, C, h, w) class probabilities
-    ratio:float=0.2, # how much class sizes count: 0 not at all, 1 every class of an image the same
-) -> Tensor: # scalar in [-1, 0)
+    probs: Tensor,  # (B, C, h, w) class probabilities
+    ratio: float = 0.2,  # how much class sizes count: 0 not at all, 1 every class of an image the same
+) -> Tensor:  # scalar in [-1, 0)
     "Return minus the image-wise weighted mean of squared probabilities (MaxSquare, Chen et al. 2019)."
     b, c, h, w = probs.shape
-    predicted = probs.detach().argmax(1).flatten(1)                             # (B, N)
-    sizes = torch.zeros(b, c, device=probs.device, dtype=probs.dtype).scatter_add_(1, predicted, torch.ones_like(predicted, dtype=probs.dtype))
-    weights = 1/(sizes.gather(1, predicted)**ratio * (h*w)**(1 - ratio))        # (B, N)
-    return -(weights[:, None]*probs.flatten(2)**2).sum()/(b*c)
+    predicted = probs.detach().argmax(1).flatten(1)  # (B, N)
+    sizes = torch.zeros(b, c, device=probs.device, dtype=probs.dtype).scatter_add_(
+        1, predicted, torch.ones_like(predicted, dtype=probs.dtype)
+    )
+    weights = 1 / (sizes.gather(1, predicted) ** ratio * (h * w) ** (1 - ratio))  # (B, N)
+    return -(weights[:, None] * probs.flatten(2) ** 2).sum() / (b * c)
 
 # %% ../nbs/30_losses.ipynb #9a65bf69
 def pyramid(
-    features:Tensor, # (B, D, h, w)
-    bins:tuple=(1, 2, 4, 8), # cells each way of every level
-) -> list: # one (B, D, b, b) a level
+    features: Tensor,  # (B, D, h, w)
+    bins: tuple = (1, 2, 4, 8),  # cells each way of every level
+) -> list:  # one (B, D, b, b) a level
     "Average features on a pyramid of grids."
     return [F.adaptive_avg_pool2d(full(features), b) for b in bins]
 
-def pyramid_loss(features:Tensor, mean:list) -> Tensor: # scalar
+
+def pyramid_loss(features: Tensor, mean: list) -> Tensor:  # scalar
     "Average the absolute difference of a copy's pyramid to the mean pyramid of all copies."
     levels = pyramid(features)
-    return sum(F.l1_loss(a, m) for a, m in zip(levels, mean))/len(levels)
+    return sum(F.l1_loss(a, m) for a, m in zip(levels, mean)) / len(levels)
 
-def feature_loss(a:Tensor, b:Tensor) -> Tensor: # scalar
+
+def feature_loss(a: Tensor, b: Tensor) -> Tensor:  # scalar
     "Average, over images and channels, the squared length of the difference of two feature maps (ASM)."
     return (full(a) - full(b)).square().sum((2, 3)).mean()
 
 # %% ../nbs/30_losses.ipynb #6bc3c698
 def style_distance(
-    a:tuple, # mean and standard deviation, each (B, D, 1, 1)
-    b:tuple, # likewise
-    statistics:int=2, # 1: means only
-) -> Tensor: # scalar
+    a: tuple,  # mean and standard deviation, each (B, D, 1, 1)
+    b: tuple,  # likewise
+    statistics: int = 2,  # 1: means only
+) -> Tensor:  # scalar
     "Sum the mean squared differences of channel means and, with two statistics, of channel standard deviations."
     return sum(F.mse_loss(x, y) for x, y in list(zip(a, b))[:statistics])
 
+
 def restraint(
-    h, # Hallucination
-    content:float, # weight of L_c, eq. 7
-    style:float, # weight of L_s1, eq. 8
-    source_style:float, # weight of -L_s2, eq. 9
-    statistics:int=2, # 1: compare means only
-    target:str='style', # L_s1 pulls towards the style features, or (eq. 8) towards f': modulated
-) -> Tensor: # scalar
+    h,  # Hallucination
+    content: float,  # weight of L_c, eq. 7
+    style: float,  # weight of L_s1, eq. 8
+    source_style: float,  # weight of -L_s2, eq. 9
+    statistics: int = 2,  # 1: compare means only
+    target: str = 'style',  # L_s1 pulls towards the style features, or (eq. 8) towards f': modulated
+) -> Tensor:  # scalar
     "Return what holds ASH back: content L_c + style L_s1 - source_style L_s2."
     towards_style = (h.stats, h.style_stats) if target == 'style' else (channel_stats(h.features), h.stats)
-    return (content*F.mse_loss(h.features, h.source_features) + style*style_distance(*towards_style, statistics)
-            - source_style*style_distance(h.stats, h.source_stats, statistics))
+    return (
+        content * F.mse_loss(h.features, h.source_features)
+        + style * style_distance(*towards_style, statistics)
+        - source_style * style_distance(h.stats, h.source_stats, statistics)
+    )

@@ -7,11 +7,15 @@ __all__ = ['SHORT', 'rate', 'pick_device', 'fast_bf16', 'keep_memory', 'NotFinit
            'condition', 'Seen', 'unshare', 'brief']
 
 # %% ../nbs/31_methods.ipynb #2d5d17e4
-import ctypes, re, sys
+import ctypes
+import re
+import sys
 from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
+
 from .adain import full
 from .config import AshError, Config, generator, one_of, stream_seed
 from .datasets import photometric
@@ -20,8 +24,19 @@ from .distributed import average_gradients, averaged
 from .hallucinator import HALLUCINATORS, Hallucination, make_hallucinator
 from .harder import changed
 from .labels import CLASSES, IGNORE
-from .losses import (adversarial_loss, clan_weight_map, feature_loss, maxsquare_loss, pyramid, pyramid_loss, restraint, segmentation_loss,
-                           self_information, weight_discrepancy, weighted_bce)
+from ash_nb.losses import (
+    adversarial_loss,
+    clan_weight_map,
+    feature_loss,
+    maxsquare_loss,
+    pyramid,
+    pyramid_loss,
+    restraint,
+    segmentation_loss,
+    self_information,
+    weight_discrepancy,
+    weighted_bce,
+)
 from .official import load_initial
 from .presets import METHODS, adapts
 from .segmenter import Segmenter
@@ -29,156 +44,219 @@ from .stylizer import small_stylizer
 
 # %% ../nbs/31_methods.ipynb #a31663d8
 def rate(
-    step:int, # 0 .. steps-1
-    steps:int, # length of the run
-    warmup:float=0.05, # share of the steps with a linear rise
-    power:float=0.9, # exponent of the decay
-) -> float: # factor in (0, 1] on every learning rate
+    step: int,  # 0 .. steps-1
+    steps: int,  # length of the run
+    warmup: float = 0.05,  # share of the steps with a linear rise
+    power: float = 0.9,  # exponent of the decay
+) -> float:  # factor in (0, 1] on every learning rate
     "Return the factor of the learning rates at a step: linear warm-up, then polynomial decay."
-    rise = round(warmup*steps)
-    return (step + 1)/rise if step < rise else (1 - step/steps)**power
+    rise = round(warmup * steps)
+    return (step + 1) / rise if step < rise else (1 - step / steps) ** power
 
 # %% ../nbs/31_methods.ipynb #6d6a3efc
-def pick_device(name:str='auto') -> torch.device:
+def pick_device(name: str = 'auto') -> torch.device:
     "Return the device of that name; auto: a GPU if there is one. Raises AshError if it is not available."
-    if name == 'auto': name = 'cuda' if torch.cuda.is_available() else 'cpu'
-    try: device = torch.device(name)
-    except RuntimeError: raise AshError(f'unknown device {name!r}: say auto, cpu, cuda or cuda:1') from None
-    if device.type == 'cuda' and not torch.cuda.is_available(): raise AshError(f'device {name!r}: this machine has no GPU that torch can use; say cpu or auto')
+    if name == 'auto':
+        name = 'cuda' if torch.cuda.is_available() else 'cpu'
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise AshError(f'unknown device {name!r}: say auto, cpu, cuda or cuda:1') from None
+    if device.type == 'cuda' and not torch.cuda.is_available():
+        raise AshError(f'device {name!r}: this machine has no GPU that torch can use; say cpu or auto')
     return device
 
-def fast_bf16(device:torch.device) -> bool:
+
+def fast_bf16(device: torch.device) -> bool:
     "Tell whether the device computes bf16 convolutions faster than float32 ones."
-    if device.type == 'cuda': return torch.cuda.is_bf16_supported()
+    if device.type == 'cuda':
+        return torch.cuda.is_bf16_supported()
     flags = torch.backends.cpu.get_cpu_capability()
     return device.type == 'cpu' and 'AVX512' in flags and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 # %% ../nbs/31_methods.ipynb #9837091c
-def keep_memory(device:torch.device):
+def keep_memory(device: torch.device):
     "Let this process keep the memory that it frees, when it computes on a CPU and the C library is glibc."
-    if device.type != 'cpu' or not sys.platform.startswith('linux'): return
+    if device.type != 'cpu' or not sys.platform.startswith('linux'):
+        return
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', lambda option, value: None)
-    for option, value in ((-4, 0), (-1, 2**31 - 1)): mallopt(option, value)     # M_MMAP_MAX, M_TRIM_THRESHOLD
+    for option, value in ((-4, 0), (-1, 2**31 - 1)):
+        mallopt(option, value)  # M_MMAP_MAX, M_TRIM_THRESHOLD
 
 # %% ../nbs/31_methods.ipynb #c9cfc420
 class NotFinite(AshError):
     "A loss or gradient was NaN or infinite: no weight and no running statistic has moved since before that step."
-    def __init__(self, step:int, names:list):
+
+    def __init__(self, step: int, names: list):
         self.step, self.names = step, names
-        super().__init__(f'step {step}: {", ".join(names)} is NaN or infinite; no weight was changed. Lower the learning rate, or say precision=float32')
+        super().__init__(
+            f'step {step}: {", ".join(names)} is NaN or infinite; no weight was changed. Lower the learning rate, or say precision=float32'
+        )
+
 
 class Guard:
     "Judge each step of a learner before its optimizers move."
-    def __init__(self, learner, lag:int=None): # lag: how many steps late the host reads the verdict; None: 1 on a GPU, 0 elsewhere
+
+    def __init__(
+        self, learner, lag: int = None
+    ):  # lag: how many steps late the host reads the verdict; None: 1 on a GPU, 0 elsewhere
         self.learner, self.lag = learner, (learner.device.type == 'cuda') if lag is None else lag
-        self.bad = torch.zeros((), device=learner.device)                # 1 from the first bad step on
-        self.waiting, self.kept = [], []                                 # verdicts not read yet, and the statistics before their steps
+        self.bad = torch.zeros((), device=learner.device)  # 1 from the first bad step on
+        self.waiting, self.kept = [], []  # verdicts not read yet, and the statistics before their steps
 
-    def buffers(self): return [b for n in self.learner.networks.values() for b in n.buffers()]
+    def buffers(self):
+        return [b for n in self.learner.networks.values() for b in n.buffers()]
 
-    def remember(self): self.kept.append([b.clone() for b in self.buffers()])
+    def remember(self):
+        self.kept.append([b.clone() for b in self.buffers()])
 
 # %% ../nbs/31_methods.ipynb #33490af0
 @patch
-def update(self:Guard, losses:dict, number:int):
+def update(self: Guard, losses: dict, number: int):
     "Let the optimizers move if all is finite. Raises NotFinite, at once or `lag` steps later, with everything as it was before that step."
     names, signs = list(losses), [v.detach().float() for v in losses.values()]
     for name, net in self.learner.networks.items():
         if grads := [p.grad for p in net.parameters() if p.grad is not None]:
-            names.append(f'gradient of {name}'); signs.append(torch.stack(torch._foreach_norm(grads)).sum().float())
-    finite = averaged(torch.stack(signs).isfinite().float()) > 0.999       # every process comes to the same verdict
+            names.append(f'gradient of {name}')
+            signs.append(torch.stack(torch._foreach_norm(grads)).sum().float())
+    finite = averaged(torch.stack(signs).isfinite().float()) > 0.999  # every process comes to the same verdict
     self.bad = torch.maximum(self.bad, (~finite).any().float())
     for o in self.learner.optimizers.values():
         o.found_inf = self.bad
         o.step()
-    event = finite.is_cuda and torch.cuda.current_stream(finite.device)      # its own device's: the current one may be another
+    event = finite.is_cuda and torch.cuda.current_stream(
+        finite.device
+    )  # its own device's: the current one may be another
     self.waiting.append((number, names, finite.to('cpu', non_blocking=True), event and event.record_event()))
-    while len(self.waiting) > self.lag: self.read()
+    while len(self.waiting) > self.lag:
+        self.read()
+
 
 @patch
-def read(self:Guard):
+def read(self: Guard):
     "Read the oldest verdict. Raises NotFinite when it is bad."
     (number, names, finite, event), before = self.waiting.pop(0), self.kept.pop(0)
-    if event: event.synchronize()
-    if finite.all(): return
+    if event:
+        event.synchronize()
+    if finite.all():
+        return
     torch._foreach_copy_(self.buffers(), before)
     raise NotFinite(number, [n for n, ok in zip(names, finite.tolist()) if not ok])
 
 # %% ../nbs/31_methods.ipynb #e72fe27a
 def _segmenter_optimizer(segmenter, c):
     groups = segmenter.parameter_groups(c.lr, c.head_lr_mult)
-    if c.optimizer == 'adamw': return torch.optim.AdamW(groups, weight_decay=c.weight_decay, fused=True)
+    if c.optimizer == 'adamw':
+        return torch.optim.AdamW(groups, weight_decay=c.weight_decay, fused=True)
     return _sgd(groups, c)
 
-def _sgd(weights, c, **kw): return torch.optim.SGD(weights, momentum=c.momentum, weight_decay=c.weight_decay, fused=True, **kw)
+
+def _sgd(weights, c, **kw):
+    return torch.optim.SGD(weights, momentum=c.momentum, weight_decay=c.weight_decay, fused=True, **kw)
+
 
 def settle(net, device):
     "Move a network to a device, its convolutions in channels_last order."
     tensors = [*net.parameters(), *net.buffers()]
-    if any(t.device != device for t in tensors): net.to(device)
+    if any(t.device != device for t in tensors):
+        net.to(device)
     for t in tensors:
-        if t.ndim == 4: t.data = t.data.contiguous(memory_format=torch.channels_last)
+        if t.ndim == 4:
+            t.data = t.data.contiguous(memory_format=torch.channels_last)
     return net
 
-def make_stylizer(c:Config):
+
+def make_stylizer(c: Config):
     "Load the frozen encoder and decoder that the configuration names. Raises AshError when their files are missing."
-    if c.stylizer == 'small': return small_stylizer()
+    if c.stylizer == 'small':
+        return small_stylizer()
     from ash_nb.official import load_official
     from ash_nb.stylizer import Stylizer
+
     if not (c.encoder_weights and c.decoder_weights):
-        raise AshError("stylizer 'vgg19' needs its two weight files: set encoder_weights and decoder_weights, or stylizer=small")
+        raise AshError(
+            "stylizer 'vgg19' needs its two weight files: set encoder_weights and decoder_weights, or stylizer=small"
+        )
     return Stylizer(load_official('encoder', c.encoder_weights), load_official('decoder', c.decoder_weights))
 
 # %% ../nbs/31_methods.ipynb #664f954e
 class Learner:
     "The networks and optimizers of one run, and its training step."
-    def __init__(self,
-        config:Config, # what to run
-        device='cpu', # where
-        stylizer=None, # frozen encoder and decoder; None: as the configuration says
+
+    def __init__(
+        self,
+        config: Config,  # what to run
+        device='cpu',  # where
+        stylizer=None,  # frozen encoder and decoder; None: as the configuration says
     ):
-        self.config, self.device, self.method = config, torch.device(device), METHODS[one_of(config.method, METHODS, 'method')]
+        self.config, self.device, self.method = (
+            config,
+            torch.device(device),
+            METHODS[one_of(config.method, METHODS, 'method')],
+        )
         self.discriminator = self.hallucinator = self.class_weights = None
-        self.dtype = torch.bfloat16 if config.precision == 'bf16' or (config.precision == 'auto' and fast_bf16(self.device)) else torch.float32
+        self.dtype = (
+            torch.bfloat16
+            if config.precision == 'bf16' or (config.precision == 'auto' and fast_bf16(self.device))
+            else torch.float32
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(config.seed, 'init'))
-            self.segmenter = Segmenter(config.body, pretrained=config.pretrained and not config.body_weights, freeze_norm=config.freeze_norm)
+            self.segmenter = Segmenter(
+                config.body, pretrained=config.pretrained and not config.body_weights, freeze_norm=config.freeze_norm
+            )
             self.segmenter.body.checkpointing = config.checkpointing
-            if config.body_weights: load_initial(self.segmenter, config.body_weights)
+            if config.body_weights:
+                load_initial(self.segmenter, config.body_weights)
             self.networks = {'segmenter': self.segmenter}
             self.optimizers = {'segmenter': _segmenter_optimizer(self.segmenter, config)}
-            if self.method.adversary: self._add_discriminator()
-            if self.kind: self._add_hallucinator(stylizer)
-        for n in self.networks.values(): settle(n, self.device).train()
+            if self.method.adversary:
+                self._add_discriminator()
+            if self.kind:
+                self._add_hallucinator(stylizer)
+        for n in self.networks.values():
+            settle(n, self.device).train()
         for o in self.optimizers.values():
-            for g in o.param_groups: g['base_lr'] = g['lr']
+            for g in o.param_groups:
+                g['base_lr'] = g['lr']
         self.guard = Guard(self)
 
-    def autocast(self): return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+    def autocast(self):
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
 # %% ../nbs/31_methods.ipynb #58b0138e
 @patch(as_prop=True)
-def kind(self:Learner):
+def kind(self: Learner):
     "The name of the hallucinator that makes the second view; empty: there is none, or the target's images are it."
-    return self.method.hallucinator or ('adain' if self.config.second_view == 'stylized' and self.method.access != 'none' else '')
+    return self.method.hallucinator or (
+        'adain' if self.config.second_view == 'stylized' and self.method.access != 'none' else ''
+    )
+
 
 @patch
-def needs(self:Learner, what:str) -> bool: # what: styles or stylizer
+def needs(self: Learner, what: str) -> bool:  # what: styles or stylizer
     "Tell whether the second view needs style images, or encoder and decoder."
     return bool(self.kind) and what in getattr(HALLUCINATORS[self.kind], 'needs', ('stylizer', 'styles'))
 
-@patch
-def _add_discriminator(self:Learner):
-    c = self.config
-    self.discriminator = self.networks['discriminator'] = Discriminator(len(CLASSES), c.discriminator_width, c.discriminator_layers)
-    self.optimizers['discriminator'] = torch.optim.Adam(self.discriminator.parameters(), c.lr_discriminator, betas=(0.9, 0.99), fused=True)
 
 @patch
-def _add_hallucinator(self:Learner, stylizer):
+def _add_discriminator(self: Learner):
+    c = self.config
+    self.discriminator = self.networks['discriminator'] = Discriminator(
+        len(CLASSES), c.discriminator_width, c.discriminator_layers
+    )
+    self.optimizers['discriminator'] = torch.optim.Adam(
+        self.discriminator.parameters(), c.lr_discriminator, betas=(0.9, 0.99), fused=True
+    )
+
+
+@patch
+def _add_hallucinator(self: Learner, stylizer):
     c = self.config
     if self.needs('stylizer'):
         stylizer = stylizer or make_stylizer(c)
-        for p in stylizer.parameters(): p.data = p.data.to(self.dtype)           # frozen: converted once, not in every step
+        for p in stylizer.parameters():
+            p.data = p.data.to(self.dtype)  # frozen: converted once, not in every step
     self.hallucinator = settle(make_hallucinator(self.kind, c, stylizer), self.device)
     for name, net in self.hallucinator.learned.items():
         self.networks[name] = net.requires_grad_(c.train_ash) if name in ('ash', 'gate') else net
@@ -187,78 +265,91 @@ def _add_hallucinator(self:Learner, stylizer):
 
 # %% ../nbs/31_methods.ipynb #476dd361
 def condition(
-    kind:str, # predictions, labels or uniform
-    logits, # (B, C, h, w) summed logits of both heads
-    labels, # (B, H, W) train ids
+    kind: str,  # predictions, labels or uniform
+    logits,  # (B, C, h, w) summed logits of both heads
+    labels,  # (B, H, W) train ids
 ):
     "Return the class probabilities (B, C, h, w) that ASH is conditioned on, without gradient."
-    if kind == 'predictions': return full(logits.detach()).softmax(1)
-    if kind == 'uniform': return torch.full_like(logits, 1/logits.shape[1], dtype=torch.float32)
+    if kind == 'predictions':
+        return full(logits.detach()).softmax(1)
+    if kind == 'uniform':
+        return torch.full_like(logits, 1 / logits.shape[1], dtype=torch.float32)
     known = (labels != IGNORE)[:, None]
     one_hot = F.one_hot(labels.where(known[:, 0], 0), logits.shape[1]).permute(0, 3, 1, 2).float()
-    return F.adaptive_avg_pool2d(torch.where(known, one_hot, 1/logits.shape[1]), logits.shape[-2:])
+    return F.adaptive_avg_pool2d(torch.where(known, one_hot, 1 / logits.shape[1]), logits.shape[-2:])
 
 # %% ../nbs/31_methods.ipynb #d90e8698
 class Seen(NamedTuple):
     "What the segmenter answered to one view."
-    heads: list # of both heads' logits, (B, C, h, w) each, in at least float32
-    features: torch.Tensor # (B, D, h, w) the body's last map
 
-    def detach(self): return Seen([x.detach() for x in self.heads], self.features.detach())
+    heads: list  # of both heads' logits, (B, C, h, w) each, in at least float32
+    features: torch.Tensor  # (B, D, h, w) the body's last map
+
+    def detach(self):
+        return Seen([x.detach() for x in self.heads], self.features.detach())
+
 
 @patch
-def look(self:Learner, images, change=None) -> Seen:
+def look(self: Learner, images, change=None) -> Seen:
     "Run the segmenter on images, with a change of its early features."
     kept = []
     hook = self.segmenter.body.register_forward_hook(lambda module, inputs, output: kept.append(output))
-    with self.autocast(), changed(self.segmenter, change): heads = self.segmenter(images.contiguous(memory_format=torch.channels_last))
+    with self.autocast(), changed(self.segmenter, change):
+        heads = self.segmenter(images.contiguous(memory_format=torch.channels_last))
     hook.remove()
     return Seen([full(x) for x in heads], kept[0])
 
+
 @patch
-def disturbed(self:Learner, images, number, *name):
+def disturbed(self: Learner, images, number, *name):
     "Return images after the run's photometric changes, if it has any."
     c = self.config
     return photometric(images, c.jitter, generator(c.seed, 'jitter', number, *name)) if c.jitter else images
 
+
 @patch
-def segmentation(self:Learner, seen, labels):
+def segmentation(self: Learner, seen, labels):
     "Segmentation loss as the configuration says."
     return segmentation_loss(seen.heads, labels, self.config.focal, self.class_weights)
 
 # %% ../nbs/31_methods.ipynb #116e6edb
 @patch
-def begin(self:Learner, number):
+def begin(self: Learner, number):
     "Set the rates of a step and clear the gradients."
     c = self.config
     for o in self.optimizers.values():
-        for g in o.param_groups: g['lr'] = g['base_lr'] * rate(number, c.steps, c.warmup, c.power)
+        for g in o.param_groups:
+            g['lr'] = g['base_lr'] * rate(number, c.steps, c.warmup, c.power)
         o.zero_grad(set_to_none=True)
 
 # %% ../nbs/31_methods.ipynb #9df1e8aa
 def unshare(
-    parameters, # whose gradients are looked at
+    parameters,  # whose gradients are looked at
 ):
     "Give every gradient that lies in the memory of another one memory of its own."
     taken = set()
     for p in parameters:
-        if p.grad is None: continue
-        if p.grad.untyped_storage()._cdata in taken: p.grad = p.grad.clone()
+        if p.grad is None:
+            continue
+        if p.grad.untyped_storage()._cdata in taken:
+            p.grad = p.grad.clone()
         taken.add(p.grad.untyped_storage()._cdata)
 
+
 @patch
-def own_gradients(self:Learner):
+def own_gradients(self: Learner):
     "Give every gradient of the step memory of its own."
     unshare(p for n in self.networks.values() for p in n.parameters())
 
 # %% ../nbs/31_methods.ipynb #9e206f44
 @patch
-def step(self:Learner,
-    batch:dict, # images (B, 3, H, W) and labels (B, H, W)
-    styles, # (B, 3, H, W) style images (B*views for domain_randomization); None for methods without
-    number:int, # which step of the run this is
-    target=None, # (B, 3, H, W) target images, for methods that adapt to them
-) -> dict: # losses by name, detached scalars
+def step(
+    self: Learner,
+    batch: dict,  # images (B, 3, H, W) and labels (B, H, W)
+    styles,  # (B, 3, H, W) style images (B*views for domain_randomization); None for methods without
+    number: int,  # which step of the run this is
+    target=None,  # (B, 3, H, W) target images, for methods that adapt to them
+) -> dict:  # losses by name, detached scalars
     "Take one training step and return its losses. Raises AshError for target images that the method must not see, or lacks, NotFinite for a loss or gradient that is no number."
     c = self.config
     self.check_access(target)
@@ -266,9 +357,10 @@ def step(self:Learner,
     self.begin(number)
     images, labels = (batch[k].to(self.device, non_blocking=True) for k in ('images', 'labels'))
     shown = self.disturbed(images, number)
-    if getattr(self.hallucinator, 'wants_gradient', False): images = shown = shown.detach().requires_grad_()
+    if getattr(self.hallucinator, 'wants_gradient', False):
+        images = shown = shown.detach().requires_grad_()
     source = self.look(shown)
-    seg = self.segmentation(source, labels)                               # line 4: L_seg(G(X_src), Y_src)
+    seg = self.segmentation(source, labels)  # line 4: L_seg(G(X_src), Y_src)
     (seg + self.apart(number)).backward()
     self.own_gradients()
     losses = {'segmentation': seg.detach()}
@@ -277,47 +369,57 @@ def step(self:Learner,
         second = None if second is None else second.to(self.device, non_blocking=True)
         losses |= self.second_view(images, labels, source.detach(), second, number)
     average_gradients(p for n in self.networks.values() for p in n.parameters())
-    self.guard.update(losses, number)                                     # lines 9 to 12
+    self.guard.update(losses, number)  # lines 9 to 12
     return losses
 
 # %% ../nbs/31_methods.ipynb #e2f81a20
 @patch
-def check_access(self:Learner, target):
+def check_access(self: Learner, target):
     "Raise AshError when the method is given target images that its declaration does not allow, or lacks those that it needs."
     m = self.method
     if target is not None and not adapts(self.config):
-        raise AshError(f'method {m.name} was handed target images, but it declares access {m.access!r}, second_view {self.config.second_view!r}: it must not see any')
+        raise AshError(
+            f'method {m.name} was handed target images, but it declares access {m.access!r}, second_view {self.config.second_view!r}: it must not see any'
+        )
     if target is None and adapts(self.config):
-        raise AshError(f"method {m.name} adapts to target images (access: {m.access}) and got none: set target, e.g. target=camvid, or second_view=stylized to show it restyled source images instead")
+        raise AshError(
+            f'method {m.name} adapts to target images (access: {m.access}) and got none: set target, e.g. target=camvid, or second_view=stylized to show it restyled source images instead'
+        )
+
 
 @patch
-def shows_second_view(self:Learner, number) -> bool:
+def shows_second_view(self: Learner, number) -> bool:
     "Tell whether a step has a second view."
-    return (self.method.access != 'none' or self.hallucinator is not None) and number >= self.config.begin*self.config.steps
+    return (
+        self.method.access != 'none' or self.hallucinator is not None
+    ) and number >= self.config.begin * self.config.steps
 
 # %% ../nbs/31_methods.ipynb #a98cb554
 @patch
-def damp(self:Learner, number):
+def damp(self: Learner, number):
     "Factor of the adversarial weight at a step."
-    return 1 - number/self.config.steps if self.config.damping else 1.
+    return 1 - number / self.config.steps if self.config.damping else 1.0
+
 
 @patch
-def apart(self:Learner, number):
+def apart(self: Learner, number):
     "CLAN's pull apart of the two heads, or 0."
     w = self.config.weight_discrepancy
-    return w*self.damp(number)*weight_discrepancy(self.segmenter.head1, self.segmenter.head2) if w else 0.
+    return w * self.damp(number) * weight_discrepancy(self.segmenter.head1, self.segmenter.head2) if w else 0.0
 
 # %% ../nbs/31_methods.ipynb #30366fd0
 @patch(as_prop=True)
-def copies(self:Learner):
+def copies(self: Learner):
     "How many second views a step shows."
     return self.config.views if self.method.extra == 'pyramid' else getattr(self.hallucinator, 'copies', 1)
 
+
 @patch
-def second_view(self:Learner, images, labels, source, second, number):
+def second_view(self: Learner, images, labels, source, second, number):
     "Learn from the second view; returns losses by name."
-    if self.discriminator is not None: self.discriminator.requires_grad_(False)                # G and ASH learn from it, it does not
-    probs = condition(self.config.condition, source.heads[0] + source.heads[1], labels)        # line 3: G(X_src)
+    if self.discriminator is not None:
+        self.discriminator.requires_grad_(False)  # G and ASH learn from it, it does not
+    probs = condition(self.config.condition, source.heads[0] + source.heads[1], labels)  # line 3: G(X_src)
     make = lambda k: self.view(images, probs, second, number, k)
     views = map(make, range(self.copies))
     common = None
@@ -328,30 +430,40 @@ def second_view(self:Learner, images, labels, source, second, number):
     for h in views:
         own, seen = self.learn_view(h, source, labels, number, common)
         losses = {k: losses.get(k, 0) + v for k, v in own.items()}
-    if self.discriminator is None: return losses
+    if self.discriminator is None:
+        return losses
     return losses | self.train_discriminator(source.heads, seen.detach().heads, number)
 
+
 @patch
-def view(self:Learner, images, probs, second, number, k=0) -> Hallucination:
+def view(self: Learner, images, probs, second, number, k=0) -> Hallucination:
     "Make the k-th second view: restyled images, or the target's."
-    if self.hallucinator is None: return Hallucination(second)
-    if self.method.extra == 'pyramid': second = second[k::self.copies]
-    with self.autocast(): return self.hallucinator(images, probs, second, generator(self.config.seed, 'noise', number, *[k]*(k > 0)))   # lines 5 to 8
+    if self.hallucinator is None:
+        return Hallucination(second)
+    if self.method.extra == 'pyramid':
+        second = second[k :: self.copies]
+    with self.autocast():
+        return self.hallucinator(
+            images, probs, second, generator(self.config.seed, 'noise', number, *[k] * (k > 0))
+        )  # lines 5 to 8
 
 # %% ../nbs/31_methods.ipynb #177804dd
 @patch
-def learn_view(self:Learner, h, source, labels, number, common=None):
+def learn_view(self: Learner, h, source, labels, number, common=None):
     "Give G its gradient from one view and let the hallucinator feel it; return the losses and what was seen."
     learns = h.images.requires_grad
-    view = self.disturbed(h.images.detach(), number, 'second').requires_grad_(learns)    # photometric changes pass the gradient straight through
+    view = self.disturbed(h.images.detach(), number, 'second').requires_grad_(
+        learns
+    )  # photometric changes pass the gradient straight through
     if not (self.method.adversary or self.method.segmentation or self.method.extra):
-        with torch.no_grad(): return {}, self.look(view, h.change)          # batch_norm_only
+        with torch.no_grad():
+            return {}, self.look(view, h.change)  # batch_norm_only
     seen = self.look(view, h.change)
-    terms = {k: v/(self.copies if common else 1) for k, v in self.terms(seen, source, labels, number, common).items()}
+    terms = {k: v / (self.copies if common else 1) for k, v in self.terms(seen, source, labels, number, common).items()}
     total = sum(terms.values())
-    against = terms.get('adversarial', total)                             # what the hallucinator wants up
+    against = terms.get('adversarial', total)  # what the hallucinator wants up
     if learns and against is not total and len(terms) > 1:
-        grad = torch.autograd.grad(against, view, retain_graph=True)[0]   # ASH feels the adversarial part alone
+        grad = torch.autograd.grad(against, view, retain_graph=True)[0]  # ASH feels the adversarial part alone
         total.backward(inputs=[p for p in self.segmenter.parameters() if p.requires_grad])
     else:
         total.backward()
@@ -362,67 +474,104 @@ def learn_view(self:Learner, h, source, labels, number, common=None):
 
 # %% ../nbs/31_methods.ipynb #334381b1
 @patch
-def harden(self:Learner, h, grad, loss):
+def harden(self: Learner, h, grad, loss):
     "Let what made the view climb the loss (eq. 6: ASH minimises -L_adv plus its restraint)."
     c = self.config
-    if hasattr(self.hallucinator, 'harden'): self.hallucinator.harden(h, grad, loss); return {}
-    if h.gamma is None: h.images.backward(-grad); return {}
-    hold = restraint(h, c.content_weight, c.style_weight, c.source_style_weight, 2 if c.style_statistics == 'both' else 1, c.style_target)
+    if hasattr(self.hallucinator, 'harden'):
+        self.hallucinator.harden(h, grad, loss)
+        return {}
+    if h.gamma is None:
+        h.images.backward(-grad)
+        return {}
+    hold = restraint(
+        h,
+        c.content_weight,
+        c.style_weight,
+        c.source_style_weight,
+        2 if c.style_statistics == 'both' else 1,
+        c.style_target,
+    )
     torch.autograd.backward([h.images, hold], [-grad, torch.ones_like(hold)])
     return {'restraint': hold.detach()}
 
 # %% ../nbs/31_methods.ipynb #bc573e28
 @patch
-def terms(self:Learner, seen, source, labels, number, common=None) -> dict:
+def terms(self: Learner, seen, source, labels, number, common=None) -> dict:
     "Return the weighted losses of one view by name."
     c, m, out = self.config, self.method, {}
-    if m.adversary: out['adversarial'] = c.lambda_adv * self.damp(number) * self.game(seen.heads, False, number)
-    if m.segmentation: out['stylised_segmentation'] = c.segmentation_weight*self.segmentation(seen, labels)
-    if m.extra == 'maxsquare': out['maxsquare'] = c.extra_weight*maxsquare_loss(sum(seen.heads).softmax(1))
-    if m.extra == 'features': out['features'] = c.extra_weight*feature_loss(seen.features, source.features)
-    if m.extra == 'pyramid': out['pyramid'] = c.extra_weight*pyramid_loss(seen.features, common)
+    if m.adversary:
+        out['adversarial'] = c.lambda_adv * self.damp(number) * self.game(seen.heads, False, number)
+    if m.segmentation:
+        out['stylised_segmentation'] = c.segmentation_weight * self.segmentation(seen, labels)
+    if m.extra == 'maxsquare':
+        out['maxsquare'] = c.extra_weight * maxsquare_loss(sum(seen.heads).softmax(1))
+    if m.extra == 'features':
+        out['features'] = c.extra_weight * feature_loss(seen.features, source.features)
+    if m.extra == 'pyramid':
+        out['pyramid'] = c.extra_weight * pyramid_loss(seen.features, common)
     return out
+
 
 @patch
 @torch.no_grad()
-def common_pyramid(self:Learner, source, views) -> list:
+def common_pyramid(self: Learner, source, views) -> list:
     "Return the mean pyramid of the source's features and those of all views."
     all_of = [pyramid(source.features)] + [pyramid(self.look(h.images, h.change).features) for h in views]
-    return [sum(level)/len(level) for level in zip(*all_of)]
+    return [sum(level) / len(level) for level in zip(*all_of)]
 
 # %% ../nbs/31_methods.ipynb #27b227ed
-SHORT = dict(segmentation='seg', adversarial='adv', stylised_segmentation='sty', restraint='res', discriminator='dis',
-             maxsquare='max', features='fea', pyramid='pyr')
+SHORT = dict(
+    segmentation='seg',
+    adversarial='adv',
+    stylised_segmentation='sty',
+    restraint='res',
+    discriminator='dis',
+    maxsquare='max',
+    features='fea',
+    pyramid='pyr',
+)
+
 
 def brief(
-    losses:dict, # loss name -> value
-) -> str: # their short names and values, each within nine characters
+    losses: dict,  # loss name -> value
+) -> str:  # their short names and values, each within nine characters
     "Write losses on one short line."
+
     def number(v):
-        if v == 0 or 1e-3 <= abs(v) < 10: return f'{v:.3f}'
+        if v == 0 or 1e-3 <= abs(v) < 10:
+            return f'{v:.3f}'
         return re.sub(r'e([+-])0?', lambda m: 'e' + m[1].strip('+'), f'{v:.0e}' if abs(v) < 1e-3 else f'{v:.3g}')
+
     return ' '.join(f'{SHORT.get(k, k)} {number(float(v))}' for k, v in losses.items())
 
 # %% ../nbs/31_methods.ipynb #f7ca426f
 @patch
-def maps(self:Learner, heads):
+def maps(self: Learner, heads):
     "Return what the discriminator sees, at the segmenter's stride or at the images' size."
     logits, c = heads[0] + heads[1], self.config
-    if c.discriminator_size == 'full': logits = F.interpolate(logits, (c.height, c.width), mode='bilinear', align_corners=True)
-    probs = logits.movedim(1, -1).softmax(-1).movedim(-1, 1)               # over the innermost axis: no copy in channels_last order
+    if c.discriminator_size == 'full':
+        logits = F.interpolate(logits, (c.height, c.width), mode='bilinear', align_corners=True)
+    probs = logits.movedim(1, -1).softmax(-1).movedim(-1, 1)  # over the innermost axis: no copy in channels_last order
     return self_information(probs) if self.method.adversary == 'self_information' else probs
 
 # %% ../nbs/31_methods.ipynb #f135b760
 @patch
-def game(self:Learner, heads, says, number):
+def game(self: Learner, heads, says, number):
     "Adversarial loss of the discriminator's answer on predictions, against the answer `says` (True = second view)."
     logits = self.discriminator(self.maps(heads))
-    if not self.config.local_weight or number < self.config.warmup*self.config.steps: return adversarial_loss(logits, says)
+    if not self.config.local_weight or number < self.config.warmup * self.config.steps:
+        return adversarial_loss(logits, says)
     weight = clan_weight_map(heads[0].softmax(1), heads[1].softmax(1))
-    return weighted_bce(F.interpolate(logits, weight.shape[-2:], mode='bilinear', align_corners=True), float(says), weight, local=self.config.local_weight)
+    return weighted_bce(
+        F.interpolate(logits, weight.shape[-2:], mode='bilinear', align_corners=True),
+        float(says),
+        weight,
+        local=self.config.local_weight,
+    )
+
 
 @patch
-def train_discriminator(self:Learner, source, stylised, number):
+def train_discriminator(self: Learner, source, stylised, number):
     "Give the discriminator its gradient: source is 0, second view is 1 (line 12)."
     self.discriminator.requires_grad_(True)
     loss = adversarial_loss(self.discriminator(self.maps(source)), False) + self.game(stylised, True, number)

@@ -10,8 +10,10 @@ __all__ = ['KINDS', 'published_names', 'load_harmless', 'weight_tables', 'fittin
 import re
 from collections import Counter
 from pathlib import Path
+
 import torch
 from torch import Tensor, nn
+
 from .config import AshError, one_of, plain_path
 from .discriminator import Discriminator
 from .files import read_hashed
@@ -22,121 +24,181 @@ from .stylizer import Decoder, Encoder
 # %% ../nbs/25_official.ipynb #3189e74e
 _layers = {
     'discriminator': ('conv1', 'conv2', 'conv3', 'conv4', 'classifier'),
-    'hallucinator': ('condlayer.0', 'condlayer.3', 'condlayer.5', 'SFT_scale_conv0', 'SFT_scale_conv1', 'SFT_shift_conv0', 'SFT_shift_conv1'),
+    'hallucinator': (
+        'condlayer.0',
+        'condlayer.3',
+        'condlayer.5',
+        'SFT_scale_conv0',
+        'SFT_scale_conv1',
+        'SFT_shift_conv0',
+        'SFT_shift_conv1',
+    ),
     'encoder': (0, 2, 5, 9, 12, 16, 19, 22, 25, 29),
-    'decoder': (1, 5, 8, 11, 14, 18, 21, 25, 28)}
-_vgg_tail = {f'{i}.{entry}': torch.Size(shape) for i in (32, 35, 38, 42, 45, 48, 51) for entry, shape in (('weight', (512, 512, 3, 3)), ('bias', (512,)))}
-_build = {'segmenter': lambda: Segmenter('resnet101', pretrained=False), 'discriminator': Discriminator, 'hallucinator': ASH, 'encoder': Encoder, 'decoder': Decoder}
+    'decoder': (1, 5, 8, 11, 14, 18, 21, 25, 28),
+}
+_vgg_tail = {
+    f'{i}.{entry}': torch.Size(shape)
+    for i in (32, 35, 38, 42, 45, 48, 51)
+    for entry, shape in (('weight', (512, 512, 3, 3)), ('bias', (512,)))
+}
+_build = {
+    'segmenter': lambda: Segmenter('resnet101', pretrained=False),
+    'discriminator': Discriminator,
+    'hallucinator': ASH,
+    'encoder': Encoder,
+    'decoder': Decoder,
+}
 KINDS = tuple(_build)
 
 # %% ../nbs/25_official.ipynb #4c91e4db
 def published_names(
-    kind:str, # one of KINDS
-    net:nn.Module, # our network of that kind
-) -> dict: # published entry name -> our entry name, in the published order
+    kind: str,  # one of KINDS
+    net: nn.Module,  # our network of that kind
+) -> dict:  # published entry name -> our entry name, in the published order
     "Pair the entries of a published checkpoint with those of our network."
     ours = list(net.state_dict())
     if kind == 'segmenter':
         heads = {'head1.branches': 'layer5.conv2d_list', 'head2.branches': 'layer6.conv2d_list', 'body.': ''}
         return {re.sub('|'.join(map(re.escape, heads)), lambda m: heads[m[0]], k): k for k in ours}
-    theirs = [f'{layer}.{entry}' for layer in _layers[one_of(kind, KINDS, 'kind of network')] for entry in ('weight', 'bias')]
+    theirs = [
+        f'{layer}.{entry}' for layer in _layers[one_of(kind, KINDS, 'kind of network')] for entry in ('weight', 'bias')
+    ]
     return dict(zip(theirs, ours, strict=True))
 
 # %% ../nbs/25_official.ipynb #2b5351e9
 class _Aside:
-    def __new__(cls, *args, **kw): return super().__new__(cls)
-    def __init__(self, *args, **kw): pass
-    def __setstate__(self, state): pass
+    def __new__(cls, *args, **kw):
+        return super().__new__(cls)
 
-_aside = ['argparse.Namespace', 'numpy.dtype', 'numpy.ndarray', '_codecs.encode',
-          *(f'pathlib.{k}{kind}Path' for k in ('', '_local.') for kind in ('Posix', 'Windows')),
-          *(f'numpy.{k}.multiarray.{f}' for k in ('core', '_core') for f in ('scalar', '_reconstruct'))]
+    def __init__(self, *args, **kw):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+_aside = [
+    'argparse.Namespace',
+    'numpy.dtype',
+    'numpy.ndarray',
+    '_codecs.encode',
+    *(f'pathlib.{k}{kind}Path' for k in ('', '_local.') for kind in ('Posix', 'Windows')),
+    *(f'numpy.{k}.multiarray.{f}' for k in ('core', '_core') for f in ('scalar', '_reconstruct')),
+]
+
 
 def load_harmless(
-    path, # file written by torch.save, or of the safetensors format
-): # what it holds
+    path,  # file written by torch.save, or of the safetensors format
+):  # what it holds
     "Read a file of weights and run nothing of it. Raises AshError for one that is truncated, something else, or code."
     try:
-        with open(path, 'rb') as f: head = f.read(9)
-        if head[8:] == b'{':                                # its length in 8 bytes, then JSON: safetensors
+        with open(path, 'rb') as f:
+            head = f.read(9)
+        if head[8:] == b'{':  # its length in 8 bytes, then JSON: safetensors
             from safetensors.torch import load_file
+
             return load_file(path)
         with torch.serialization.safe_globals([(_Aside, name) for name in _aside]):
             return torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e:                                  # a reader of foreign bytes raises anything
+    except Exception as e:  # a reader of foreign bytes raises anything
         if called := re.findall(r'GLOBAL ([\w.]+)|function <?([\w .]+)', str(e)):
-            raise AshError(f'{path} is not read, because that would run code ({"".join(called[0])}): expected names '
-                           'and tensors; where it comes from, save its weights alone: '
-                           'torch.save(model.state_dict(), FILE)') from None
-        raise AshError(f'{path}: not a readable checkpoint ({type(e).__name__}): truncated, or not a state dict '
-                       'written by torch.save; download it again') from None
+            raise AshError(
+                f'{path} is not read, because that would run code ({"".join(called[0])}): expected names '
+                'and tensors; where it comes from, save its weights alone: '
+                'torch.save(model.state_dict(), FILE)'
+            ) from None
+        raise AshError(
+            f'{path}: not a readable checkpoint ({type(e).__name__}): truncated, or not a state dict '
+            'written by torch.save; download it again'
+        ) from None
 
 # %% ../nbs/25_official.ipynb #320a6fc4
 def weight_tables(
-    state, # what a checkpoint holds
-    at:str='', # where in it this is
-    depth:int=5, # how far inside to look
-) -> dict: # path inside the checkpoint -> dictionary of names and tensors
+    state,  # what a checkpoint holds
+    at: str = '',  # where in it this is
+    depth: int = 5,  # how far inside to look
+) -> dict:  # path inside the checkpoint -> dictionary of names and tensors
     "Find the dictionaries of names and tensors inside what a checkpoint holds."
-    if not isinstance(state, dict) or not all(isinstance(k, str) for k in state) or not depth: return {}
-    if state and all(isinstance(v, Tensor) for v in state.values()): return {at: state}
+    if not isinstance(state, dict) or not all(isinstance(k, str) for k in state) or not depth:
+        return {}
+    if state and all(isinstance(v, Tensor) for v in state.values()):
+        return {at: state}
     inside = [weight_tables(v, f'{at}.{k}' if at else k, depth - 1) for k, v in state.items()]
     return {k: table for found in inside for k, table in found.items()}
 
+
 def fitting_prefixes(
-    names, # entry names, as found
-    expected, # entry names, as looked for
-) -> Counter: # prefix -> how many of the expected names stand behind it
+    names,  # entry names, as found
+    expected,  # entry names, as looked for
+) -> Counter:  # prefix -> how many of the expected names stand behind it
     "Count the expected names behind each prefix that ends at a dot, and behind none."
     cuts = [(name[:i], name[i:]) for name in names for i in (0, *(m.end() for m in re.finditer(r'\.', name)))]
     wanted = set(expected)
     return Counter(prefix for prefix, rest in cuts if rest in wanted)
 
 # %% ../nbs/25_official.ipynb #efaf2eec
-def _named(keys): # the first few of them, for a message
-    return ', '.join(map(repr, list(keys)[:4])) + ', ...'*(len(keys) > 4)
+def _named(keys):  # the first few of them, for a message
+    return ', '.join(map(repr, list(keys)[:4])) + ', ...' * (len(keys) > 4)
+
 
 def _without_prefix(state, expected, path):
     bare = {re.sub(r'^(module\.|Scale\.)+', '', k): v for k, v in state.items()}
-    if len(bare) == len(state): state = bare
+    if len(bare) == len(state):
+        state = bare
     hits = fitting_prefixes(state, expected)
     whole = [p for p, n in hits.items() if n == len(expected)]
     if len(whole) > 1 and '' not in whole:
-        raise AshError(f'{path} holds what is looked for under several prefixes, {_named(whole)}: '
-                       'save what you mean alone')
+        raise AshError(
+            f'{path} holds what is looked for under several prefixes, {_named(whole)}: save what you mean alone'
+        )
     best = max(hits, key=hits.get, default='')
-    if '' in whole or 2*hits[best] <= len(expected): return state
-    return {k[len(best):]: v for k, v in state.items() if k.startswith(best)}
+    if '' in whole or 2 * hits[best] <= len(expected):
+        return state
+    return {k[len(best) :]: v for k, v in state.items() if k.startswith(best)}
 
 # %% ../nbs/25_official.ipynb #2854357a
 def read_checkpoint(
-    path, # file written by torch.save, or of the safetensors format
-    expected=(), # names that are looked for: they choose among several dictionaries, and a prefix
-) -> dict: # entry name without prefixes -> tensor
+    path,  # file written by torch.save, or of the safetensors format
+    expected=(),  # names that are looked for: they choose among several dictionaries, and a prefix
+) -> dict:  # entry name without prefixes -> tensor
     "Read a state dict, alone or in another dictionary. Raises AshError for a file that is missing, damaged, unclear."
     path = plain_path(path)
-    if not path.is_file(): raise AshError(f'{path}: no such file; expected a checkpoint written by torch.save')
-    if Path(f'{path}.sha256').is_file(): read_hashed(path, 'fetch it again')
+    if not path.is_file():
+        raise AshError(f'{path}: no such file; expected a checkpoint written by torch.save')
+    if Path(f'{path}.sha256').is_file():
+        read_hashed(path, 'fetch it again')
     state = load_harmless(path)
     found = {at: _without_prefix(table, expected, path) for at, table in weight_tables(state).items()}
     fits = [at for at, table in found.items() if expected and table.keys() >= set(expected)] or list(found)
     if len(fits) > 1:
-        raise AshError(f'{path} holds several state dicts, {_named(fits)}: save the one that you mean alone, '
-                       'torch.save(STATE_DICT, FILE)')
-    if fits: return found[fits[0]]
+        raise AshError(
+            f'{path} holds several state dicts, {_named(fits)}: save the one that you mean alone, '
+            'torch.save(STATE_DICT, FILE)'
+        )
+    if fits:
+        return found[fits[0]]
     held = state if isinstance(state, dict) else {type(state).__name__: None}
     odd = next((k for k, v in held.items() if not isinstance(v, Tensor)), 'nothing')
-    raise AshError(f'{path}: expected a state dict (names and tensors), alone or inside another dictionary, '
-                   f'found {odd!r}, which is no tensor; its keys are {_named(held)}')
+    raise AshError(
+        f'{path}: expected a state dict (names and tensors), alone or inside another dictionary, '
+        f'found {odd!r}, which is no tensor; its keys are {_named(held)}'
+    )
 
 # %% ../nbs/25_official.ipynb #26b7f815
-_signature = dict(segmenter='layer5.conv2d_list.0.weight', discriminator='classifier.weight', hallucinator='condlayer.0.weight', encoder='0.weight', decoder='28.weight')
+_signature = dict(
+    segmenter='layer5.conv2d_list.0.weight',
+    discriminator='classifier.weight',
+    hallucinator='condlayer.0.weight',
+    encoder='0.weight',
+    decoder='28.weight',
+)
+
 
 def check_entries(
-    state:dict, # entry name -> tensor, as read
-    shapes:dict, # entry name -> shape, as expected
-    path, # where the state came from, for the message
-    kind:str, # one of KINDS, for the message
+    state: dict,  # entry name -> tensor, as read
+    shapes: dict,  # entry name -> shape, as expected
+    path,  # where the state came from, for the message
+    kind: str,  # one of KINDS, for the message
 ):
     "Compare a checkpoint with what it should hold. Raises AshError naming the first entry that is missing, misshapen or extra."
     looks = [k for k, name in _signature.items() if name in state and k != kind]
@@ -146,45 +208,54 @@ def check_entries(
         if name not in state:
             raise AshError(f'{path}: {expected}, but it is missing{hint}; the file begins with {_named(state)}')
         x = state[name]
-        if x.shape != shape: raise AshError(f'{path}: {expected}, found shape {tuple(x.shape)}{hint}')
+        if x.shape != shape:
+            raise AshError(f'{path}: {expected}, found shape {tuple(x.shape)}{hint}')
         plain = x.layout == torch.strided and not x.is_meta and not x.is_quantized
         if not plain or not (x.is_floating_point() or name.endswith('num_batches_tracked')):
-            raise AshError(f'{path}: {name} holds {str(x.dtype).removeprefix("torch.")} values{"" if plain else " that are not stored plainly"}: expected floating-point weights; save them as float32')
-        if not torch.isfinite(x).all(): raise AshError(f'{path}: {name} holds NaN or infinity: these weights are damaged, or their training went wrong')
+            raise AshError(
+                f'{path}: {name} holds {str(x.dtype).removeprefix("torch.")} values{"" if plain else " that are not stored plainly"}: expected floating-point weights; save them as float32'
+            )
+        if not torch.isfinite(x).all():
+            raise AshError(
+                f'{path}: {name} holds NaN or infinity: these weights are damaged, or their training went wrong'
+            )
     for name in state:
-        if name not in shapes: raise AshError(f'{path}: found {name}, which a checkpoint of kind {kind!r} does not have{hint}')
+        if name not in shapes:
+            raise AshError(f'{path}: found {name}, which a checkpoint of kind {kind!r} does not have{hint}')
 
 # %% ../nbs/25_official.ipynb #dc03e7c5
 def load_official(
-    kind:str, # segmenter, hallucinator, discriminator, encoder or decoder
-    path, # a published checkpoint: a state dict written by torch.save or as safetensors, also inside another dictionary
-) -> nn.Module: # our network, in eval mode, on the CPU
+    kind: str,  # segmenter, hallucinator, discriminator, encoder or decoder
+    path,  # a published checkpoint: a state dict written by torch.save or as safetensors, also inside another dictionary
+) -> nn.Module:  # our network, in eval mode, on the CPU
     "Return our network with a published checkpoint's weights. Raises AshError naming what is wrong with the file."
     net = _build[one_of(kind, KINDS, 'kind of network')]()
     own, names = net.state_dict(), published_names(kind, net)
     state = read_checkpoint(path, names)
     shapes = {theirs: own[ours].shape for theirs, ours in names.items()}
-    if kind == 'encoder' and state.keys() & _vgg_tail.keys(): shapes |= _vgg_tail
+    if kind == 'encoder' and state.keys() & _vgg_tail.keys():
+        shapes |= _vgg_tail
     check_entries(state, shapes, path, kind)
     net.load_state_dict({ours: state[theirs] for theirs, ours in names.items()})
     return net.eval()
 
 # %% ../nbs/25_official.ipynb #f420284e
 def published_state(
-    kind:str, # one of KINDS
-    net:nn.Module, # our network of that kind, at the paper's size
-) -> dict: # published entry name -> tensor
+    kind: str,  # one of KINDS
+    net: nn.Module,  # our network of that kind, at the paper's size
+) -> dict:  # published entry name -> tensor
     "Return the weights of our network under their published names."
     own = net.state_dict()
     return {theirs: own[ours] for theirs, ours in published_names(kind, net).items()}
 
 # %% ../nbs/25_official.ipynb #2acdc637
 def load_initial(
-    segmenter:Segmenter, # built with body='resnet101', pretrained=False
-    path, # DeepLab's initial model
+    segmenter: Segmenter,  # built with body='resnet101', pretrained=False
+    path,  # DeepLab's initial model
 ):
     "Fill the body of a segmenter from a checkpoint and leave its heads new. Raises AshError naming what is wrong with the file."
-    if segmenter.convention != 'caffe': raise AshError("DeepLab's initial model needs Segmenter('resnet101', pretrained=False)")
+    if segmenter.convention != 'caffe':
+        raise AshError("DeepLab's initial model needs Segmenter('resnet101', pretrained=False)")
     skip = lambda name: name.startswith(('layer5.', 'layer6.')) or name.endswith('num_batches_tracked')
     names = {theirs: ours for theirs, ours in published_names('segmenter', segmenter).items() if not skip(theirs)}
     state = {k: v for k, v in read_checkpoint(path, names).items() if not skip(k)}

@@ -8,252 +8,375 @@ __all__ = ['FORMATS', 'MAX_PIXELS', 'BITS', 'PHOTOMETRIC', 'PLANAR', 'SAMPLE_FOR
            'read_ids', 'Found', 'find_files', 'tell_once', 'tell_left_out', 'any_case']
 
 # %% ../nbs/05_pictures.ipynb #ab784bde
-import os, struct, sys, warnings, zlib
+import os
+import struct
+import sys
+import warnings
+import zlib
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
+
 import numpy as np
 import torch
+
 from .config import AshError
 
 FORMATS, MAX_PIXELS = ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP', 'TIFF', 'PPM'), 150_000_000
 
 # %% ../nbs/05_pictures.ipynb #5e93e400
-def orientation(picture) -> int: # 1 as stored; 2 to 8 as EXIF numbers them
+def orientation(picture) -> int:  # 1 as stored; 2 to 8 as EXIF numbers them
     "Return how a decoded picture asks to be turned; a damaged tag asks for nothing."
-    try: code = picture.getexif().get(0x112, 1)
-    except Exception: return 1                                  # parsers of damaged tags raise anything
+    try:
+        code = picture.getexif().get(0x112, 1)
+    except Exception:
+        return 1  # parsers of damaged tags raise anything
     return int(code) if code in range(1, 9) else 1
 
+
 def turned(
-    pixels:np.ndarray, # (H, W, ...) as stored
-    code:int, # 1 to 8
-) -> np.ndarray: # (H, W, ...), or (W, H, ...) for 5 to 8
+    pixels: np.ndarray,  # (H, W, ...) as stored
+    code: int,  # 1 to 8
+) -> np.ndarray:  # (H, W, ...), or (W, H, ...) for 5 to 8
     "Turn and mirror pixels as an EXIF orientation says."
-    if code >= 5: pixels = pixels.swapaxes(0, 1)
-    if code in (2, 3, 6, 7): pixels = pixels[:, ::-1]
-    if code in (3, 4, 7, 8): pixels = pixels[::-1]
+    if code >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if code in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if code in (3, 4, 7, 8):
+        pixels = pixels[::-1]
     return pixels
 
 # %% ../nbs/05_pictures.ipynb #f3c1d5fe
-def _chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+def _chunk(kind, data):
+    return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
 
-def bare_png(data:bytes) -> bytes:
+
+def bare_png(data: bytes) -> bytes:
     "Reduce a 16-bit PNG to its header and pixels after checking them. Raises ValueError saying what is wrong."
     parts, at = {}, 8
     while at < len(data):
-        n, kind = struct.unpack('>I4s', data[at:at + 8])
-        body, check = data[at + 8:at + 8 + n], data[at + 8 + n:at + 12 + n]
-        if check != struct.pack('>I', zlib.crc32(kind + body)): raise ValueError('a checksum is wrong')
-        if kind == b'IEND': break                                # what follows is no part of the picture
+        n, kind = struct.unpack('>I4s', data[at : at + 8])
+        body, check = data[at + 8 : at + 8 + n], data[at + 8 + n : at + 12 + n]
+        if check != struct.pack('>I', zlib.crc32(kind + body)):
+            raise ValueError('a checksum is wrong')
+        if kind == b'IEND':
+            break  # what follows is no part of the picture
         parts[kind] = parts.get(kind, b'') + body
         at += 12 + n
     w, h, depth, colour, *_, interlaced = struct.unpack('>IIBBBBB', parts[b'IHDR'])
-    row = 1 + 2*w*{0: 1, 2: 3, 4: 2, 6: 4}[colour]
-    if depth != 16 or interlaced or not 0 < w*h <= MAX_PIXELS: raise ValueError('it is interlaced or of no possible size')
-    raw = zlib.decompressobj().decompress(parts[b'IDAT'], row*h + 1)
-    if len(raw) != row*h or max(raw[::row]) > 4: raise ValueError('its pixels are not whole')
+    row = 1 + 2 * w * {0: 1, 2: 3, 4: 2, 6: 4}[colour]
+    if depth != 16 or interlaced or not 0 < w * h <= MAX_PIXELS:
+        raise ValueError('it is interlaced or of no possible size')
+    raw = zlib.decompressobj().decompress(parts[b'IDAT'], row * h + 1)
+    if len(raw) != row * h or max(raw[::row]) > 4:
+        raise ValueError('its pixels are not whole')
     return data[:8] + _chunk(b'IHDR', parts[b'IHDR']) + _chunk(b'IDAT', parts[b'IDAT']) + _chunk(b'IEND', b'')
 
 # %% ../nbs/05_pictures.ipynb #2cb452d3
-def deep_png(data:bytes) -> np.ndarray: # (H, W, channels) uint16
+def deep_png(data: bytes) -> np.ndarray:  # (H, W, channels) uint16
     "Read a PNG of 16 bits a channel. Raises ValueError, KeyError, struct.error or zlib.error for a damaged one."
     from torchvision.io import ImageReadMode, decode_image
+
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        return decode_image(torch.frombuffer(bytearray(bare_png(data)), dtype=torch.uint8), ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
+        return (
+            decode_image(torch.frombuffer(bytearray(bare_png(data)), dtype=torch.uint8), ImageReadMode.UNCHANGED)
+            .permute(1, 2, 0)
+            .numpy()
+        )
 
 # %% ../nbs/05_pictures.ipynb #c1b40fb7
 _too_many = f'more than {MAX_PIXELS:,} pixels: refused before decoding; shrink it if it is real'
 
+
 class Decoded(NamedTuple):
     "A picture as it is stored, and what the file says of it."
-    picture: Any # PIL.Image.Image
-    stored: str # form of its values in the file: L;4 is grey of 4 bits, which Pillow spreads over 8
-    turn: int # how it asks to be turned, 1 to 8
-    deep: Any # (H, W, channels) uint16 of a PNG whose colours have 16 bits, else None
+
+    picture: Any  # PIL.Image.Image
+    stored: str  # form of its values in the file: L;4 is grey of 4 bits, which Pillow spreads over 8
+    turn: int  # how it asks to be turned, 1 to 8
+    deep: Any  # (H, W, channels) uint16 of a PNG whose colours have 16 bits, else None
 
 # %% ../nbs/05_pictures.ipynb #842abc4d
 def decode(
-    path, # image file, or the name to use in messages
-    what:str='an image', # what it should be, for the message
-    data:bytes=None, # content of the file; None: it is read
+    path,  # image file, or the name to use in messages
+    what: str = 'an image',  # what it should be, for the message
+    data: bytes = None,  # content of the file; None: it is read
 ) -> Decoded:
     "Decode a picture. Raises AshError naming a missing, unreadable or gigantic file, and one of another format."
     from PIL import Image, UnidentifiedImageError
+
     try:
         with open(path, 'rb') if data is None else BytesIO(data) as file, warnings.catch_warnings():
-            warnings.simplefilter('ignore')                     # Pillow's own limits, odd tags
-            f = Image.open(file, formats=FORMATS)               # of the opened file: by its name, Pillow 13 scrambles some turned TIFFs
-            if f.width*f.height <= MAX_PIXELS: return _loaded(f, file)
+            warnings.simplefilter('ignore')  # Pillow's own limits, odd tags
+            f = Image.open(
+                file, formats=FORMATS
+            )  # of the opened file: by its name, Pillow 13 scrambles some turned TIFFs
+            if f.width * f.height <= MAX_PIXELS:
+                return _loaded(f, file)
             told = f'claims {f.width} x {f.height} pixels, {_too_many}'
-    except FileNotFoundError: told = 'is missing'
-    except (IsADirectoryError, PermissionError) as e: told = f'cannot be read as {what}: {e.strerror}'
-    except MemoryError: raise
-    except Image.DecompressionBombError: told = f'claims {_too_many}'
-    except UnidentifiedImageError: told = f'cannot be read as {what}: it is none of {", ".join(FORMATS)}, has numbers of an unusual kind, or is cut off; save it as PNG, or fetch it again'
-    except Exception as e:                                      # decoders raise anything
+    except FileNotFoundError:
+        told = 'is missing'
+    except (IsADirectoryError, PermissionError) as e:
+        told = f'cannot be read as {what}: {e.strerror}'
+    except MemoryError:
+        raise
+    except Image.DecompressionBombError:
+        told = f'claims {_too_many}'
+    except UnidentifiedImageError:
+        told = f'cannot be read as {what}: it is none of {", ".join(FORMATS)}, has numbers of an unusual kind, or is cut off; save it as PNG, or fetch it again'
+    except Exception as e:  # decoders raise anything
         told = f'cannot be read as {what} ({" ".join(str(e).split())[:80] or type(e).__name__}): is the file truncated? Fetch it again'
     raise AshError(f'{path} {told}')
+
 
 def _loaded(f, file) -> Decoded:
     how = f.tile[0].args if f.tile else ''
     stored = how if isinstance(how, str) else str(how[0])
     f.load()
-    if f.format != 'PNG' or stored not in ('RGB;16B', 'RGBA;16B', 'LA;16B'): return Decoded(f, stored, orientation(f), None)
+    if f.format != 'PNG' or stored not in ('RGB;16B', 'RGBA;16B', 'LA;16B'):
+        return Decoded(f, stored, orientation(f), None)
     file.seek(0)
     return Decoded(f, stored, orientation(f), deep_png(file.read()))
 
 # %% ../nbs/05_pictures.ipynb #a9401dff
-def _tag(picture, number:int, default:int) -> int:
+def _tag(picture, number: int, default: int) -> int:
     "First value of a TIFF tag."
     value = getattr(picture, 'tag_v2', {}).get(number, default)
     return value[0] if isinstance(value, tuple) else value
 
-BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339 # TIFF's numbers
+
+BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339  # TIFF's numbers
+
 
 def _top(picture, path) -> int:
     "Largest value that a grey picture of more than 8 bits can hold."
-    if picture.mode == 'F': return 1
-    if picture.format == 'PPM' or picture.mode == 'I' and picture.format != 'TIFF': return 65535     # Pillow has scaled it
-    return 2**_tag(picture, BITS, 16) - 1
+    if picture.mode == 'F':
+        return 1
+    if picture.format == 'PPM' or picture.mode == 'I' and picture.format != 'TIFF':
+        return 65535  # Pillow has scaled it
+    return 2 ** _tag(picture, BITS, 16) - 1
 
 # %% ../nbs/05_pictures.ipynb #d61161c2
-def _grey(picture, path) -> np.ndarray: # (H, W) uint8
+def _grey(picture, path) -> np.ndarray:  # (H, W) uint8
     "Bring a grey picture of more than 8 bits to 8."
     values, top = np.array(picture), _top(picture, path)
-    if picture.mode == 'I' and top == 2**32 - 1: values = values.view(np.uint32)                     # Pillow has signed numbers only
+    if picture.mode == 'I' and top == 2**32 - 1:
+        values = values.view(np.uint32)  # Pillow has signed numbers only
     if picture.mode == 'F' and not (values.min() >= 0 and values.max() <= 1):
-        raise AshError(f'{path} holds floating-point values from {values.min():.4g} to {values.max():.4g}: expected 0 to 1; divide them by the largest that is possible')
-    if _tag(picture, PHOTOMETRIC, 1) == 0: values = top - values                                     # white is 0
-    out = np.rint(values.astype(np.float64)*(255/top)).astype(np.uint8)
+        raise AshError(
+            f'{path} holds floating-point values from {values.min():.4g} to {values.max():.4g}: expected 0 to 1; divide them by the largest that is possible'
+        )
+    if _tag(picture, PHOTOMETRIC, 1) == 0:
+        values = top - values  # white is 0
+    out = np.rint(values.astype(np.float64) * (255 / top)).astype(np.uint8)
     key = picture.info.get('transparency')
     return out if key is None else np.where(values == key, np.uint8(255), out)
 
 # %% ../nbs/05_pictures.ipynb #23bfe807
-def _from_deep(deep, key) -> np.ndarray: # (H, W, 3) uint8
+def _from_deep(deep, key) -> np.ndarray:  # (H, W, 3) uint8
     "Bring 16 bits a channel to 8, over white; `key` is a transparent colour or None."
-    share = deep/65535
-    alpha = share[..., -1:] if deep.shape[2] in (2, 4) else np.ones_like(share[..., :1]) if key is None else (deep != key).any(2, keepdims=True)
-    return np.rint(255*(share[..., :3 if deep.shape[2] > 2 else 1]*alpha + 1 - alpha)).astype(np.uint8)*np.ones(3, np.uint8)
+    share = deep / 65535
+    alpha = (
+        share[..., -1:]
+        if deep.shape[2] in (2, 4)
+        else np.ones_like(share[..., :1])
+        if key is None
+        else (deep != key).any(2, keepdims=True)
+    )
+    return np.rint(255 * (share[..., : 3 if deep.shape[2] > 2 else 1] * alpha + 1 - alpha)).astype(np.uint8) * np.ones(
+        3, np.uint8
+    )
 
-def as_rgb(decoded:Decoded, path) -> np.ndarray: # (H, W, 3) uint8
+
+def as_rgb(decoded: Decoded, path) -> np.ndarray:  # (H, W, 3) uint8
     "Return a decoded picture as RGB over white, the right way up. Raises AshError for a picture whose values have no agreed meaning."
     from PIL import Image
+
     picture, key = decoded.picture, decoded.picture.info.get('transparency')
-    if _tag(picture, SAMPLE_FORMAT, 1) == 2: raise AshError(f'{path} holds signed numbers: expected unsigned ones, or floating-point ones from 0 to 1; save it again as one of these')
-    if _tag(picture, PLANAR, 1) == 2 and _tag(picture, BITS, 8) > 8: raise AshError(f'{path} keeps colours of more than 8 bits in separate planes, which Pillow misreads: save it as PNG')
-    if key is not None and decoded.stored in ('1', 'L;2', 'L;4'): raise AshError(f'{path} stores grey as {decoded.stored} with a transparent value, which programs read differently: save it with an alpha channel')
-    if decoded.deep is not None: pixels = _from_deep(decoded.deep, key)
-    elif picture.mode[0] in 'IF': pixels = np.repeat(_grey(picture, path)[..., None], 3, 2)
+    if _tag(picture, SAMPLE_FORMAT, 1) == 2:
+        raise AshError(
+            f'{path} holds signed numbers: expected unsigned ones, or floating-point ones from 0 to 1; save it again as one of these'
+        )
+    if _tag(picture, PLANAR, 1) == 2 and _tag(picture, BITS, 8) > 8:
+        raise AshError(
+            f'{path} keeps colours of more than 8 bits in separate planes, which Pillow misreads: save it as PNG'
+        )
+    if key is not None and decoded.stored in ('1', 'L;2', 'L;4'):
+        raise AshError(
+            f'{path} stores grey as {decoded.stored} with a transparent value, which programs read differently: save it with an alpha channel'
+        )
+    if decoded.deep is not None:
+        pixels = _from_deep(decoded.deep, key)
+    elif picture.mode[0] in 'IF':
+        pixels = np.repeat(_grey(picture, path)[..., None], 3, 2)
     else:
         try:
-            if picture.has_transparency_data: picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture.convert('RGBA'))
+            if picture.has_transparency_data:
+                picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture.convert('RGBA'))
             pixels = np.array(picture.convert('RGB'))
-        except (ValueError, OverflowError, TypeError): raise AshError(f'{path} is a picture of mode {picture.mode}, which is not read: save it as RGB') from None
+        except (ValueError, OverflowError, TypeError):
+            raise AshError(f'{path} is a picture of mode {picture.mode}, which is not read: save it as RGB') from None
     return turned(pixels, decoded.turn)
 
 # %% ../nbs/05_pictures.ipynb #45e447cf
 def read_turned(
-    path, # image file
-    photo:bool=False, # refuse palette and grey files, which in a data set are label maps in the wrong place
-) -> tuple: # (3, H, W) uint8, and how it had to be turned, 1 to 8
+    path,  # image file
+    photo: bool = False,  # refuse palette and grey files, which in a data set are label maps in the wrong place
+) -> tuple:  # (3, H, W) uint8, and how it had to be turned, 1 to 8
     "Read an image file as RGB, turned as it says, over white. Raises AshError naming a file that is missing, unreadable or of no clear meaning."
     decoded = decode(path)
     if photo and decoded.picture.mode not in ('RGB', 'RGBA', 'CMYK'):
-        raise AshError(f'{path} is a picture of mode {decoded.picture.mode}: expected a colour image; is it a label map in the place of an image?')
+        raise AshError(
+            f'{path} is a picture of mode {decoded.picture.mode}: expected a colour image; is it a label map in the place of an image?'
+        )
     pixels = np.ascontiguousarray(as_rgb(decoded, path).transpose(2, 0, 1))
     return torch.from_numpy(pixels), decoded.turn
 
-def read_picture(path, photo:bool=False) -> torch.Tensor: # (3, H, W) uint8
+
+def read_picture(path, photo: bool = False) -> torch.Tensor:  # (3, H, W) uint8
     "Read an image file as `read_turned` does; return its pixels alone."
     return read_turned(path, photo)[0]
 
 # %% ../nbs/05_pictures.ipynb #43df86ac
 class Ids(NamedTuple):
     "A label map as stored."
-    ids: np.ndarray # (H, W)
-    palette: Any # (colours, 3) of the file, or None
-    turn: int # how it had to be turned, 1 to 8
+
+    ids: np.ndarray  # (H, W)
+    palette: Any  # (colours, 3) of the file, or None
+    turn: int  # how it had to be turned, 1 to 8
+
 
 def read_label(path) -> Ids:
     "Read the ids of a label file: palette indices, grey values, or the red channel of 16 bits, turned as the file says. Raises AshError naming the file."
     picture, stored, turn, deep = decode(path, 'a label map')
-    if deep is not None and deep.shape[2] > 2: return Ids(turned(deep[..., 0], turn), None, turn)
+    if deep is not None and deep.shape[2] > 2:
+        return Ids(turned(deep[..., 0], turn), None, turn)
     if picture.mode not in ('P', 'L', 'I', 'I;16'):
-        raise AshError(f'{path} is a picture of mode {picture.mode}: expected label ids as a palette, grey or 16-bit PNG; are these the colour labels, or was the file converted?')
-    if picture.format not in ('PNG', 'TIFF'): raise AshError(f'{path} is stored as {picture.format}, which may change label ids: expected a palette, grey or 16-bit PNG')
+        raise AshError(
+            f'{path} is a picture of mode {picture.mode}: expected label ids as a palette, grey or 16-bit PNG; are these the colour labels, or was the file converted?'
+        )
+    if picture.format not in ('PNG', 'TIFF'):
+        raise AshError(
+            f'{path} is stored as {picture.format}, which may change label ids: expected a palette, grey or 16-bit PNG'
+        )
     if picture.mode == 'L' and stored != 'L' or _tag(picture, PHOTOMETRIC, 1) == 0:
-        raise AshError(f'{path} stores grey as {stored}, in which a label id could mean two things: expected ids in 8 or 16 bits, 0 black')
+        raise AshError(
+            f'{path} stores grey as {stored}, in which a label id could mean two things: expected ids in 8 or 16 bits, 0 black'
+        )
     colours = np.array(picture.getpalette()).reshape(-1, 3) if picture.mode == 'P' else None
     return Ids(turned(np.array(picture), turn), colours, turn)
 
-def read_ids(path) -> np.ndarray: # (H, W)
+
+def read_ids(path) -> np.ndarray:  # (H, W)
     "Read a label file as `read_label` does; return its ids alone."
     return read_label(path).ids
 
 # %% ../nbs/05_pictures.ipynb #dc26e08a
-SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.gif', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.pbm', '.pnm')
-_not_ours = ('__MACOSX', '@eaDir') # where other systems keep copies of pictures
+SUFFIXES = (
+    '.jpg',
+    '.jpeg',
+    '.jpe',
+    '.jfif',
+    '.png',
+    '.gif',
+    '.bmp',
+    '.webp',
+    '.tif',
+    '.tiff',
+    '.ppm',
+    '.pgm',
+    '.pbm',
+    '.pnm',
+)
+_not_ours = ('__MACOSX', '@eaDir')  # where other systems keep copies of pictures
+
 
 class Found(NamedTuple):
     "Files of a folder tree in the order of their paths, and how many were left out, by reason."
+
     files: list
     left_out: Counter
 
-def _hidden(name): return name.startswith('.') or name in _not_ours
 
-def _refused(error): raise AshError(f'{error.filename} cannot be looked into: {error.strerror}; allow reading there, or move it away') from None
+def _hidden(name):
+    return name.startswith('.') or name in _not_ours
+
+
+def _refused(error):
+    raise AshError(
+        f'{error.filename} cannot be looked into: {error.strerror}; allow reading there, or move it away'
+    ) from None
 
 # %% ../nbs/05_pictures.ipynb #fc5d6b93
 def find_files(
-    folder, # where to look, in folders within it, too
-    endings=SUFFIXES, # what the names of wanted files end with, in any case
+    folder,  # where to look, in folders within it, too
+    endings=SUFFIXES,  # what the names of wanted files end with, in any case
 ) -> Found:
     "Find files by the ends of their names. Raises AshError for a folder that cannot be looked into."
     folder, endings = Path(folder), tuple(e.casefold() for e in endings)
     files, left_out, seen, waiting = [], Counter(), set(), [folder]
-    while waiting:                                   # what is reached through links comes last: a folder goes by its own name
+    while waiting:  # what is reached through links comes last: a folder goes by its own name
         start = waiting.pop(0)
-        if os.path.realpath(start) in seen: continue
+        if os.path.realpath(start) in seen:
+            continue
         for at, folders, names in os.walk(start, onerror=_refused):
             seen.add(os.path.realpath(at))
             inner = sorted(n for n in folders if not _hidden(n))
-            waiting += [Path(at)/n for n in inner if os.path.islink(os.path.join(at, n))]
-            left_out['in hidden folders'] += sum(len(f) for n in folders if _hidden(n) for *_, f in os.walk(os.path.join(at, n)))
-            folders[:] = [n for n in inner if not os.path.islink(os.path.join(at, n)) and os.path.realpath(os.path.join(at, n)) not in seen]
+            waiting += [Path(at) / n for n in inner if os.path.islink(os.path.join(at, n))]
+            left_out['in hidden folders'] += sum(
+                len(f) for n in folders if _hidden(n) for *_, f in os.walk(os.path.join(at, n))
+            )
+            folders[:] = [
+                n
+                for n in inner
+                if not os.path.islink(os.path.join(at, n)) and os.path.realpath(os.path.join(at, n)) not in seen
+            ]
             for n in names:
-                if _hidden(n): left_out['hidden'] += 1
-                elif n.casefold().endswith(endings): files.append(Path(at)/n)
-                else: left_out[f'ending in {Path(n).suffix or n}'] += 1
+                if _hidden(n):
+                    left_out['hidden'] += 1
+                elif n.casefold().endswith(endings):
+                    files.append(Path(at) / n)
+                else:
+                    left_out[f'ending in {Path(n).suffix or n}'] += 1
     return Found(sorted(files), +left_out)
 
 # %% ../nbs/05_pictures.ipynb #9ff00600
 _told = set()
 
+
 def tell_once(
-    text:str, # what to say
-    about=None, # what it is about, of which nothing more is said; None: this very text
+    text: str,  # what to say
+    about=None,  # what it is about, of which nothing more is said; None: this very text
 ):
     "Say something on stderr, once a process."
-    if (about or text) not in _told: print(text, file=sys.stderr)
+    if (about or text) not in _told:
+        print(text, file=sys.stderr)
     _told.add(about or text)
 
-def tell_left_out(folder, left_out:Counter):
+
+def tell_left_out(folder, left_out: Counter):
     "Say once how many files of a folder were left out, and why."
-    if not left_out: return
-    reasons = [f'{n} {why}' for why, n in sorted(left_out.items(), key=lambda r: (-r[1], r[0]))[:6]] + ['...']*(len(left_out) > 6)
-    tell_once(f'{folder}: {left_out.total()} file{"s"*(left_out.total() > 1)} left out ({", ".join(reasons)})')
+    if not left_out:
+        return
+    reasons = [f'{n} {why}' for why, n in sorted(left_out.items(), key=lambda r: (-r[1], r[0]))[:6]] + ['...'] * (
+        len(left_out) > 6
+    )
+    tell_once(f'{folder}: {left_out.total()} file{"s" * (left_out.total() > 1)} left out ({", ".join(reasons)})')
 
 # %% ../nbs/05_pictures.ipynb #e65fe068
 def any_case():
     "Return a function that answers, for a path, the file of that name in its folder whatever the case of its letters, else the path itself."
     listed = {}
-    def find(path:Path) -> Path:
-        if path.is_file(): return path
+
+    def find(path: Path) -> Path:
+        if path.is_file():
+            return path
         if path.parent not in listed:
             names = os.listdir(path.parent) if path.parent.is_dir() else []
             listed[path.parent] = {n.casefold(): n for n in sorted(names)}
         return path.with_name(listed[path.parent].get(path.name.casefold(), path.name))
+
     return find

@@ -10,66 +10,127 @@ __all__ = ['THEME', 'METHOD_NAMES', 'METHOD_COLOURS', 'REPAIRED', 'BROKEN', 'BOT
 
 # %% ../nbs/41_plots.ipynb #b03e9837
 import functools
+
 import numpy as np
+
 from .analysis import contributions, mean_ci, size_effect
 from .config import AshError
 from .labels import CLASSES, IGNORE, PALETTE, colorize
 
 # %% ../nbs/41_plots.ipynb #e639f7ca
-THEME = {'font.size': 9, 'axes.titlesize': 9, 'axes.labelsize': 8.5, 'legend.fontsize': 8.5, 'legend.frameon': False,
-         'axes.spines.top': False, 'axes.spines.right': False, 'axes.edgecolor': '#8a939b', 'axes.labelcolor': '#3c454d', 'text.color': '#1d2327',
-         'axes.grid': True, 'grid.color': '#e8ebed', 'grid.linewidth': .7, 'axes.axisbelow': True, 'figure.dpi': 110, 'savefig.dpi': 110}
+THEME = {
+    'font.size': 9,
+    'axes.titlesize': 9,
+    'axes.labelsize': 8.5,
+    'legend.fontsize': 8.5,
+    'legend.frameon': False,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.edgecolor': '#8a939b',
+    'axes.labelcolor': '#3c454d',
+    'text.color': '#1d2327',
+    'axes.grid': True,
+    'grid.color': '#e8ebed',
+    'grid.linewidth': 0.7,
+    'axes.axisbelow': True,
+    'figure.dpi': 110,
+    'savefig.dpi': 110,
+}
+
 
 def themed(f):
     "Draw inside the kit's theme."
+
     @functools.wraps(f)
     def inside(*a, **kw):
         import matplotlib as mpl
-        with mpl.rc_context(THEME): return f(*a, **kw)
+
+        with mpl.rc_context(THEME):
+            return f(*a, **kw)
+
     return inside
 
+
 @themed
-def figure(rows=1, columns=1, size=(7, 3), **kw): # figure and its axes (rows, columns)
+def figure(rows=1, columns=1, size=(7, 3), **kw):  # figure and its axes (rows, columns)
     "Make a figure with axes in the kit's theme, outside pyplot's state."
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
     fig = Figure(figsize=size, layout='constrained')
     FigureCanvasAgg(fig)
     axes = fig.subplots(rows, columns, squeeze=False, **kw)
-    for ax in axes.flat: ax.tick_params(labelsize=8, length=3, color='#8a939b', labelcolor='#3c454d')
+    for ax in axes.flat:
+        ax.tick_params(labelsize=8, length=3, color='#8a939b', labelcolor='#3c454d')
     return fig, axes
 
 # %% ../nbs/41_plots.ipynb #f02bc972
 def encode(
-    fig, # matplotlib Figure
-    photo:bool=False, # JPEG instead of PNG
-    dpi:int=110, # pixels an inch
+    fig,  # matplotlib Figure
+    photo: bool = False,  # JPEG instead of PNG
+    dpi: int = 110,  # pixels an inch
 ) -> bytes:
     "Encode a figure as JPEG or palette PNG."
     import io
+
     from PIL import Image
+
     raw, out = io.BytesIO(), io.BytesIO()
     fig.savefig(raw, format='png', dpi=dpi, facecolor='white')
     picture = Image.open(raw).convert('RGB')
-    if photo: picture.save(out, 'JPEG', quality=80, optimize=True)
-    else: picture.quantize(255, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(out, 'PNG', optimize=True)
+    if photo:
+        picture.save(out, 'JPEG', quality=80, optimize=True)
+    else:
+        picture.quantize(255, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(out, 'PNG', optimize=True)
     return out.getvalue()
 
 # %% ../nbs/41_plots.ipynb #9d83825e
-METHOD_NAMES = {'source_only': 'source only', 'stylization': 'stylization', 'ash': 'ASH', 'stylization_segmentation_loss': 'stylization + seg. loss', 'ash_segmentation_loss': 'ASH + seg. loss'}
-METHOD_COLOURS = {'source_only': '#777777', 'stylization': '#56B4E9', 'ash': '#D55E00', 'stylization_segmentation_loss': '#0072B2', 'ash_segmentation_loss': '#009E73'}
+METHOD_NAMES = {
+    'source_only': 'source only',
+    'stylization': 'stylization',
+    'ash': 'ASH',
+    'stylization_segmentation_loss': 'stylization + seg. loss',
+    'ash_segmentation_loss': 'ASH + seg. loss',
+}
+METHOD_COLOURS = {
+    'source_only': '#777777',
+    'stylization': '#56B4E9',
+    'ash': '#D55E00',
+    'stylization_segmentation_loss': '#0072B2',
+    'ash_segmentation_loss': '#009E73',
+}
 _reserve, _markers = ('#CC79A7', '#E69F00', '#332288', '#882255', '#44AA99', '#999933'), 'osDv^P*Xph<>'
 
-METHOD_NAMES |= {'advent': 'ADVENT', 'maxsquare': 'MaxSquare', 'clan': 'CLAN', 'asm': 'ASM', 'randconv': 'RandConv', 'fact': 'amplitude mix', 'advstyle': 'AdvStyle', 'mixstyle': 'MixStyle', 'dsu': 'DSU', 'shade': 'SHADE',
-    'gated_randconv': 'gated RandConv', 'gated_mixstyle': 'gated MixStyle', 'gated_dsu': 'gated DSU', 'gated_shade': 'gated SHADE', 'spatial_ash': 'spatial ASH', 'spatial_ash_segmentation_loss': 'spatial ASH + seg. loss',
-    'stylization_noise': 'stylization + noise', 'domain_randomization': 'domain randomisation', 'batch_norm_only': 'batch norm only (control)'}
+METHOD_NAMES |= {
+    'advent': 'ADVENT',
+    'maxsquare': 'MaxSquare',
+    'clan': 'CLAN',
+    'asm': 'ASM',
+    'randconv': 'RandConv',
+    'fact': 'amplitude mix',
+    'advstyle': 'AdvStyle',
+    'mixstyle': 'MixStyle',
+    'dsu': 'DSU',
+    'shade': 'SHADE',
+    'gated_randconv': 'gated RandConv',
+    'gated_mixstyle': 'gated MixStyle',
+    'gated_dsu': 'gated DSU',
+    'gated_shade': 'gated SHADE',
+    'spatial_ash': 'spatial ASH',
+    'spatial_ash_segmentation_loss': 'spatial ASH + seg. loss',
+    'stylization_noise': 'stylization + noise',
+    'domain_randomization': 'domain randomisation',
+    'batch_norm_only': 'batch norm only (control)',
+}
+
 
 def name_of(method) -> str:
     "Return a method's word as in pictures: its name, and settings behind a comma."
     name, *settings = method.split(':')
     return ', '.join([METHOD_NAMES.get(name, name.replace('_', ' ')), *settings])
 
-def looks(methods) -> dict: # method -> dict(color, marker)
+
+def looks(methods) -> dict:  # method -> dict(color, marker)
     "Give each method a colour and a marker."
     methods, known = list(dict.fromkeys(methods)), list(METHOD_COLOURS)
     others = [m for m in methods if m not in known]
@@ -77,144 +138,219 @@ def looks(methods) -> dict: # method -> dict(color, marker)
     order = [*known, *others]
     return {m: dict(color=colour[m], marker=_markers[order.index(m) % len(_markers)]) for m in methods}
 
-def colour_of(method) -> str: return looks([method])[method]['color']
+
+def colour_of(method) -> str:
+    return looks([method])[method]['color']
 
 # %% ../nbs/41_plots.ipynb #b7dd092f
-def as_picture(x) -> np.ndarray: # (H, W, 3) uint8
+def as_picture(x) -> np.ndarray:  # (H, W, 3) uint8
     "Turn an image tensor (3, H, W) in [0, 1] or bytes, or a label map (H, W), into a picture. Raises AshError for anything else."
     x = np.asarray(x.detach().cpu() if hasattr(x, 'detach') else x)
-    if x.ndim == 2: return colorize(x.astype(np.uint8))
-    if x.ndim != 3 or 3 not in (x.shape[0], x.shape[-1]): raise AshError(f'an array of shape {x.shape} is no picture: expected (3, H, W), (H, W, 3) or a label map (H, W)')
-    if x.shape[0] == 3 and x.shape[-1] != 3: x = x.transpose(1, 2, 0)
-    return x if x.dtype == np.uint8 else (np.nan_to_num(x.astype(float)).clip(0, 1)*255 + .5).astype(np.uint8)
+    if x.ndim == 2:
+        return colorize(x.astype(np.uint8))
+    if x.ndim != 3 or 3 not in (x.shape[0], x.shape[-1]):
+        raise AshError(
+            f'an array of shape {x.shape} is no picture: expected (3, H, W), (H, W, 3) or a label map (H, W)'
+        )
+    if x.shape[0] == 3 and x.shape[-1] != 3:
+        x = x.transpose(1, 2, 0)
+    return x if x.dtype == np.uint8 else (np.nan_to_num(x.astype(float)).clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 # %% ../nbs/41_plots.ipynb #d729f15b
-def encoded(picture, lossless:bool=None) -> bytes:
+def encoded(picture, lossless: bool = None) -> bytes:
     "Encode an image or label map as JPEG or, lossless, as PNG; by default label maps as PNG."
     import io
+
     from PIL import Image
+
     out, lossless = io.BytesIO(), picture.ndim == 2 if lossless is None else lossless
-    Image.fromarray(as_picture(picture)).save(out, 'PNG' if lossless else 'JPEG', **({} if lossless else dict(quality=90)))
+    Image.fromarray(as_picture(picture)).save(
+        out, 'PNG' if lossless else 'JPEG', **({} if lossless else dict(quality=90))
+    )
     return out.getvalue()
 
 # %% ../nbs/41_plots.ipynb #4a28fc9f
 @themed
 def grid(
-    rows, # list of rows, each a list of images or label maps (None: leave empty)
-    titles=(), # one per column
-    captions=None, # list of rows of text under the pictures, '' for none; text that begins with * is bold
-    width:float=10., # inches
-    legend=(), # what is explained at the bottom: train ids, or (colour, text)
+    rows,  # list of rows, each a list of images or label maps (None: leave empty)
+    titles=(),  # one per column
+    captions=None,  # list of rows of text under the pictures, '' for none; text that begins with * is bold
+    width: float = 10.0,  # inches
+    legend=(),  # what is explained at the bottom: train ids, or (colour, text)
 ):
     "Draw pictures in rows and columns, titles above, captions below."
     pictures = [[None if x is None else as_picture(x) for x in row] for row in rows]
-    aspects = [next((r[j].shape[1]/r[j].shape[0] for r in pictures if r[j] is not None), 1) for j in range(len(rows[0]))]
-    gap, above, below, foot = .06, .24 if titles else .03, .2 if captions else .06, .17*-(-len(legend)//7) + .12 if legend else 0
-    height = (width - gap*(len(aspects) - 1))/sum(aspects)
-    total = above + len(rows)*(height + below) + foot
+    aspects = [
+        next((r[j].shape[1] / r[j].shape[0] for r in pictures if r[j] is not None), 1) for j in range(len(rows[0]))
+    ]
+    gap, above, below, foot = (
+        0.06,
+        0.24 if titles else 0.03,
+        0.2 if captions else 0.06,
+        0.17 * -(-len(legend) // 7) + 0.12 if legend else 0,
+    )
+    height = (width - gap * (len(aspects) - 1)) / sum(aspects)
+    total = above + len(rows) * (height + below) + foot
     fig = _bare((width, total))
     for i, row in enumerate(pictures):
-        x, y = 0., total - above - i*(height + below) - height
+        x, y = 0.0, total - above - i * (height + below) - height
         for j, (picture, aspect) in enumerate(zip(row, aspects)):
-            _place(fig, picture, (x, y, aspect*height, height), titles[j] if titles and i == 0 else '', captions[i][j] if captions else '')
-            x += aspect*height + gap
-    if legend: fig.legend(handles=patches(legend), loc='lower center', ncols=min(7, len(legend)), fontsize=8, handlelength=1.1, handleheight=1.1, columnspacing=1.4, borderaxespad=0)
+            _place(
+                fig,
+                picture,
+                (x, y, aspect * height, height),
+                titles[j] if titles and i == 0 else '',
+                captions[i][j] if captions else '',
+            )
+            x += aspect * height + gap
+    if legend:
+        fig.legend(
+            handles=patches(legend),
+            loc='lower center',
+            ncols=min(7, len(legend)),
+            fontsize=8,
+            handlelength=1.1,
+            handleheight=1.1,
+            columnspacing=1.4,
+            borderaxespad=0,
+        )
     return fig
 
 # %% ../nbs/41_plots.ipynb #b1ff2750
 def _bare(size):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
     fig = Figure(figsize=size)
     FigureCanvasAgg(fig)
     return fig
 
+
 def _place(fig, picture, box, title, caption):
     "Put a picture into a box given in inches."
     w, h = fig.get_size_inches()
-    ax = fig.add_axes((box[0]/w, box[1]/h, box[2]/w, box[3]/h))
+    ax = fig.add_axes((box[0] / w, box[1] / h, box[2] / w, box[3] / h))
     ax.axis('off')
-    if picture is not None: ax.imshow(picture, aspect='auto')
-    if title: ax.set_title(title, fontsize=9, pad=4, parse_math=False)
-    if caption: ax.text(.5, -.13/box[3], caption.lstrip('*'), parse_math=False, transform=ax.transAxes, ha='center', va='baseline', fontsize=8, weight='bold' if caption[0] == '*' else 'normal', color='#1d2327')
+    if picture is not None:
+        ax.imshow(picture, aspect='auto')
+    if title:
+        ax.set_title(title, fontsize=9, pad=4, parse_math=False)
+    if caption:
+        ax.text(
+            0.5,
+            -0.13 / box[3],
+            caption.lstrip('*'),
+            parse_math=False,
+            transform=ax.transAxes,
+            ha='center',
+            va='baseline',
+            fontsize=8,
+            weight='bold' if caption[0] == '*' else 'normal',
+            color='#1d2327',
+        )
 
 # %% ../nbs/41_plots.ipynb #2661dc51
 def patches(what):
     "Return legend handles for train ids and (colour, text) pairs."
     from matplotlib.patches import Patch
-    pairs = [(PALETTE[k]/255, CLASSES[k]) if np.isscalar(k) else k for k in what]
+
+    pairs = [(PALETTE[k] / 255, CLASSES[k]) if np.isscalar(k) else k for k in what]
     return [Patch(facecolor=colour, edgecolor='#00000030', label=text) for colour, text in pairs]
 
+
 def show_grid(
-    images, # list of images or label maps
-    titles=(), # one per picture
-    columns:int=4, # pictures a row
-    width:float=10., # inches
+    images,  # list of images or label maps
+    titles=(),  # one per picture
+    columns: int = 4,  # pictures a row
+    width: float = 10.0,  # inches
 ):
     "Draw a list of pictures, wrapped into rows."
     columns, pad = min(columns, len(images)), -len(images) % columns
-    cut = lambda xs, fill: [[*xs, *[fill]*pad][i:i + columns] for i in range(0, len(images), columns)]
+    cut = lambda xs, fill: [[*xs, *[fill] * pad][i : i + columns] for i in range(0, len(images), columns)]
     return grid(cut(list(images), None), captions=cut(list(titles), '') if len(titles) else None, width=width)
 
 # %% ../nbs/41_plots.ipynb #3abf1cad
 REPAIRED, BROKEN, BOTH_WRONG = (0, 114, 178), (213, 94, 0), (165, 165, 165)
 
+
 def change_map(
-    first, # (H, W) prediction
-    last, # (H, W) another prediction
-    truth, # (H, W) labels
-    image=None, # shown faintly below
-) -> np.ndarray: # (H, W, 3) uint8
+    first,  # (H, W) prediction
+    last,  # (H, W) another prediction
+    truth,  # (H, W) labels
+    image=None,  # shown faintly below
+) -> np.ndarray:  # (H, W, 3) uint8
     "Colour what `last` repairs (blue), what it breaks (orange), and what both get wrong (grey)."
     first, last, truth = (np.asarray(x) for x in (first, last, truth))
-    out = np.full((*truth.shape, 3), 250.) if image is None else 225 + .12*as_picture(image).mean(-1, keepdims=True)*np.ones(3)
+    out = (
+        np.full((*truth.shape, 3), 250.0)
+        if image is None
+        else 225 + 0.12 * as_picture(image).mean(-1, keepdims=True) * np.ones(3)
+    )
     a, b, known = first == truth, last == truth, truth != IGNORE
-    for where, colour in ((known & ~a & b, REPAIRED), (known & a & ~b, BROKEN), (known & ~a & ~b, BOTH_WRONG)): out[where] = colour
+    for where, colour in ((known & ~a & b, REPAIRED), (known & a & ~b, BROKEN), (known & ~a & ~b, BOTH_WRONG)):
+        out[where] = colour
     return out.clip(0, 255).astype(np.uint8)
 
-def error_map(prediction, truth, image=None): # (H, W, 3) uint8
+
+def error_map(prediction, truth, image=None):  # (H, W, 3) uint8
     "Colour the wrong pixels of one prediction (orange) over the faint image."
     return change_map(truth, prediction, truth, image)
 
 # %% ../nbs/41_plots.ipynb #d1cbc45d
 def qualitative(
-    images, # list of images
-    truths, # list of label maps
-    predictions:dict, # method -> list of label maps
-    scores:dict=None, # method -> list of mean IoU in [0, 1]
-    names=None, # list of texts under the images
-    change:bool=False, # add a column with what changed from the first method to the last
-    width:float=10., # inches
+    images,  # list of images
+    truths,  # list of label maps
+    predictions: dict,  # method -> list of label maps
+    scores: dict = None,  # method -> list of mean IoU in [0, 1]
+    names=None,  # list of texts under the images
+    change: bool = False,  # add a column with what changed from the first method to the last
+    width: float = 10.0,  # inches
 ):
     "Draw images, predictions of several methods and truth (the paper's Figure 3)."
     truths, methods, rows, captions = [np.asarray(y) for y in truths], list(predictions), [], []
     for k, (x, y) in enumerate(zip(images, truths)):
         shown = [np.where(y == IGNORE, IGNORE, np.asarray(predictions[m][k])) for m in methods]
         rows.append([x, *shown, y, *([change_map(shown[0], shown[-1], y, x)] if change else [])])
-        captions.append([names[k] if names else '', *_scored(scores, methods, k), '', *([_changed(shown[0], shown[-1], y)] if change else [])])
-    seen = [c for c in range(len(CLASSES)) if any((r == c).any() for row in rows for r in row[1:len(methods) + 2])]
-    legend = seen + [(np.array(c)/255, t) for c, t in ((REPAIRED, 'repaired'), (BROKEN, 'broken'), (BOTH_WRONG, 'wrong in both'))]*change
+        captions.append(
+            [
+                names[k] if names else '',
+                *_scored(scores, methods, k),
+                '',
+                *([_changed(shown[0], shown[-1], y)] if change else []),
+            ]
+        )
+    seen = [c for c in range(len(CLASSES)) if any((r == c).any() for row in rows for r in row[1 : len(methods) + 2])]
+    legend = (
+        seen
+        + [
+            (np.array(c) / 255, t)
+            for c, t in ((REPAIRED, 'repaired'), (BROKEN, 'broken'), (BOTH_WRONG, 'wrong in both'))
+        ]
+        * change
+    )
     titles = ['image', *map(name_of, methods), 'truth', *(['change'] if change else [])]
     return grid(rows, titles, captions if any(map(any, captions)) else None, width, legend)
 
 # %% ../nbs/41_plots.ipynb #7fd260c1
 def _scored(scores, methods, k):
     "Write the mean IoU of each method on image k, the best in bold."
-    if not scores: return [''] * len(methods)
+    if not scores:
+        return [''] * len(methods)
     best = max(scores[m][k] for m in methods)
-    return ['*'*(scores[m][k] == best and len(methods) > 1) + f'mIoU {100*scores[m][k]:.1f}' for m in methods]
+    return ['*' * (scores[m][k] == best and len(methods) > 1) + f'mIoU {100 * scores[m][k]:.1f}' for m in methods]
+
 
 def _changed(first, last, truth):
     "Write the share of pixels that were repaired and broken."
     known = truth != IGNORE
     a, b = (first == truth)[known], (last == truth)[known]
-    return f'+{100*(b & ~a).mean():.0f} %, −{100*(a & ~b).mean():.0f} %' if known.any() else ''
+    return f'+{100 * (b & ~a).mean():.0f} %, −{100 * (a & ~b).mean():.0f} %' if known.any() else ''
 
 # %% ../nbs/41_plots.ipynb #5f33fe18
 def stylization_grid(
-    rows, # list of (image, painting, stylised image, ...)
-    titles=('street', 'painting', 'AdaIN', 'ASH'), # one per column
-    width:float=10., # inches
+    rows,  # list of (image, painting, stylised image, ...)
+    titles=('street', 'painting', 'AdaIN', 'ASH'),  # one per column
+    width: float = 10.0,  # inches
 ):
     "Draw streets, paintings, and what hallucinators make of them."
     return grid(rows, titles, width=width)
@@ -222,94 +358,151 @@ def stylization_grid(
 # %% ../nbs/41_plots.ipynb #edac111b
 @themed
 def curves(
-    logs:dict, # method -> metrics of a run (DataFrame: step, and a column a loss), or a list of them
-    smooth:int=9, # logged rows averaged
-    columns:int=4, # panels a row
+    logs: dict,  # method -> metrics of a run (DataFrame: step, and a column a loss), or a list of them
+    smooth: int = 9,  # logged rows averaged
+    columns: int = 4,  # panels a row
 ):
     "Draw each loss over the steps, a line a run."
     logs = {m: x if isinstance(x, list) else [x] for m, x in logs.items()}
-    losses = list(dict.fromkeys(c for runs in logs.values() for log in runs for c in log.columns if c not in ('step', 'lr', 'seconds')))
-    if not losses: raise AshError('the logs hold no losses: expected metrics.csv with the column step and one a loss')
-    columns, style = -(-len(losses)//-(-len(losses)//columns)), looks(logs)
-    fig, axes = figure(-(-len(losses)//columns), columns, (max(4, 2.5*columns), 2.1*-(-len(losses)//columns) + .35))
+    losses = list(
+        dict.fromkeys(
+            c for runs in logs.values() for log in runs for c in log.columns if c not in ('step', 'lr', 'seconds')
+        )
+    )
+    if not losses:
+        raise AshError('the logs hold no losses: expected metrics.csv with the column step and one a loss')
+    columns, style = -(-len(losses) // -(-len(losses) // columns)), looks(logs)
+    fig, axes = figure(
+        -(-len(losses) // columns), columns, (max(4, 2.5 * columns), 2.1 * -(-len(losses) // columns) + 0.35)
+    )
     for ax, loss in zip(axes.flat, losses):
         for m, runs in logs.items():
-            for log in (r for r in runs if loss in r): _curve(ax, log, loss, smooth, style[m]['color'])
-        ax.set_title(loss.replace('_', ' ')); ax.set_xlabel('step'); ax.margins(x=.02); ax.ticklabel_format(axis='y', scilimits=(-2, 4))
-    for ax in list(axes.flat)[len(losses):]: ax.axis('off')
-    if len(logs) > 1: fig.legend(handles=_line_handles(style), loc='outside upper center', ncols=len(logs))
+            for log in (r for r in runs if loss in r):
+                _curve(ax, log, loss, smooth, style[m]['color'])
+        ax.set_title(loss.replace('_', ' '))
+        ax.set_xlabel('step')
+        ax.margins(x=0.02)
+        ax.ticklabel_format(axis='y', scilimits=(-2, 4))
+    for ax in list(axes.flat)[len(losses) :]:
+        ax.axis('off')
+    if len(logs) > 1:
+        fig.legend(handles=_line_handles(style), loc='outside upper center', ncols=len(logs))
     return fig
 
 # %% ../nbs/41_plots.ipynb #5fcfb5fc
 def _curve(ax, log, loss, smooth, colour):
     log = log[['step', loss]].dropna()
-    ax.plot(log.step, log[loss], color=colour, lw=.6, alpha=.3)
+    ax.plot(log.step, log[loss], color=colour, lw=0.6, alpha=0.3)
     ax.plot(log.step, log[loss].rolling(smooth, min_periods=1, center=True).mean(), color=colour, lw=1.6)
+
 
 def _line_handles(style):
     from matplotlib.lines import Line2D
+
     return [Line2D([], [], lw=2, color=s['color'], label=name_of(m)) for m, s in style.items()]
 
 # %% ../nbs/41_plots.ipynb #3d25e7a6
 def spread(
-    values, # where labels would like to be
-    gap:float, # smallest distance between neighbours
-    low:float=0., # smallest place
-    high:float=1., # largest place
-) -> np.ndarray: # places, in the order of `values`
+    values,  # where labels would like to be
+    gap: float,  # smallest distance between neighbours
+    low: float = 0.0,  # smallest place
+    high: float = 1.0,  # largest place
+) -> np.ndarray:  # places, in the order of `values`
     "Move label positions apart as little as possible; they leave [low, high] only when they do not fit into it."
     values = np.asarray(values, float)
-    order, room, blocks = np.argsort(values, kind='stable'), gap*np.arange(len(values)), []
+    order, room, blocks = np.argsort(values, kind='stable'), gap * np.arange(len(values)), []
     for v in values[order] - room:
         blocks.append((v, 1))
         while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
             (a, m), (b, n) = blocks[-2:]
-            blocks[-2:] = [((a*m + b*n)/(m + n), m + n)]
-    placed = np.repeat(*map(list, zip(*blocks))).clip(low, max(low, high - gap*(len(values) - 1))) + room
+            blocks[-2:] = [((a * m + b * n) / (m + n), m + n)]
+    placed = np.repeat(*map(list, zip(*blocks))).clip(low, max(low, high - gap * (len(values) - 1))) + room
     return placed[np.argsort(order)]
 
 # %% ../nbs/41_plots.ipynb #c26d35aa
 def ink(
-    k:int, # train id
-    limit:float=.62, # largest luminance
-) -> tuple: # RGB in [0, 1]
+    k: int,  # train id
+    limit: float = 0.62,  # largest luminance
+) -> tuple:  # RGB in [0, 1]
     "Return a class's palette colour, darkened until its luminance is at most `limit`."
-    c = PALETTE[k]/255
-    return tuple(c*min(1, limit/max(1e-6, c @ (.299, .587, .114))))
+    c = PALETTE[k] / 255
+    return tuple(c * min(1, limit / max(1e-6, c @ (0.299, 0.587, 0.114))))
+
 
 def end_labels(ax, ends, size=7):
     "Write class names beside the ends of their lines, a list of (class, x, y); lines that end early are led on by dots."
-    if not ends: return
-    height = ax.get_window_extent().height*72/ax.figure.dpi
-    to_axes, final = (lambda y: ax.transAxes.inverted().transform(ax.transData.transform((0, y)))[1]), max(x for _, x, _ in ends)
-    places = spread([to_axes(y) for *_, y in ends], 1.22*size/height)
+    if not ends:
+        return
+    height = ax.get_window_extent().height * 72 / ax.figure.dpi
+    to_axes, final = (
+        (lambda y: ax.transAxes.inverted().transform(ax.transData.transform((0, y)))[1]),
+        max(x for _, x, _ in ends),
+    )
+    places = spread([to_axes(y) for *_, y in ends], 1.22 * size / height)
     for (k, x, y), place in zip(ends, places):
-        ax.annotate(CLASSES[k], (x, y), xytext=(1.07, place), textcoords='axes fraction', fontsize=size, va='center', color=ink(k, .4),
-                    arrowprops=dict(arrowstyle='-', lw=.7, ls='-' if x == final else ':', color=ink(k), shrinkA=1, shrinkB=0, relpos=(0, .5)), annotation_clip=False)
+        ax.annotate(
+            CLASSES[k],
+            (x, y),
+            xytext=(1.07, place),
+            textcoords='axes fraction',
+            fontsize=size,
+            va='center',
+            color=ink(k, 0.4),
+            arrowprops=dict(
+                arrowstyle='-',
+                lw=0.7,
+                ls='-' if x == final else ':',
+                color=ink(k),
+                shrinkA=1,
+                shrinkB=0,
+                relpos=(0, 0.5),
+            ),
+            annotation_clip=False,
+        )
 
 # %% ../nbs/41_plots.ipynb #0752ab68
-_panels = (('beta', 'a) beta'), ('beta_each', 'b) beta per position'), ('gamma', 'c) gamma'), ('gamma_each', 'd) gamma per position'))
+_panels = (
+    ('beta', 'a) beta'),
+    ('beta_each', 'b) beta per position'),
+    ('gamma', 'c) gamma'),
+    ('gamma_each', 'd) gamma per position'),
+)
+
 
 def _decades(ax, sizes, down, up):
     "Make a symmetric-logarithmic axis, linear below a power of ten near the median, with ticks at powers of ten."
     from matplotlib.ticker import FixedLocator, NullLocator
+
     first = int(np.floor(np.log10(sizes.median()))) if len(sizes) else 0
     powers = np.arange(first, max(first, int(np.floor(np.log10(sizes.max()))) if len(sizes) else 0) + 1)
-    powers = 10.**powers[::max(1, len(powers)//4)]
-    ax.set_yscale('symlog', linthresh=10.**first, linscale=1)
-    ax.yaxis.set_major_locator(FixedLocator([*(-powers[::-1] if down else []), 0, *(powers if up else [])])); ax.yaxis.set_minor_locator(NullLocator())
+    powers = 10.0 ** powers[:: max(1, len(powers) // 4)]
+    ax.set_yscale('symlog', linthresh=10.0**first, linscale=1)
+    ax.yaxis.set_major_locator(FixedLocator([*(-powers[::-1] if down else []), 0, *(powers if up else [])]))
+    ax.yaxis.set_minor_locator(NullLocator())
+
 
 def _panel(ax, table, column, title, effect):
     "Draw one panel of Figure 4; return the ends of its lines."
     ends, values = [], table[column].abs()
     for k, rows in table.groupby('class'):
-        if rows[column].isna().all(): continue
-        ax.plot(rows.step, rows[column], color=ink(int(k)), lw=1.3, marker='o' if rows[column].notna().sum() < 3 else None, ms=3)
+        if rows[column].isna().all():
+            continue
+        ax.plot(
+            rows.step,
+            rows[column],
+            color=ink(int(k)),
+            lw=1.3,
+            marker='o' if rows[column].notna().sum() < 3 else None,
+            ms=3,
+        )
         last = rows.dropna(subset=[column]).iloc[-1]
         ends.append((int(k), last.step, last[column]))
     _decades(ax, values[values > 0], table[column].min() < 0, table[column].max() > 0)
-    ax.axhline(0, color='#8a939b', lw=.8, zorder=1); ax.set_title(title, loc='left'); ax.set_xlabel('step')
-    if effect == effect: ax.set_title(f'size corr. {effect:+.2f}', loc='right', fontsize=7, color='#6b757d')
+    ax.axhline(0, color='#8a939b', lw=0.8, zorder=1)
+    ax.set_title(title, loc='left')
+    ax.set_xlabel('step')
+    if effect == effect:
+        ax.set_title(f'size corr. {effect:+.2f}', loc='right', fontsize=7, color='#6b757d')
     return ends
 
 # %% ../nbs/41_plots.ipynb #0f5ef8d1
@@ -317,198 +510,326 @@ def _inset(ax, label):
     "Put a label map into the upper left corner, above the lines."
     to_axes = lambda y: ax.transAxes.inverted().transform(ax.transData.transform((0, y)))[1]
     box = ax.get_window_extent()
-    w, h = .34, .34*box.width/box.height*label.shape[0]/label.shape[1]
-    inset = ax.inset_axes([.015, .985 - h, w, h]); inset.imshow(colorize(label), aspect='auto'); inset.set_xticks([]); inset.set_yticks([])
-    for side in inset.spines.values(): side.set(visible=True, color='white', linewidth=1.5)
+    w, h = 0.34, 0.34 * box.width / box.height * label.shape[0] / label.shape[1]
+    inset = ax.inset_axes([0.015, 0.985 - h, w, h])
+    inset.imshow(colorize(label), aspect='auto')
+    inset.set_xticks([])
+    inset.set_yticks([])
+    for side in inset.spines.values():
+        side.set(visible=True, color='white', linewidth=1.5)
 
 # %% ../nbs/41_plots.ipynb #8ec1eed4
 def _make_room(ax, share):
     "Raise the upper limit so that lines stay out of the top `share` of the panel."
     t = ax.yaxis.get_transform()
     low, high = (float(t.transform(np.array([y]))[0]) for y in ax.get_ylim())
-    ax.set_ylim(top=float(t.inverted().transform(np.array([low + (high - low)/(1 - share)]))[0]))
+    ax.set_ylim(top=float(t.inverted().transform(np.array([low + (high - low) / (1 - share)]))[0]))
+
 
 @themed
 def figure4(
-    table, # DataFrame of classwise.csv: step, class, gamma, beta, pixels
-    label=None, # (H, W) label map of the probe image, drawn as an inset
-    columns:int=2, # panels a row: 2 for a page, 1 for a narrow column
+    table,  # DataFrame of classwise.csv: step, class, gamma, beta, pixels
+    label=None,  # (H, W) label map of the probe image, drawn as an inset
+    columns: int = 2,  # panels a row: 2 for a page, 1 for a narrow column
 ):
     "Draw the paper's Figure 4: class-wise L1 contributions to beta and gamma, raw and per predicted position; `size corr.` is `size_effect`."
     table, effects = contributions(table), size_effect(table)
-    fig, axes = figure(4//columns, columns, (9, 6.6) if columns == 2 else (4, 11), sharex=True)
-    fig.get_layout_engine().set(wspace=.03, hspace=.03)
+    fig, axes = figure(4 // columns, columns, (9, 6.6) if columns == 2 else (4, 11), sharex=True)
+    fig.get_layout_engine().set(wspace=0.03, hspace=0.03)
     ends = [_panel(ax, table, column, title, effects[column]) for ax, (column, title) in zip(axes.flat, _panels)]
-    for ax in axes[:-1].flat: ax.set_xlabel('')
-    if label is not None: _make_room(axes[0, 0], .36)
+    for ax in axes[:-1].flat:
+        ax.set_xlabel('')
+    if label is not None:
+        _make_room(axes[0, 0], 0.36)
     fig.draw_without_rendering()
-    for ax, e in zip(axes.flat, ends): end_labels(ax, e)
-    if label is not None: fig.draw_without_rendering(); _inset(axes[0, 0], np.asarray(label))
+    for ax, e in zip(axes.flat, ends):
+        end_labels(ax, e)
+    if label is not None:
+        fig.draw_without_rendering()
+        _inset(axes[0, 0], np.asarray(label))
     return fig
 
 # %% ../nbs/41_plots.ipynb #00cbbb7f
 @themed
 def targets_chart(
-    runs, # DataFrame: method, seed, target, miou in [0, 1]
+    runs,  # DataFrame: method, seed, target, miou in [0, 1]
 ):
     "Draw mean IoU per target: a mark a method with its 95 % interval, small dots for seeds."
     targets, style = list(runs.target.unique()), looks(runs.method)
-    fig, axes = figure(1, 1, (7.5, .55 + len(targets)*(.16 + .19*len(style))))
+    fig, axes = figure(1, 1, (7.5, 0.55 + len(targets) * (0.16 + 0.19 * len(style))))
     ax = axes[0, 0]
     for i, t in enumerate(targets):
-        if i % 2 == 0: ax.axhspan(i - .5, i + .5, color='#f5f7f8', lw=0, zorder=0)
+        if i % 2 == 0:
+            ax.axhspan(i - 0.5, i + 0.5, color='#f5f7f8', lw=0, zorder=0)
         for j, (m, s) in enumerate(style.items()):
-            y, v = i + (j - (len(style) - 1)/2)*.8/len(style), 100*runs[(runs.method == m) & (runs.target == t)].miou
+            y, v = (
+                i + (j - (len(style) - 1) / 2) * 0.8 / len(style),
+                100 * runs[(runs.method == m) & (runs.target == t)].miou,
+            )
             e = mean_ci(v)
-            if e.half == e.half: ax.plot([max(0, e.mean - e.half), e.mean + e.half], [y, y], color=s['color'], lw=1.6)
-            if e.n > 1: ax.plot(v, [y]*len(v), '|', color=s['color'], ms=6, alpha=.7)
-            ax.plot(e.mean, y, **s, ms=6, mec='white', mew=.7, ls='', label=name_of(m) if i == 0 else None)
+            if e.half == e.half:
+                ax.plot([max(0, e.mean - e.half), e.mean + e.half], [y, y], color=s['color'], lw=1.6)
+            if e.n > 1:
+                ax.plot(v, [y] * len(v), '|', color=s['color'], ms=6, alpha=0.7)
+            ax.plot(e.mean, y, **s, ms=6, mec='white', mew=0.7, ls='', label=name_of(m) if i == 0 else None)
     ax.set_yticks(range(len(targets)), [t.replace('streetworld-', '') for t in targets], fontsize=9)
-    ax.set(xlabel='mean IoU, %', ylim=(len(targets) - .5, -.5)); ax.set_xlim(left=0); ax.grid(axis='y', visible=False); ax.tick_params(axis='y', length=0)
-    fig.legend(loc='outside upper center', ncols=min(3, len(style)), handletextpad=.2)
+    ax.set(xlabel='mean IoU, %', ylim=(len(targets) - 0.5, -0.5))
+    ax.set_xlim(left=0)
+    ax.grid(axis='y', visible=False)
+    ax.tick_params(axis='y', length=0)
+    fig.legend(loc='outside upper center', ncols=min(3, len(style)), handletextpad=0.2)
     return fig
 
 # %% ../nbs/41_plots.ipynb #978649e9
 @themed
 def iou_bars(
-    runs, # DataFrame of one target: method, seed, a column a class, in [0, 1]
-    classes, # the protocol's class names
+    runs,  # DataFrame of one target: method, seed, a column a class, in [0, 1]
+    classes,  # the protocol's class names
 ):
     "Draw IoU per class, a bar a method, with 95 % intervals over seeds."
     style = looks(runs.method)
-    fig, axes = figure(1, 1, (max(6.5, .5*len(classes) + .6), 2.9))
-    ax, w = axes[0, 0], .82/len(style)
+    fig, axes = figure(1, 1, (max(6.5, 0.5 * len(classes) + 0.6), 2.9))
+    ax, w = axes[0, 0], 0.82 / len(style)
     for j, (m, s) in enumerate(style.items()):
-        e = [mean_ci(100*runs[runs.method == m][c].astype(float)) for c in classes]
-        x = np.arange(len(classes)) + (j - (len(style) - 1)/2)*w
-        ax.bar(x, [v.mean for v in e], w*.94, color=s['color'], label=name_of(m), lw=0)
+        e = [mean_ci(100 * runs[runs.method == m][c].astype(float)) for c in classes]
+        x = np.arange(len(classes)) + (j - (len(style) - 1) / 2) * w
+        ax.bar(x, [v.mean for v in e], w * 0.94, color=s['color'], label=name_of(m), lw=0)
         for a, v in zip(x, e):
-            if v.half > 0: ax.plot([a, a], [max(0, v.mean - v.half), min(100, v.mean + v.half)], color='#1d2327', lw=.9)
-    ax.set_xticks(range(len(classes)), classes, rotation=40, ha='right', rotation_mode='anchor'); ax.tick_params(axis='x', length=0, pad=9)
-    for k, c in enumerate(classes): swatch(ax, k, -.035, class_colour(c))
-    ax.set(ylabel='IoU, %', xlim=(-.6, len(classes) - .4)); ax.set_ylim(0, min(100, ax.get_ylim()[1])); ax.grid(axis='x', visible=False)
+            if v.half > 0:
+                ax.plot([a, a], [max(0, v.mean - v.half), min(100, v.mean + v.half)], color='#1d2327', lw=0.9)
+    ax.set_xticks(range(len(classes)), classes, rotation=40, ha='right', rotation_mode='anchor')
+    ax.tick_params(axis='x', length=0, pad=9)
+    for k, c in enumerate(classes):
+        swatch(ax, k, -0.035, class_colour(c))
+    ax.set(ylabel='IoU, %', xlim=(-0.6, len(classes) - 0.4))
+    ax.set_ylim(0, min(100, ax.get_ylim()[1]))
+    ax.grid(axis='x', visible=False)
     fig.legend(loc='outside upper center', ncols=len(style))
     return fig
 
 # %% ../nbs/41_plots.ipynb #965a5a7f
-_camvid = {'pavement': 'sidewalk', 'tree': 'vegetation', 'sign symbol': 'traffic sign', 'pedestrian': 'person', 'bicyclist': 'bicycle'}
+_camvid = {
+    'pavement': 'sidewalk',
+    'tree': 'vegetation',
+    'sign symbol': 'traffic sign',
+    'pedestrian': 'person',
+    'bicyclist': 'bicycle',
+}
 
-def class_colour(name): # RGB in [0, 1]
+
+def class_colour(name):  # RGB in [0, 1]
     "Return the palette colour of a class by its name in any protocol; grey for an unknown one."
     name = _camvid.get(name, name)
-    return tuple(PALETTE[CLASSES.index(name)]/255) if name in CLASSES else (.6, .6, .6)
+    return tuple(PALETTE[CLASSES.index(name)] / 255) if name in CLASSES else (0.6, 0.6, 0.6)
+
 
 def swatch(ax, x, y, colour):
     "Draw a square in a class's colour at data x, axes y."
-    ax.plot([x], [y], 's', color=colour, ms=6, mec='#00000040', mew=.5, transform=ax.get_xaxis_transform(), clip_on=False)
+    ax.plot(
+        [x], [y], 's', color=colour, ms=6, mec='#00000040', mew=0.5, transform=ax.get_xaxis_transform(), clip_on=False
+    )
 
 # %% ../nbs/41_plots.ipynb #ecb43dcd
 @themed
 def confusion_heatmap(
-    confusion:np.ndarray, # (n, n) counts, rows truth; or (n, n + 1), the last column what is not among the classes
-    classes=CLASSES, # their names
-    minus:np.ndarray=None, # another one: draw what changed from it
+    confusion: np.ndarray,  # (n, n) counts, rows truth; or (n, n + 1), the last column what is not among the classes
+    classes=CLASSES,  # their names
+    minus: np.ndarray = None,  # another one: draw what changed from it
 ):
     "Draw a confusion matrix as shares of each true class, in percent, or the points by which two differ."
     import seaborn as sns
-    share, named = _shares(confusion) - (0 if minus is None else _shares(minus)), [*classes, 'other'][:np.shape(confusion)[1]]
-    text = np.where(np.abs(np.nan_to_num(share)) >= .5, np.char.mod('%.0f' if minus is None else '%+.0f', np.nan_to_num(share)), '')
-    fig, axes = figure(1, 1, (.33*len(named) + 1.3, .3*len(classes) + 1.3))
-    ax, look = axes[0, 0], dict(cmap='Blues', vmin=0, vmax=100) if minus is None else dict(cmap='PuOr_r', vmin=-50, vmax=50)
-    sns.heatmap(share, ax=ax, **look, annot=text, fmt='', annot_kws=dict(size=7), linewidths=.6, linecolor='white', cbar=False, xticklabels=named, yticklabels=classes)
-    ax.set_xticklabels(named, rotation=45, ha='right', rotation_mode='anchor', fontsize=8); ax.set_yticklabels(classes, rotation=0, fontsize=8); ax.set_facecolor('#f0f2f4')
-    ax.set(xlabel='predicted', ylabel='true'); ax.tick_params(length=0); ax.grid(False)
+
+    share, named = (
+        _shares(confusion) - (0 if minus is None else _shares(minus)),
+        [*classes, 'other'][: np.shape(confusion)[1]],
+    )
+    text = np.where(
+        np.abs(np.nan_to_num(share)) >= 0.5, np.char.mod('%.0f' if minus is None else '%+.0f', np.nan_to_num(share)), ''
+    )
+    fig, axes = figure(1, 1, (0.33 * len(named) + 1.3, 0.3 * len(classes) + 1.3))
+    ax, look = (
+        axes[0, 0],
+        dict(cmap='Blues', vmin=0, vmax=100) if minus is None else dict(cmap='PuOr_r', vmin=-50, vmax=50),
+    )
+    sns.heatmap(
+        share,
+        ax=ax,
+        **look,
+        annot=text,
+        fmt='',
+        annot_kws=dict(size=7),
+        linewidths=0.6,
+        linecolor='white',
+        cbar=False,
+        xticklabels=named,
+        yticklabels=classes,
+    )
+    ax.set_xticklabels(named, rotation=45, ha='right', rotation_mode='anchor', fontsize=8)
+    ax.set_yticklabels(classes, rotation=0, fontsize=8)
+    ax.set_facecolor('#f0f2f4')
+    ax.set(xlabel='predicted', ylabel='true')
+    ax.tick_params(length=0)
+    ax.grid(False)
     return fig
 
-def _shares(confusion): # percent of each true class; NaN for a class that does not occur
+
+def _shares(confusion):  # percent of each true class; NaN for a class that does not occur
     total = np.sum(confusion, 1, keepdims=True)
-    return 100*np.asarray(confusion)/np.where(total > 0, total, np.nan)
+    return 100 * np.asarray(confusion) / np.where(total > 0, total, np.nan)
 
 # %% ../nbs/41_plots.ipynb #64d7f46d
 @themed
 def forest(
-    table, # DataFrame of ash_nb.analysis.compare_table
-    targets, # which of its targets, a panel each
-    baseline:str, # what the differences are taken to
+    table,  # DataFrame of ash_nb.analysis.compare_table
+    targets,  # which of its targets, a panel each
+    baseline: str,  # what the differences are taken to
 ):
     "Draw paired differences to a baseline with their 95 % intervals, methods ordered by the first target."
     first = table[(table.target == targets[0]) & (table.method != baseline)].sort_values('difference', ascending=False)
     order = list(first.method)
     names = list(map(name_of, order))
-    fig, axes = figure(1, len(targets), (.07*max(map(len, names)) + 2.9*len(targets), .7 + .2*len(order)), sharey=True)
+    fig, axes = figure(
+        1, len(targets), (0.07 * max(map(len, names)) + 2.9 * len(targets), 0.7 + 0.2 * len(order)), sharey=True
+    )
     for ax, t in zip(axes[0], targets):
         rows = table[table.target == t].set_index('method')
         for y, m in enumerate(order):
             r = rows.loc[m]
             real = abs(r.difference) > r.difference_half
             colour = '#0072B2' if real and r.difference > 0 else '#D55E00' if real else '#9aa3ab'
-            if r.difference_half == r.difference_half: ax.plot([r.difference - r.difference_half, r.difference + r.difference_half], [y, y], color=colour, lw=1.6)
+            if r.difference_half == r.difference_half:
+                ax.plot(
+                    [r.difference - r.difference_half, r.difference + r.difference_half], [y, y], color=colour, lw=1.6
+                )
             ax.plot(r.difference, y, 'o', color=colour, ms=4.5)
-        ax.axvline(0, color='#1d2327', lw=.8)
-        ax.set_title(f'{t.removeprefix("streetworld-")}: {rows.loc[baseline]["mean"]:.1f} for {name_of(baseline)}', loc='left')
-        ax.set(xlabel='difference in mean IoU, points', ylim=(len(order) - .4, -.6)); ax.grid(axis='y', visible=False)
+        ax.axvline(0, color='#1d2327', lw=0.8)
+        ax.set_title(
+            f'{t.removeprefix("streetworld-")}: {rows.loc[baseline]["mean"]:.1f} for {name_of(baseline)}', loc='left'
+        )
+        ax.set(xlabel='difference in mean IoU, points', ylim=(len(order) - 0.4, -0.6))
+        ax.grid(axis='y', visible=False)
         # a target without a mean has none
         middle, half = (rows.loc[order][c].fillna(0) for c in ('difference', 'difference_half'))
-        reach = 2*(middle.abs().max() or 1)
-        ax.set_xlim(max(-reach, (middle - half).min() - 1), min(2*reach, (middle + half).max() + 1))
+        reach = 2 * (middle.abs().max() or 1)
+        ax.set_xlim(max(-reach, (middle - half).min() - 1), min(2 * reach, (middle + half).max() + 1))
     axes[0, 0].set_yticks(range(len(order)), names, fontsize=8)
     return fig
 
 # %% ../nbs/41_plots.ipynb #403e88c7
 @themed
 def table_picture(
-    frame, # DataFrame; numbers are shown with one decimal
-    group:str=None, # column whose change starts a new block; its repeated values are left out
+    frame,  # DataFrame; numbers are shown with one decimal
+    group: str = None,  # column whose change starts a new block; its repeated values are left out
 ):
     "Draw a data frame as a table."
     texts = [list(map(str, frame.columns)), *([_cell(v) for v in row] for row in frame.itertuples(index=False))]
-    if group: texts = _blocks(texts, list(frame.columns).index(group))
-    widths = [.085*max(len(r[j]) for r in texts) + .28 for j in range(len(texts[0]))]
-    fig, h = _bare((sum(widths), .26*len(texts) + .1)), .26
-    ax = fig.add_axes((0, 0, 1, 1)); ax.axis('off'); ax.set(xlim=(0, sum(widths)), ylim=(-h*len(texts) - .05, .05))
+    if group:
+        texts = _blocks(texts, list(frame.columns).index(group))
+    widths = [0.085 * max(len(r[j]) for r in texts) + 0.28 for j in range(len(texts[0]))]
+    fig, h = _bare((sum(widths), 0.26 * len(texts) + 0.1)), 0.26
+    ax = fig.add_axes((0, 0, 1, 1))
+    ax.axis('off')
+    ax.set(xlim=(0, sum(widths)), ylim=(-h * len(texts) - 0.05, 0.05))
     for i, row in enumerate(texts):
         x = 0
         for j, (text, w) in enumerate(zip(row, widths)):
             right = all(r[j][:1] in '+-–0123456789' for r in texts[1:])
-            ax.text(x + (w - .14 if right else .14), -h*(i + .5), text, ha='right' if right else 'left', va='center', fontsize=9, weight='bold' if i == 0 else 'normal')
+            ax.text(
+                x + (w - 0.14 if right else 0.14),
+                -h * (i + 0.5),
+                text,
+                ha='right' if right else 'left',
+                va='center',
+                fontsize=9,
+                weight='bold' if i == 0 else 'normal',
+            )
             x += w
-        if i == 0 or (group and i + 1 < len(texts) and texts[i + 1][0]): ax.axhline(-h*(i + 1), color='#1d2327' if i == 0 else '#c4ccd2', lw=.9 if i == 0 else .6)
+        if i == 0 or (group and i + 1 < len(texts) and texts[i + 1][0]):
+            ax.axhline(-h * (i + 1), color='#1d2327' if i == 0 else '#c4ccd2', lw=0.9 if i == 0 else 0.6)
     return fig
 
 # %% ../nbs/41_plots.ipynb #18ab129f
-def _cell(v): return ('–' if v != v else f'{v:.1f}') if isinstance(v, float) else str(v)
+def _cell(v):
+    return ('–' if v != v else f'{v:.1f}') if isinstance(v, float) else str(v)
+
 
 def _blocks(texts, j):
-    out = [[t[j], *t[:j], *t[j + 1:]] for t in texts]
+    out = [[t[j], *t[:j], *t[j + 1 :]] for t in texts]
     return [[r[0] if i < 2 or r[0] != out[i - 1][0] else '', *r[1:]] for i, r in enumerate(out)]
 
 # %% ../nbs/41_plots.ipynb #4d1806f4
 def readable(
-    summary, # DataFrame with columns method, and perhaps target and `minus BASELINE`
-): # DataFrame
+    summary,  # DataFrame with columns method, and perhaps target and `minus BASELINE`
+):  # DataFrame
     "Write the names in a comparison's table as in the pictures."
     words = {'target': lambda t: t.removeprefix('streetworld-'), 'method': name_of}
-    names = {c: f'minus {name_of(c[6:])}' for c in summary.columns if c.startswith('minus ')} | {'seconds_a_step': 'seconds a step', 'peak_mb': 'peak MB'}
+    names = {c: f'minus {name_of(c[6:])}' for c in summary.columns if c.startswith('minus ')} | {
+        'seconds_a_step': 'seconds a step',
+        'peak_mb': 'peak MB',
+    }
     return summary.assign(**{c: summary[c].map(f) for c, f in words.items() if c in summary}).rename(columns=names)
 
 # %% ../nbs/41_plots.ipynb #589955fb
 @themed
 def diagram(
-    boxes:dict, # text -> (column, row), row 0 on top
-    arrows, # (from, to) or (from, to, label), by the first lines of the boxes' texts
-    width:float=9., # inches
-    height:float=.85, # inches of a row
+    boxes: dict,  # text -> (column, row), row 0 on top
+    arrows,  # (from, to) or (from, to, label), by the first lines of the boxes' texts
+    width: float = 9.0,  # inches
+    height: float = 0.85,  # inches of a row
 ):
     "Draw boxes and arrows between them."
     columns, rows = (1 + max(place[k] for place in boxes.values()) for k in (0, 1))
-    fig, drawn = _bare((width, height*rows)), {}
-    ax = fig.add_axes((0, 0, 1, 1)); ax.axis('off'); ax.set(xlim=(-.5, columns - .5), ylim=(rows - .5, -.5))
+    fig, drawn = _bare((width, height * rows)), {}
+    ax = fig.add_axes((0, 0, 1, 1))
+    ax.axis('off')
+    ax.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
     for text, place in boxes.items():
         name, *rest = text.lstrip('*').split('\n')
-        look = dict(boxstyle='round,pad=.55', lw=.9, fc='#cfe3f1' if text[0] == '*' else '#f5f7f8', ec='#0a5c8c' if text[0] == '*' else '#8a939b')
-        drawn[name] = ax.text(*place, '\n'.join([name, *rest]), ha='center', va='center', fontsize=8.5, linespacing=1.35, bbox=look, parse_math=False, zorder=3)
+        look = dict(
+            boxstyle='round,pad=.55',
+            lw=0.9,
+            fc='#cfe3f1' if text[0] == '*' else '#f5f7f8',
+            ec='#0a5c8c' if text[0] == '*' else '#8a939b',
+        )
+        drawn[name] = ax.text(
+            *place,
+            '\n'.join([name, *rest]),
+            ha='center',
+            va='center',
+            fontsize=8.5,
+            linespacing=1.35,
+            bbox=look,
+            parse_math=False,
+            zorder=3,
+        )
     for a, b, *label in arrows:
         (x, y), (u, v) = drawn[a].get_position(), drawn[b].get_position()
-        ax.annotate('', (u, v), (x, y), arrowprops=dict(arrowstyle='-|>', lw=1, color='#5a656e', patchA=drawn[a].get_bbox_patch(), patchB=drawn[b].get_bbox_patch(), shrinkA=1, shrinkB=1), zorder=4)
-        if label: ax.text((x + u)/2, (y + v)/2, label[0], ha='center', va='center', fontsize=7.5, color='#5a656e', zorder=5, parse_math=False, bbox=dict(fc='white', ec='none', pad=1.5))
+        ax.annotate(
+            '',
+            (u, v),
+            (x, y),
+            arrowprops=dict(
+                arrowstyle='-|>',
+                lw=1,
+                color='#5a656e',
+                patchA=drawn[a].get_bbox_patch(),
+                patchB=drawn[b].get_bbox_patch(),
+                shrinkA=1,
+                shrinkB=1,
+            ),
+            zorder=4,
+        )
+        if label:
+            ax.text(
+                (x + u) / 2,
+                (y + v) / 2,
+                label[0],
+                ha='center',
+                va='center',
+                fontsize=7.5,
+                color='#5a656e',
+                zorder=5,
+                parse_math=False,
+                bbox=dict(fc='white', ec='none', pad=1.5),
+            )
     return fig

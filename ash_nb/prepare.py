@@ -7,15 +7,20 @@ __all__ = ['COUNTS', 'SIZES', 'shrink', 'encode', 'stamp', 'intact', 'places', '
            'class_shares', 'report', 'sheet', 'prepare', 'reading_speed', 'write_gta5']
 
 # %% ../nbs/12_prepare.ipynb #b603aaf5
-import functools, io, json, os
+import functools
+import io
+import json
+import os
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import active_children, get_context
 from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as tvf
+
 from .config import AshError, one_of
 from .datasets import READERS, READING, cover, data_root, default_split, is_record, open_dataset
 from .distributed import lost_process, process_died, ready_to_start, start_method
@@ -23,23 +28,37 @@ from .files import read_json, sha256, write_atomic, write_json
 from .labels import CLASSES, ID_MAPS, IGNORE, colorize
 
 # %% ../nbs/12_prepare.ipynb #0bad3c54
-COUNTS = {('gta5', 'train'): 24966, ('synthia', 'train'): 9400, ('cityscapes', 'train'): 2975, ('cityscapes', 'val'): 500, ('mapillary', 'train'): 18000,
-          ('mapillary', 'val'): 2000, ('kitti', 'val'): 200, ('camvid', 'train'): 367, ('camvid', 'val'): 101, ('camvid', 'test'): 233}
+COUNTS = {
+    ('gta5', 'train'): 24966,
+    ('synthia', 'train'): 9400,
+    ('cityscapes', 'train'): 2975,
+    ('cityscapes', 'val'): 500,
+    ('mapillary', 'train'): 18000,
+    ('mapillary', 'val'): 2000,
+    ('kitti', 'val'): 200,
+    ('camvid', 'train'): 367,
+    ('camvid', 'val'): 101,
+    ('camvid', 'test'): 233,
+}
 SIZES = {'gta5': (1280, 720), 'synthia': (1280, 760)}
 
 # %% ../nbs/12_prepare.ipynb #a1a11bd5
-def shrink(sample:dict, size=None) -> dict:
+def shrink(sample: dict, size=None) -> dict:
     "Shrink image and label of a sample so that they just cover `size` (width, height); smaller ones and size None stay."
     h, w = sample['image'].shape[-2:]
     new = cover(sample['image'], *size, 1) if size else [h, w]
-    if new[0] >= h and new[1] >= w: return sample
+    if new[0] >= h and new[1] >= w:
+        return sample
     return sample | {k: tvf.resize(sample[k], new, antialias=True) for k in ('image', 'label') if k in sample}
 
-def encode(array:np.ndarray, kind:str) -> bytes:
+
+def encode(array: np.ndarray, kind: str) -> bytes:
     "Encode pixels as jpg (quality 95, no colour subsampling) or png."
     out = io.BytesIO()
-    if kind == 'jpg': Image.fromarray(array).save(out, 'jpeg', quality=95, subsampling=0)
-    else: Image.fromarray(array).save(out, 'png', compress_level=4)
+    if kind == 'jpg':
+        Image.fromarray(array).save(out, 'jpeg', quality=95, subsampling=0)
+    else:
+        Image.fromarray(array).save(out, 'png', compress_level=4)
     return out.getvalue()
 
 # %% ../nbs/12_prepare.ipynb #5109c29c
@@ -47,56 +66,76 @@ def stamp(pair) -> list:
     "Describe the raw files of a sample: bytes and time of change of each."
     return [[s.st_size, s.st_mtime_ns] for s in (os.stat(p) for p in pair if p is not None and os.path.exists(p))]
 
+
 def intact(old, pair, out) -> bool:
     "Tell whether the record of a sample still fits its raw files and the files of the copy."
-    if not old or 'problem' in old or old.get('stamp') != stamp(pair) or not is_record(old): return False
+    if not old or 'problem' in old or old.get('stamp') != stamp(pair) or not is_record(old):
+        return False
     files = [(old['image'], old['image_sha256'])] + ([(old['label'], old['label_sha256'])] if old['label'] else [])
-    try: return all((out/f).is_file() and sha256((out/f).read_bytes()) == digest for f, digest in files)
-    except (OSError, ValueError): return False
+    try:
+        return all((out / f).is_file() and sha256((out / f).read_bytes()) == digest for f, digest in files)
+    except (OSError, ValueError):
+        return False
 
 # %% ../nbs/12_prepare.ipynb #b5fff5de
-def places(names) -> dict: # name -> path in the copy, without the ending that says how it is stored
+def places(names) -> dict:  # name -> path in the copy, without the ending that says how it is stored
     "Give every sample a place of its own: a.jpg beside a.png keeps its ending, in whatever case they are written."
     taken, out = set(), {}
     stems = Counter(str(Path(n).with_suffix('')).casefold() for n in names)
     for k, n in enumerate(names):
         stem = str(Path(n).with_suffix(''))
-        if stems[stem.casefold()] > 1: stem = n
-        if stem.casefold() in taken: stem = f'{stem}-{k}'
+        if stems[stem.casefold()] > 1:
+            stem = n
+        if stem.casefold() in taken:
+            stem = f'{stem}-{k}'
         taken.add(stem.casefold())
         out[n] = stem
     return out
 
 # %% ../nbs/12_prepare.ipynb #26cf7477
-def prepare_one(data, out, size, lossless:bool, place:dict, k:int, old:dict=None) -> dict:
+def prepare_one(data, out, size, lossless: bool, place: dict, k: int, old: dict = None) -> dict:
     "Check sample k of a data set and, unless `out` is None, write it; return its record, which has a 'problem' if there is one."
     pair, name = data.pairs[k], data.name(k)
-    if out is not None and intact(old, pair, out): return old
-    try: sample = data[k]
-    except AshError as e: return dict(name=name, problem=str(e))
+    if out is not None and intact(old, pair, out):
+        return old
+    try:
+        sample = data[k]
+    except AshError as e:
+        return dict(name=name, problem=str(e))
     counts = np.bincount(np.asarray(sample.get('label', np.zeros(0, np.uint8))).ravel(), minlength=256)
-    record = dict(name=name, stamp=stamp(pair), counts={int(i): int(counts[i]) for i in counts.nonzero()[0]}, label=None)
-    if 'turn' in sample: record['turned'] = sample['turn']
-    if out is None: return record
+    record = dict(
+        name=name, stamp=stamp(pair), counts={int(i): int(counts[i]) for i in counts.nonzero()[0]}, label=None
+    )
+    if 'turn' in sample:
+        record['turned'] = sample['turn']
+    if out is None:
+        return record
     sample, kind, stem = shrink(sample, size), 'png' if lossless else 'jpg', place[name]
+
     def put(key, array, kind):
         path, data = f'{key}s/{stem}.{kind}', encode(array, kind)
-        write_atomic(out/path, data)
+        write_atomic(out / path, data)
         record.update({key: path, f'{key}_sha256': sha256(data)})
+
     put('image', sample['image'].permute(1, 2, 0).numpy(), kind)
-    if 'label' in sample: put('label', sample['label'].numpy(), 'png')
+    if 'label' in sample:
+        put('label', sample['label'].numpy(), 'png')
     return record
 
 # %% ../nbs/12_prepare.ipynb #298aaabb
 _job = {}
 
+
 def _start(do):
     torch.set_num_threads(1)
     _job['do'] = do
 
-def _work(task): return _job['do'](*task)
 
-def run_parallel(do, tasks:list, workers:int):
+def _work(task):
+    return _job['do'](*task)
+
+
+def run_parallel(do, tasks: list, workers: int):
     "Yield do(k, old record) for each task, in order. Raises AshError when a process dies."
     if workers <= 1:
         yield from (do(*task) for task in tasks)
@@ -109,149 +148,210 @@ def run_parallel(do, tasks:list, workers:int):
             ours = [p for p in active_children() if p not in others]
             yield from done
         except (Exception, SystemExit) as e:
-            if not lost_process(e): raise
+            if not lost_process(e):
+                raise
             raise process_died('a process', ours, 'with fewer --workers', e) from None
 
 # %% ../nbs/12_prepare.ipynb #add76c06
-def read_records(path) -> dict: # name -> record
+def read_records(path) -> dict:  # name -> record
     "Read the records of an interrupted or finished preparation; a line cut short is dropped."
     records = {}
     for line in Path(path).read_bytes().split(b'\n') if Path(path).is_file() else ():
-        try: r = json.loads(line); records[r['name']] = r
-        except (ValueError, KeyError, TypeError): continue
+        try:
+            r = json.loads(line)
+            records[r['name']] = r
+        except (ValueError, KeyError, TypeError):
+            continue
     return records
 
 # %% ../nbs/12_prepare.ipynb #0a017833
-def class_shares(records) -> np.ndarray: # (256,) pixel counts
+def class_shares(records) -> np.ndarray:  # (256,) pixel counts
     "Sum the pixels of each train id."
     total = np.zeros(256, np.int64)
     for r in records:
-        for k, n in r.get('counts', {}).items(): total[int(k)] += n
+        for k, n in r.get('counts', {}).items():
+            total[int(k)] += n
     return total
 
-def report(name, split, records, left_out=()) -> str: # Markdown
+
+def report(name, split, records, left_out=()) -> str:  # Markdown
     "Say what was found in a data set."
     bad, total = [r for r in records if 'problem' in r], class_shares(records)
     known = COUNTS.get((name, split))
     lines = [f'# {name} {split}: {len(records)} samples, {len(bad)} problems', '']
-    if known and known != len(records): lines += [f'**{len(records)} samples where the complete split has {known}.**', '']
-    lines += [f'- {r["problem"]}' for r in bad] + ['']*bool(bad)
-    if left_out: lines += ['Files left out: ' + ', '.join(f'{n} {why}' for why, n in sorted(left_out.items())) + '.', '']
+    if known and known != len(records):
+        lines += [f'**{len(records)} samples where the complete split has {known}.**', '']
+    lines += [f'- {r["problem"]}' for r in bad] + [''] * bool(bad)
+    if left_out:
+        lines += ['Files left out: ' + ', '.join(f'{n} {why}' for why, n in sorted(left_out.items())) + '.', '']
     turned = [f'{r["name"]} ({r["turned"]})' for r in records if 'turned' in r]
-    if turned: lines += [f'{len(turned)} images carry a rotation tag (EXIF orientation) and were turned as it says; do their labels fit? {", ".join(turned[:9])}{", ..."*(len(turned) > 9)}', '']
+    if turned:
+        lines += [
+            f'{len(turned)} images carry a rotation tag (EXIF orientation) and were turned as it says; do their labels fit? {", ".join(turned[:9])}{", ..." * (len(turned) > 9)}',
+            '',
+        ]
     if total.any():
         never = [CLASSES[k] for k in range(19) if not total[k]]
-        if never: lines += [f'Never seen: {", ".join(never)}.', '']
-        lines += ['| class | share of pixels, % |', '| --- | --- |'] + [f'| {CLASSES[k]} | {100*total[k]/total.sum():.2f} |' for k in np.argsort(-total[:19]) if total[k]]
-        lines += [f'| ignored | {100*total[IGNORE]/total.sum():.2f} |']
+        if never:
+            lines += [f'Never seen: {", ".join(never)}.', '']
+        lines += ['| class | share of pixels, % |', '| --- | --- |'] + [
+            f'| {CLASSES[k]} | {100 * total[k] / total.sum():.2f} |' for k in np.argsort(-total[:19]) if total[k]
+        ]
+        lines += [f'| ignored | {100 * total[IGNORE] / total.sum():.2f} |']
     return '\n'.join(lines) + '\n'
 
 # %% ../nbs/12_prepare.ipynb #93d98f96
-def sheet(data, n:int=6, height:int=180) -> np.ndarray: # (H, W, 3) uint8
+def sheet(data, n: int = 6, height: int = 180) -> np.ndarray:  # (H, W, 3) uint8
     "Lay labels over images: n samples spread over a data set, in rows of three. Unlabelled pixels keep the image."
     tiles = []
     for k in np.linspace(0, len(data) - 1, min(n, len(data))).astype(int):
         s = data[int(k)]
         h, w = s['image'].shape[-2:]
-        image = tvf.resize(s['image'], [height, round(w*height/h)], antialias=True).permute(1, 2, 0).numpy()
+        image = tvf.resize(s['image'], [height, round(w * height / h)], antialias=True).permute(1, 2, 0).numpy()
         label = np.asarray(tvf.resize(s['label'], [height, image.shape[1]]))
         known = (label != IGNORE)[..., None]
-        tiles.append(np.where(known, 0.45*image + 0.55*colorize(label), image).astype(np.uint8))
+        tiles.append(np.where(known, 0.45 * image + 0.55 * colorize(label), image).astype(np.uint8))
     width = max(t.shape[1] for t in tiles)
     tiles = [np.pad(t, ((2, 2), (2, 2 + width - t.shape[1]), (0, 0)), constant_values=255) for t in tiles]
-    tiles += [np.full_like(tiles[0], 255)]*(-len(tiles) % 3 if len(tiles) > 3 else 0)
-    return np.concatenate([np.concatenate(tiles[i:i + 3], 1) for i in range(0, len(tiles), 3)])
+    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % 3 if len(tiles) > 3 else 0)
+    return np.concatenate([np.concatenate(tiles[i : i + 3], 1) for i in range(0, len(tiles), 3)])
 
 # %% ../nbs/12_prepare.ipynb #6dd1a379
 def prepare(
-    name:str, # one of READERS
-    root, # the downloaded data set
-    out=None, # folder of the copy; None: check only
-    split:str=None, # None: val, or train for what has no other
-    size=None, # (width, height) that images are shrunk to cover; None: as the paper trains, or as they are
-    lossless:bool=False, # PNG in place of JPEG
-    leave_out:bool=False, # complete the copy without the samples that have problems
-    workers:int=None, # processes; None: one a processor
-    progress:bool=True, # show a bar
-    holds:str='', # what the labels hold: own ids or train_ids; empty: own, unless they look like train ids, which is an error
-) -> dict: # split, samples, problems (list of str), text (the report)
+    name: str,  # one of READERS
+    root,  # the downloaded data set
+    out=None,  # folder of the copy; None: check only
+    split: str = None,  # None: val, or train for what has no other
+    size=None,  # (width, height) that images are shrunk to cover; None: as the paper trains, or as they are
+    lossless: bool = False,  # PNG in place of JPEG
+    leave_out: bool = False,  # complete the copy without the samples that have problems
+    workers: int = None,  # processes; None: one a processor
+    progress: bool = True,  # show a bar
+    holds: str = '',  # what the labels hold: own ids or train_ids; empty: own, unless they look like train ids, which is an error
+) -> dict:  # split, samples, problems (list of str), text (the report)
     "Check a data set and write its training-ready copy. Raises AshError for a wrong layout and for a copy of something else."
     one_of(name, READERS, 'data set')
     split, size = split or default_split(READERS[name]), size or SIZES.get(name)
     root = data_root(name, root)
-    if (root/'prepared.json').is_file(): raise AshError(f'{root} is a prepared copy: give the folder of the original download')
+    if (root / 'prepared.json').is_file():
+        raise AshError(f'{root} is a prepared copy: give the folder of the original download')
     data = open_dataset(name, root, split, strict=False, holds=holds)
-    head = dict(dataset=name, split=split, protocol=data.protocol, size=size and list(size), lossless=lossless, holds=holds, reading=READING)
+    head = dict(
+        dataset=name,
+        split=split,
+        protocol=data.protocol,
+        size=size and list(size),
+        lossless=lossless,
+        holds=holds,
+        reading=READING,
+    )
     out = _claim(out, head, root)
-    old = {} if out is None else read_records(out/'index.jsonl') | read_records(out/'index.part')
+    old = {} if out is None else read_records(out / 'index.jsonl') | read_records(out / 'index.part')
     tasks = [(k, old.get(n)) for k, n in enumerate(data.names)]
     do = functools.partial(prepare_one, data, out, size, lossless, places(data.names))
     records = _collect(run_parallel(do, tasks, workers or os.cpu_count()), out, len(tasks), progress)
     text, bad = report(name, split, records, data.left_out), [r['problem'] for r in records if 'problem' in r]
-    if out is not None: _finish(out, head, records, text, complete=leave_out or not bad)
+    if out is not None:
+        _finish(out, head, records, text, complete=leave_out or not bad)
     return dict(split=split, samples=len(records), problems=bad, text=text)
 
 # %% ../nbs/12_prepare.ipynb #f83fb920
 def _claim(out, head, root):
     "Return the folder of the copy after checking that it is no part of the raw data and holds nothing else."
-    if out is None: return None
+    if out is None:
+        return None
     out = Path(out).expanduser()
-    if any(p.exists() and p.samefile(root) for p in (out, *out.resolve().parents)): raise AshError(f'{out} is the raw data set {root} or lies in it: choose a folder elsewhere; nothing was written')
-    strange = [p.name for p in out.iterdir() if p.suffix != '.part'] if out.is_dir() and not (out/'prepared.json').is_file() else []
-    if strange: raise AshError(f'{out} holds {strange[0]} and is not a prepared copy: choose a new folder; nothing was written')
-    if (out/'prepared.json').is_file():
-        there = read_json(out/'prepared.json', sealed=True)
+    if any(p.exists() and p.samefile(root) for p in (out, *out.resolve().parents)):
+        raise AshError(
+            f'{out} is the raw data set {root} or lies in it: choose a folder elsewhere; nothing was written'
+        )
+    strange = (
+        [p.name for p in out.iterdir() if p.suffix != '.part']
+        if out.is_dir() and not (out / 'prepared.json').is_file()
+        else []
+    )
+    if strange:
+        raise AshError(f'{out} holds {strange[0]} and is not a prepared copy: choose a new folder; nothing was written')
+    if (out / 'prepared.json').is_file():
+        there = read_json(out / 'prepared.json', sealed=True)
         for k, v in head.items():
-            if there.get(k) != v: raise AshError(f'{out} was prepared with {k} {there.get(k)!r}, now {v!r}: choose another folder')
-    write_json(out/'prepared.json', head | dict(complete=False), sealed=True)
+            if there.get(k) != v:
+                raise AshError(f'{out} was prepared with {k} {there.get(k)!r}, now {v!r}: choose another folder')
+    write_json(out / 'prepared.json', head | dict(complete=False), sealed=True)
     return out
+
 
 def _collect(records, out, n, progress):
     from tqdm.auto import tqdm
-    part, kept = open(out/'index.part', 'a') if out else None, []
+
+    part, kept = open(out / 'index.part', 'a') if out else None, []
     with tqdm(total=n, desc='prepare', disable=not progress) as bar:
         for r in records:
-            kept.append(r); bar.update()
-            if part: part.write(json.dumps(r) + '\n'); part.flush()
-    if part: part.close()
+            kept.append(r)
+            bar.update()
+            if part:
+                part.write(json.dumps(r) + '\n')
+                part.flush()
+    if part:
+        part.close()
     return kept
 
 # %% ../nbs/12_prepare.ipynb #085282d3
 def _finish(out, head, records, text, complete):
     good = [r for r in records if 'problem' not in r]
-    if not good: raise AshError(f'no sample is usable: {records[0]["problem"]}')
+    if not good:
+        raise AshError(f'no sample is usable: {records[0]["problem"]}')
     index = ''.join(json.dumps(r) + '\n' for r in good).encode()
-    write_atomic(out/'index.jsonl', index)
-    write_atomic(out/'report.md', text.encode('utf-8', 'backslashreplace'))
+    write_atomic(out / 'index.jsonl', index)
+    write_atomic(out / 'report.md', text.encode('utf-8', 'backslashreplace'))
     counts = class_shares(good)
     histogram = {CLASSES[k]: int(counts[k]) for k in range(19)} | {'ignored': int(counts[IGNORE])}
-    write_json(out/'prepared.json', head | dict(complete=complete, samples=len(good), left_out=len(records) - len(good), histogram=histogram, index_sha256=sha256(index)), sealed=True)
-    (out/'index.part').unlink()
-    if complete and good[0]['label']: write_atomic(out/'sheet.png', encode(sheet(open_dataset(head['dataset'], out, head['split'])), 'png'))
+    write_json(
+        out / 'prepared.json',
+        head
+        | dict(
+            complete=complete,
+            samples=len(good),
+            left_out=len(records) - len(good),
+            histogram=histogram,
+            index_sha256=sha256(index),
+        ),
+        sealed=True,
+    )
+    (out / 'index.part').unlink()
+    if complete and good[0]['label']:
+        write_atomic(out / 'sheet.png', encode(sheet(open_dataset(head['dataset'], out, head['split'])), 'png'))
 
 # %% ../nbs/12_prepare.ipynb #3db515db
-def reading_speed(data, n:int=6, repeats:int=3) -> float: # samples a second
+def reading_speed(data, n: int = 6, repeats: int = 3) -> float:  # samples a second
     "Measure how fast samples are read: the median of a few rounds over the first ones."
     import time
+
     n = min(n, len(data))
+
     def once():
         start = time.perf_counter()
-        for k in range(n): data[k]
+        for k in range(n):
+            data[k]
         return time.perf_counter() - start
+
     once()
-    return n/float(np.median([once() for _ in range(repeats)]))
+    return n / float(np.median([once() for _ in range(repeats)]))
 
 # %% ../nbs/12_prepare.ipynb #c7207de9
-def write_gta5(root, n:int, size:tuple=(1914, 1052)):
+def write_gta5(root, n: int, size: tuple = (1914, 1052)):
     "Write n procedural scenes of `size` (width, height) in GTA5's layout, to try things on."
     from ash_nb.streetworld import street
+
     to_label_id = np.zeros(256, np.uint8)
-    for label_id, train_id in ID_MAPS['gta5'].items(): to_label_id[train_id] = label_id
+    for label_id, train_id in ID_MAPS['gta5'].items():
+        to_label_id[train_id] = label_id
     root = Path(root)
-    for folder in ('images', 'labels'): (root/folder).mkdir(parents=True, exist_ok=True)
+    for folder in ('images', 'labels'):
+        (root / folder).mkdir(parents=True, exist_ok=True)
     for k in range(n):
         image, label = street(k, *size)
-        Image.fromarray(image).save(root/f'images/{k:05d}.png')
+        Image.fromarray(image).save(root / f'images/{k:05d}.png')
         picture = Image.fromarray(to_label_id[label])
-        picture.putpalette(list(range(256))*3)
-        picture.save(root/f'labels/{k:05d}.png')
+        picture.putpalette(list(range(256)) * 3)
+        picture.save(root / f'labels/{k:05d}.png')

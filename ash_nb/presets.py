@@ -7,54 +7,118 @@ __all__ = ['METHODS', 'PRESETS', 'Method', 'method_settings', 'preset', 'chosen'
 
 # %% ../nbs/04_presets.ipynb #0e4f6592
 from dataclasses import dataclass, field, fields, replace
+
 from .config import AshError, Config, one_of, parse_field
 
 # %% ../nbs/04_presets.ipynb #1eaab67f
 @dataclass(frozen=True)
 class Method:
     "What distinguishes one method from another."
-    name: str # as in configurations and tables
-    summary: str # one line for tables and help
-    hallucinator: str = '' # how the second view is made, one of ash_nb.hallucinator.HALLUCINATORS; empty: there is none, or it is the target's images
-    adversary: str = '' # what a discriminator judges of both views: probabilities, self_information; empty: there is none
-    segmentation: bool = False # whether the second view is learned with the source's labels
-    extra: str = '' # a further term on the second view: maxsquare, features (ASM's), pyramid (domain randomisation's)
-    access: str = 'none' # what it is given of the target: none, one_image, unlabelled
-    settings: dict = field(default_factory=dict) # fields of Config that belong to the method
+
+    name: str  # as in configurations and tables
+    summary: str  # one line for tables and help
+    hallucinator: str = ''  # how the second view is made, one of ash_nb.hallucinator.HALLUCINATORS; empty: there is none, or it is the target's images
+    adversary: str = (
+        ''  # what a discriminator judges of both views: probabilities, self_information; empty: there is none
+    )
+    segmentation: bool = False  # whether the second view is learned with the source's labels
+    extra: str = ''  # a further term on the second view: maxsquare, features (ASM's), pyramid (domain randomisation's)
+    access: str = 'none'  # what it is given of the target: none, one_image, unlabelled
+    settings: dict = field(default_factory=dict)  # fields of Config that belong to the method
 
 # %% ../nbs/04_presets.ipynb #18c20838
 _ours = (
     Method('source_only', 'segmentation loss on the source images alone'),
     Method('batch_norm_only', 'control: restyled images pass through, with no loss at all', 'adain'),
     Method('stylization', 'AdaIN with paintings, adversarial loss (eq. 5)', 'adain', 'probabilities'),
-    Method('stylization_noise', 'the same with noise on the style features (eq. 3 without ASH)', 'adain_noise', 'probabilities'),
+    Method(
+        'stylization_noise',
+        'the same with noise on the style features (eq. 3 without ASH)',
+        'adain_noise',
+        'probabilities',
+    ),
     Method('ash', 'ASH, Algorithm 1: adversarial loss only', 'ash', 'probabilities'),
     Method('spatial_ash', 'ASH whose scale and shift act position by position (ours)', 'spatial_ash', 'probabilities'),
-    Method('stylization_segmentation_loss', 'AdaIN with paintings, adversarial and segmentation loss', 'adain', 'probabilities', True),
-    Method('ash_segmentation_loss', "ASH with segmentation loss on stylised images (paper's Table 2)", 'ash', 'probabilities', True),
-    Method('spatial_ash_segmentation_loss', 'spatial ASH with segmentation loss on stylised images (ours)', 'spatial_ash', 'probabilities', True))
+    Method(
+        'stylization_segmentation_loss',
+        'AdaIN with paintings, adversarial and segmentation loss',
+        'adain',
+        'probabilities',
+        True,
+    ),
+    Method(
+        'ash_segmentation_loss',
+        "ASH with segmentation loss on stylised images (paper's Table 2)",
+        'ash',
+        'probabilities',
+        True,
+    ),
+    Method(
+        'spatial_ash_segmentation_loss',
+        'spatial ASH with segmentation loss on stylised images (ours)',
+        'spatial_ash',
+        'probabilities',
+        True,
+    ),
+)
 
 # %% ../nbs/04_presets.ipynb #451ff25d
 _compared = (
-    Method('advent', 'ADVENT: adversarial loss on self-information (Vu et al. 2019)', adversary='self_information', access='unlabelled', settings=dict(damping=False)),
-    Method('maxsquare', 'MaxSquare with image-wise weights (Chen et al. 2019)', extra='maxsquare', access='unlabelled', settings=dict(begin=0.5)),
-    Method('clan', 'CLAN: locally weighted adversarial loss, two heads apart (Luo et al. 2019)', adversary='probabilities', access='unlabelled',
-           settings=dict(local_weight=40., weight_discrepancy=0.02)),
-    Method('asm', 'adversarial style mining from one target image (Luo et al. 2020)', 'asm', segmentation=True, extra='features', access='one_image', settings=dict(extra_weight=2e-4)),
-    Method('domain_randomization', 'many restyled copies, pyramid consistency (Yue et al. 2019)', 'adain', segmentation=True, extra='pyramid'))
+    Method(
+        'advent',
+        'ADVENT: adversarial loss on self-information (Vu et al. 2019)',
+        adversary='self_information',
+        access='unlabelled',
+        settings=dict(damping=False),
+    ),
+    Method(
+        'maxsquare',
+        'MaxSquare with image-wise weights (Chen et al. 2019)',
+        extra='maxsquare',
+        access='unlabelled',
+        settings=dict(begin=0.5),
+    ),
+    Method(
+        'clan',
+        'CLAN: locally weighted adversarial loss, two heads apart (Luo et al. 2019)',
+        adversary='probabilities',
+        access='unlabelled',
+        settings=dict(local_weight=40.0, weight_discrepancy=0.02),
+    ),
+    Method(
+        'asm',
+        'adversarial style mining from one target image (Luo et al. 2020)',
+        'asm',
+        segmentation=True,
+        extra='features',
+        access='one_image',
+        settings=dict(extra_weight=2e-4),
+    ),
+    Method(
+        'domain_randomization',
+        'many restyled copies, pyramid consistency (Yue et al. 2019)',
+        'adain',
+        segmentation=True,
+        extra='pyramid',
+    ),
+)
 
 # %% ../nbs/04_presets.ipynb #e0bcb345
-_later = tuple(Method(name, summary, name, segmentation=True) for name, summary in (
-    ('randconv', 'random convolution of the image (Xu et al. 2021)'),
-    ('fact', 'amplitude spectrum mixed with that of a painting (Xu et al. 2021, Yang and Soatto 2020)'),
-    ('advstyle', 'channel statistics of the image moved up the loss (Zhong et al. 2022)'),
-    ('mixstyle', "early features' statistics mixed within the batch (Zhou et al. 2021)"),
-    ('dsu', "early features' statistics drawn around their own (Li et al. 2022)"),
-    ('shade', 'early features take statistics combined from basis styles (Zhao et al. 2022)'),
-    ('gated_randconv', 'randconv through a learned gate by class (ours)'),
-    ('gated_mixstyle', 'mixstyle through a learned gate by class (ours)'),
-    ('gated_dsu', 'dsu through a learned gate by class (ours)'),
-    ('gated_shade', 'shade through a learned gate by class (ours)')))
+_later = tuple(
+    Method(name, summary, name, segmentation=True)
+    for name, summary in (
+        ('randconv', 'random convolution of the image (Xu et al. 2021)'),
+        ('fact', 'amplitude spectrum mixed with that of a painting (Xu et al. 2021, Yang and Soatto 2020)'),
+        ('advstyle', 'channel statistics of the image moved up the loss (Zhong et al. 2022)'),
+        ('mixstyle', "early features' statistics mixed within the batch (Zhou et al. 2021)"),
+        ('dsu', "early features' statistics drawn around their own (Li et al. 2022)"),
+        ('shade', 'early features take statistics combined from basis styles (Zhao et al. 2022)'),
+        ('gated_randconv', 'randconv through a learned gate by class (ours)'),
+        ('gated_mixstyle', 'mixstyle through a learned gate by class (ours)'),
+        ('gated_dsu', 'dsu through a learned gate by class (ours)'),
+        ('gated_shade', 'shade through a learned gate by class (ours)'),
+    )
+)
 
 METHODS = {m.name: m for m in _ours + _compared + _later}
 
@@ -62,54 +126,94 @@ METHODS = {m.name: m for m in _ours + _compared + _later}
 PRESETS = {
     'gta5': dict(),
     'synthia': dict(source='synthia', height=760),
-    'streetworld': dict(source='streetworld', scenes=600, styles='procedural', width=144, height=108, test_width=240, test_height=180, scale_min=1.11, scale_max=1.67, batch_size=4,
-        body='lite0', stylizer='small', discriminator_width=32, discriminator_layers=3, discriminator_size='stride', ash_width=32, steps=300, lr=0.02, lr_ash=0.02, head_lr_mult=4.0, alpha=1.0,
-        views=4, checkpoint_every=100, classwise_every=25),
+    'streetworld': dict(
+        source='streetworld',
+        scenes=600,
+        styles='procedural',
+        width=144,
+        height=108,
+        test_width=240,
+        test_height=180,
+        scale_min=1.11,
+        scale_max=1.67,
+        batch_size=4,
+        body='lite0',
+        stylizer='small',
+        discriminator_width=32,
+        discriminator_layers=3,
+        discriminator_size='stride',
+        ash_width=32,
+        steps=300,
+        lr=0.02,
+        lr_ash=0.02,
+        head_lr_mult=4.0,
+        alpha=1.0,
+        views=4,
+        checkpoint_every=100,
+        classwise_every=25,
+    ),
 }
-PRESETS['best'] = PRESETS['streetworld'] | dict(method='fact', jitter=1., steps=900, checkpoint_every=300, classwise_every=75)
+PRESETS['best'] = PRESETS['streetworld'] | dict(
+    method='fact', jitter=1.0, steps=900, checkpoint_every=300, classwise_every=75
+)
 
 # %% ../nbs/04_presets.ipynb #6f1dd4db
 def method_settings(
-    word:str, # name of a method, and behind it :FIELD=VALUE as often as needed
-) -> dict: # fields of Config, the method among them
+    word: str,  # name of a method, and behind it :FIELD=VALUE as often as needed
+) -> dict:  # fields of Config, the method among them
     "Return what a method's word sets. Raises AshError for a method or field that does not exist."
     name, *parts = word.split(':')
     settings = {'method': one_of(name, METHODS, 'method')} | METHODS[name].settings
     for part in parts:
         k, sign, v = (x.strip() for x in part.partition('='))
-        if not sign: raise AshError(f'{word}: expected METHOD:FIELD=VALUE, for example ash:delta=0')
-        if k in ('method', 'seed', 'preset'): raise AshError(f'{word}: {k} cannot be set behind the name of a method')
+        if not sign:
+            raise AshError(f'{word}: expected METHOD:FIELD=VALUE, for example ash:delta=0')
+        if k in ('method', 'seed', 'preset'):
+            raise AshError(f'{word}: {k} cannot be set behind the name of a method')
         settings[k] = parse_field(k, v)
     return settings
 
+
 def preset(
-    name:str, # one of PRESETS
-    **changes, # fields of Config that differ from the preset; `method` may be a method's word
+    name: str,  # one of PRESETS
+    **changes,  # fields of Config that differ from the preset; `method` may be a method's word
 ) -> Config:
     "Return the configuration of a preset with some fields changed. Raises AshError for an unknown preset or field."
-    if 'preset' in changes: raise AshError(f"preset = {changes['preset']!r} among the changes: a preset is named first, preset({changes['preset']!r}), or --preset {changes['preset']} on the command line")
+    if 'preset' in changes:
+        raise AshError(
+            f'preset = {changes["preset"]!r} among the changes: a preset is named first, preset({changes["preset"]!r}), or --preset {changes["preset"]} on the command line'
+        )
     base = {'preset': name} | PRESETS[one_of(name, PRESETS, 'preset')]
-    for k in changes: one_of(k, [f.name for f in fields(Config)], 'configuration field')
+    for k in changes:
+        one_of(k, [f.name for f in fields(Config)], 'configuration field')
     return Config(**base | method_settings(changes.pop('method', base.get('method', 'ash'))) | changes)
 
 # %% ../nbs/04_presets.ipynb #6c65ad0d
-def chosen(config:Config, field:str) -> bool:
+def chosen(config: Config, field: str) -> bool:
     "Tell whether a field of a configuration differs from what its preset and its method say: then the user has set it."
-    usual = {f.name: f.default for f in fields(Config)} | PRESETS.get(config.preset, {}) | METHODS[config.method].settings
+    usual = (
+        {f.name: f.default for f in fields(Config)} | PRESETS.get(config.preset, {}) | METHODS[config.method].settings
+    )
     return getattr(config, field) != usual[field]
 
+
 def with_method(
-    config:Config, # what all runs of a comparison share
-    word:str, # a method's word
-    seed:int=None, # None: that of `config`
+    config: Config,  # what all runs of a comparison share
+    word: str,  # a method's word
+    seed: int = None,  # None: that of `config`
 ) -> Config:
     "Return the configuration of one run of a comparison: target data only for the methods that declare it."
     name, *parts = word.split(':')
     given = {p.partition('=')[0].strip() for p in parts}
-    own = {k: v for k, v in method_settings(word).items() if k in given or k not in METHODS[name].settings or not chosen(config, k)}
+    own = {
+        k: v
+        for k, v in method_settings(word).items()
+        if k in given or k not in METHODS[name].settings or not chosen(config, k)
+    }
     out = replace(config, **own, **({} if seed is None else {'seed': seed}))
     return out if adapts(out) else replace(out, target='', target_root='')
 
-def adapts(config:Config) -> bool:
+
+def adapts(config: Config) -> bool:
     "Tell whether a run looks at target images."
     return METHODS[one_of(config.method, METHODS, 'method')].access != 'none' and config.second_view == 'method'

@@ -8,6 +8,7 @@ __all__ = ['svd_noise', 'two_answers', 'stylised', 'reference_step']
 # %% ../nbs/37_reference.ipynb #b6a0576f
 import torch
 import torch.nn.functional as F
+
 from .adain import channel_stats, full, restyle
 from .config import generator
 from .hallucinator import Hallucination, modulate, smooth
@@ -17,12 +18,12 @@ from .stylizer import clamp_through
 
 # %% ../nbs/37_reference.ipynb #151c951d
 def svd_noise(
-    features, # (B, D, h, w) style features
-    generator, # torch.Generator on the CPU
-): # (B, D, h, w)
+    features,  # (B, D, h, w) style features
+    generator,  # torch.Generator on the CPU
+):  # (B, D, h, w)
     "Multiply features elementwise by 1 + V, V from a singular value decomposition over the spatial axes on the CPU (published code)."
     draws = torch.randn(features.shape, generator=generator, dtype=features.dtype)
-    return features*(1 + torch.linalg.svd(draws, full_matrices=False)[2].to(features.device))
+    return features * (1 + torch.linalg.svd(draws, full_matrices=False)[2].to(features.device))
 
 # %% ../nbs/37_reference.ipynb #0a4b3871
 def two_answers(segmenter, images):
@@ -30,75 +31,114 @@ def two_answers(segmenter, images):
     features = segmenter.body(segmenter.normalize(images))
     return full(segmenter.head1(features)), full(segmenter.head2(features))
 
+
 def stylised(
-    learner, # of method ash
-    images, # (B, 3, H, W)
-    styles, # (B, 3, H, W)
-    logits, # (B, C, h, w) what conditions ASH, at any size
-    noise, # function of features and generator
-    number:int, # which step
-    draw:int, # which of its draws
+    learner,  # of method ash
+    images,  # (B, 3, H, W)
+    styles,  # (B, 3, H, W)
+    logits,  # (B, C, h, w) what conditions ASH, at any size
+    noise,  # function of features and generator
+    number: int,  # which step
+    draw: int,  # which of its draws
 ) -> Hallucination:
     "Make the stylised image with nothing kept from before (lines 5 to 8)."
     h, c = learner.hallucinator, learner.config
-    with torch.no_grad(): source, style = h.stylizer.encoder(images), noise(h.stylizer.encoder(styles), generator(c.seed, 'noise', number, *[draw]*(draw > 0)))
+    with torch.no_grad():
+        source, style = (
+            h.stylizer.encoder(images),
+            noise(h.stylizer.encoder(styles), generator(c.seed, 'noise', number, *[draw] * (draw > 0))),
+        )
     gamma, beta = h.ash(smooth(logits.detach().softmax(1), c.label_smoothing))
     stats = channel_stats(modulate(style, gamma, beta, c.delta))
     features = restyle(source, *stats)
-    out = h.stylizer.decoder(c.alpha*features + (1 - c.alpha)*source)[..., :images.shape[2], :images.shape[3]]
-    return Hallucination(clamp_through(out) if c.clamp_images else out, source, features, channel_stats(source), channel_stats(style), stats, gamma, beta)
+    out = h.stylizer.decoder(c.alpha * features + (1 - c.alpha) * source)[..., : images.shape[2], : images.shape[3]]
+    return Hallucination(
+        clamp_through(out) if c.clamp_images else out,
+        source,
+        features,
+        channel_stats(source),
+        channel_stats(style),
+        stats,
+        gamma,
+        beta,
+    )
 
 # %% ../nbs/37_reference.ipynb #e7917392
-def _only(*nets): # freeze everything else's weights; batch norm's frozen affine stays frozen
+def _only(*nets):  # freeze everything else's weights; batch norm's frozen affine stays frozen
     def take(learner):
         for name, weights in learner.trainable.items():
-            for p in weights: p.requires_grad_(name in nets)
+            for p in weights:
+                p.requires_grad_(name in nets)
+
     return take
 
+
 def reference_step(
-    learner:Learner, # of method ash
-    batch:dict, # images (B, 3, H, W) and labels (B, H, W)
-    styles, # (B, 3, H, W)
-    number:int, # which step of the run
-    noise=svd_noise, # noise on the style features
-    literal:bool=True, # second stylised image with new noise and ASH on G's answer at the images' size; False: as the first
-) -> dict: # losses by name
+    learner: Learner,  # of method ash
+    batch: dict,  # images (B, 3, H, W) and labels (B, H, W)
+    styles,  # (B, 3, H, W)
+    number: int,  # which step of the run
+    noise=svd_noise,  # noise on the style features
+    literal: bool = True,  # second stylised image with new noise and ASH on G's answer at the images' size; False: as the first
+) -> dict:  # losses by name
     "Take one step of Algorithm 1 in the published order."
     images, labels = (batch[k].to(learner.device) for k in ('images', 'labels'))
     styles, size = styles.to(learner.device), images.shape[-2:]
-    if not hasattr(learner, 'trainable'): learner.trainable = {k: [p for p in n.parameters() if p.requires_grad] for k, n in learner.networks.items()}
+    if not hasattr(learner, 'trainable'):
+        learner.trainable = {k: [p for p in n.parameters() if p.requires_grad] for k, n in learner.networks.items()}
     learner.begin(number)
     losses = _ash_learns(learner, images, styles, number, noise)
-    draw, condition = (1, lambda logits: F.interpolate(logits, size, mode='bilinear', align_corners=True)) if literal else (0, lambda logits: logits)
+    draw, condition = (
+        (1, lambda logits: F.interpolate(logits, size, mode='bilinear', align_corners=True))
+        if literal
+        else (0, lambda logits: logits)
+    )
     more, heads = _segmenter_learns(learner, images, labels, styles, number, noise, draw, condition)
     losses |= more | _discriminator_learns(learner, heads)
-    for o in learner.optimizers.values(): o.step()                                    # lines 9 to 12
+    for o in learner.optimizers.values():
+        o.step()  # lines 9 to 12
     return losses
 
 # %% ../nbs/37_reference.ipynb #4f9fa0cb
-def _judged(learner, heads, says): return adversarial_loss(learner.discriminator(learner.maps(heads)), says)
+def _judged(learner, heads, says):
+    return adversarial_loss(learner.discriminator(learner.maps(heads)), says)
+
 
 def _ash_learns(learner, images, styles, number, noise):
     c = learner.config
     _only('ash')(learner)
     h = stylised(learner, images, styles, sum(two_answers(learner.segmenter, images)), noise, number, 0)
-    adversarial = c.lambda_adv*learner.damp(number)*_judged(learner, two_answers(learner.segmenter, h.images), False)
-    hold = restraint(h, c.content_weight, c.style_weight, c.source_style_weight, 2 if c.style_statistics == 'both' else 1, c.style_target)
-    (hold - adversarial).backward()                                                   # eq. 6
+    adversarial = (
+        c.lambda_adv * learner.damp(number) * _judged(learner, two_answers(learner.segmenter, h.images), False)
+    )
+    hold = restraint(
+        h,
+        c.content_weight,
+        c.style_weight,
+        c.source_style_weight,
+        2 if c.style_statistics == 'both' else 1,
+        c.style_target,
+    )
+    (hold - adversarial).backward()  # eq. 6
     return {'restraint': hold.detach()}
 
 # %% ../nbs/37_reference.ipynb #9b72cb17
 def _segmenter_learns(learner, images, labels, styles, number, noise, draw, condition):
     c = learner.config
     _only('segmenter')(learner)
-    source = two_answers(learner.segmenter, images)                                   # line 3, again
-    seg = segmentation_loss(source, labels, c.focal, learner.class_weights)           # line 4
+    source = two_answers(learner.segmenter, images)  # line 3, again
+    seg = segmentation_loss(source, labels, c.focal, learner.class_weights)  # line 4
     seg.backward()
-    with torch.no_grad(): again = stylised(learner, images, styles, condition(source[0] + source[1]), noise, number, draw).images
+    with torch.no_grad():
+        again = stylised(learner, images, styles, condition(source[0] + source[1]), noise, number, draw).images
     view = two_answers(learner.segmenter, again)
-    adversarial = c.lambda_adv*learner.damp(number)*_judged(learner, view, False)     # eq. 5
+    adversarial = c.lambda_adv * learner.damp(number) * _judged(learner, view, False)  # eq. 5
     adversarial.backward()
-    return {'segmentation': seg.detach(), 'adversarial': adversarial.detach()}, ([x.detach() for x in source], [x.detach() for x in view])
+    return {'segmentation': seg.detach(), 'adversarial': adversarial.detach()}, (
+        [x.detach() for x in source],
+        [x.detach() for x in view],
+    )
+
 
 def _discriminator_learns(learner, heads):
     _only('discriminator')(learner)

@@ -9,10 +9,16 @@ __all__ = ['AXES', 'VALUES', 'LIMIT', 'CAPTIONS', 'EFFECT', 'PROTOCOL', 'TABLE',
            'folder_report']
 
 # %% ../nbs/42_report.ipynb #9d4e737d
-import base64, html, io, json, re
+import base64
+import html
+import io
+import json
+import re
 from pathlib import Path
 from string import Template
+
 import numpy as np
+
 from . import plots
 from .analysis import mean_basis, size_effect, summarise
 from .config import AshError, Config
@@ -22,36 +28,51 @@ from .labels import PALETTE, PROTOCOLS
 from .training import run_name
 
 # %% ../nbs/42_report.ipynb #31132525
-def paragraph(text:str) -> str: return f'<p>{html.escape(text)}</p>'
+def paragraph(text: str) -> str:
+    return f'<p>{html.escape(text)}</p>'
 
-def _kind(data): return 'png' if data[:4] == b'\x89PNG' else 'jpeg'
+
+def _kind(data):
+    return 'png' if data[:4] == b'\x89PNG' else 'jpeg'
+
 
 def embed(
-    data:bytes, # of a JPEG or PNG file
-    caption:str='', # text below
-) -> str: # HTML
+    data: bytes,  # of a JPEG or PNG file
+    caption: str = '',  # text below
+) -> str:  # HTML
     "Embed an encoded picture."
     text = html.escape(caption or 'figure', quote=True)
-    return (f'<figure><div class="scroll"><img alt="{text}" src="data:image/{_kind(data)};base64,{base64.b64encode(data).decode()}"></div>'
-            + (f'<figcaption>{html.escape(caption)}</figcaption>' if caption else '') + '</figure>')
+    return (
+        f'<figure><div class="scroll"><img alt="{text}" src="data:image/{_kind(data)};base64,{base64.b64encode(data).decode()}"></div>'
+        + (f'<figcaption>{html.escape(caption)}</figcaption>' if caption else '')
+        + '</figure>'
+    )
+
 
 def picture(
-    fig, # matplotlib Figure
-    photo:bool=False, # JPEG instead of PNG
-    caption:str='', # text below
-) -> str: # HTML
+    fig,  # matplotlib Figure
+    photo: bool = False,  # JPEG instead of PNG
+    caption: str = '',  # text below
+) -> str:  # HTML
     "Embed a figure."
     return embed(plots.encode(fig, photo, 150), caption)
 
 # %% ../nbs/42_report.ipynb #a8cbf279
-def _text(v): return re.sub(r'^-(?=[.\d])', '−', ('–' if v != v else f'{v:.1f}') if isinstance(v, (float, np.floating)) else str(v))
-def _numeric(column): return all(t[:1] in '+-−–.0123456789' for t in column)
+def _text(v):
+    return re.sub(
+        r'^-(?=[.\d])', '−', ('–' if v != v else f'{v:.1f}') if isinstance(v, (float, np.floating)) else str(v)
+    )
+
+
+def _numeric(column):
+    return all(t[:1] in '+-−–.0123456789' for t in column)
+
 
 def table(
-    frame, # DataFrame
-    caption:str='', # text above
-    group:bool=False, # first column: say a repeated value once and separate the blocks
-) -> str: # HTML
+    frame,  # DataFrame
+    caption: str = '',  # text above
+    group: bool = False,  # first column: say a repeated value once and separate the blocks
+) -> str:  # HTML
     "Write a data frame as a table, numbers with one decimal."
     columns = [list(map(_text, frame[c])) for c in frame.columns]
     kind = [' class="n"' if _numeric(c) else '' for c in columns]
@@ -61,30 +82,59 @@ def table(
         new = not group or row[0] != last
         cells = ''.join(f'<td{k}>{_bold(t) if j or new else ""}</td>' for j, (t, k) in enumerate(zip(row, kind)))
         body, last = body + f'<tr{" class=new" if group and new else ""}>{cells}</tr>\n', row[0]
-    return (f'<p class="note">{html.escape(caption)}</p>' if caption else '') + f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+    return (
+        f'<p class="note">{html.escape(caption)}</p>' if caption else ''
+    ) + f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
 
-def _bold(text): return f'<b>{html.escape(text)}</b>' if text.endswith(' *') else html.escape(text)
+
+def _bold(text):
+    return f'<b>{html.escape(text)}</b>' if text.endswith(' *') else html.escape(text)
 
 # %% ../nbs/42_report.ipynb #fef65358
 def facts(
-    numbers:dict, # what it is -> value as text
-) -> str: # HTML
+    numbers: dict,  # what it is -> value as text
+) -> str:  # HTML
     "Write key numbers side by side."
-    return f'<div class="facts" style="max-width:{15*len(numbers)}rem">' + ''.join(f'<div><b>{html.escape(str(v))}</b><span>{html.escape(k)}</span></div>' for k, v in numbers.items()) + '</div>'
+    return (
+        f'<div class="facts" style="max-width:{15 * len(numbers)}rem">'
+        + ''.join(f'<div><b>{html.escape(str(v))}</b><span>{html.escape(k)}</span></div>' for k, v in numbers.items())
+        + '</div>'
+    )
+
 
 def bars(
-    frame, # DataFrame: a row a class (its name is the index; `mean` is set apart), a column a target or method, values in percent
-    caption:str='', # text above
-) -> str: # HTML
+    frame,  # DataFrame: a row a class (its name is the index; `mean` is set apart), a column a target or method, values in percent
+    caption: str = '',  # text above
+) -> str:  # HTML
     "Write values in percent as a table with a bar in each cell."
-    def cell(v): return '<td class="n">–</td>' if v != v else f'<td class="n bar" style="--v:{min(100, max(0, v)):.1f}%">{v:.1f}</td>'
-    def square(name): return '' if name == 'mean' else '<i style="background:rgb({},{},{})"></i>'.format(*(round(255*c) for c in plots.class_colour(name)))
-    head = '<th scope="col"></th>' + ''.join(f'<th scope="col" class="n">{html.escape(str(c))}</th>' for c in frame.columns)
-    body = '\n'.join(f'<tr{" class=mean" if name == "mean" else ""}><th scope="row">{square(name)}{html.escape(str(name))}</th>{"".join(map(cell, row))}</tr>' for name, row in zip(frame.index, frame.to_numpy(float)))
-    return (f'<p class="note">{html.escape(caption)}</p>' if caption else '') + f'<div class="scroll"><table class="bars"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+
+    def cell(v):
+        return (
+            '<td class="n">–</td>'
+            if v != v
+            else f'<td class="n bar" style="--v:{min(100, max(0, v)):.1f}%">{v:.1f}</td>'
+        )
+
+    def square(name):
+        return (
+            ''
+            if name == 'mean'
+            else '<i style="background:rgb({},{},{})"></i>'.format(*(round(255 * c) for c in plots.class_colour(name)))
+        )
+
+    head = '<th scope="col"></th>' + ''.join(
+        f'<th scope="col" class="n">{html.escape(str(c))}</th>' for c in frame.columns
+    )
+    body = '\n'.join(
+        f'<tr{" class=mean" if name == "mean" else ""}><th scope="row">{square(name)}{html.escape(str(name))}</th>{"".join(map(cell, row))}</tr>'
+        for name, row in zip(frame.index, frame.to_numpy(float))
+    )
+    return (
+        f'<p class="note">{html.escape(caption)}</p>' if caption else ''
+    ) + f'<div class="scroll"><table class="bars"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
 
 # %% ../nbs/42_report.ipynb #252ad015
-_style = '''
+_style = """
 :root { --ink: #1d2327; --soft: #5a656e; --line: #dfe4e8; --wash: #f5f7f8; --link: #0a5c8c }
 * { box-sizing: border-box } html { scroll-behavior: smooth; -webkit-text-size-adjust: 100% }
 body { font: 16px/1.6 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif; color: var(--ink); background: #fff; margin: 0 }
@@ -110,110 +160,178 @@ details { margin: .8rem 0 } summary { cursor: pointer; color: var(--link) } pre 
 @page { margin: 1.5cm }
 @media print { body { font-size: 10.5pt } header, main, footer { max-width: none; padding: 0 } header { padding-top: .8rem } nav { display: none } figure, tr, .facts { break-inside: avoid } h2, h3 { break-after: avoid } img { max-height: 22cm } .scroll { overflow: visible } .facts div { border: 1px solid var(--line) }
   details::details-content { content-visibility: visible; display: block } details.fine, .flip label { display: none } .flip input:checked + label { display: inline; background: none; color: inherit; border: 0; padding: 0 } .stills { grid-template-columns: repeat(3, 1fr) } .axis > span::after { content: ':' } }
-'''
+"""
 
 # %% ../nbs/42_report.ipynb #5d84c1f5
 _share = dict(zip(range(19), (30, 5, 18, 2, 2, 2, 1, 1, 14, 2, 8, 2, 1, 6, 1, 1, 1, 1, 1)))
 
+
 def _strip():
     "Return the palette as colour stops, each class as wide as it is frequent."
-    at = np.cumsum([0, *_share.values()])*100/sum(_share.values())
+    at = np.cumsum([0, *_share.values()]) * 100 / sum(_share.values())
     return ', '.join('rgb({},{},{}) {:.1f}% {:.1f}%'.format(*PALETTE[k], at[k], at[k + 1]) for k in range(19))
 
-_page = Template('''<!doctype html>
+
+_page = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>$title</title><style>$style</style></head>
 <body><div class="palette"></div><header><h1>$title</h1><p class="lead">$lead</p>$nav</header>
 <main>
 $body
 </main><footer>$footer</footer></body></html>
-''')
+""")
 
 # %% ../nbs/42_report.ipynb #25ae9e5c
-AXES, VALUES = 4, 12 # settings, and values of each, that stills can depend on
-_FLIP = '''.flip input { position: absolute; opacity: 0 } .flip .axis { display: flex; flex-wrap: wrap; gap: .3rem; align-items: baseline; margin: .3rem 0; font-size: .85rem } .flip .axis > span { color: var(--soft); min-width: 5.2rem }
+AXES, VALUES = 4, 12  # settings, and values of each, that stills can depend on
+_FLIP = """.flip input { position: absolute; opacity: 0 } .flip .axis { display: flex; flex-wrap: wrap; gap: .3rem; align-items: baseline; margin: .3rem 0; font-size: .85rem } .flip .axis > span { color: var(--soft); min-width: 5.2rem }
 .flip label { cursor: pointer; padding: .05rem .6rem; border: 1px solid var(--line); border-radius: 99px } .flip input:checked + label { background: var(--ink); border-color: var(--ink); color: #fff } .flip input:focus-visible + label { outline: 2px solid var(--link); outline-offset: 1px }
 .stills { display: grid; grid-template-columns: repeat(auto-fill, minmax(17.5rem, 1fr)); gap: .9rem; margin-top: .7rem } .stills b { font-size: .88rem; font-weight: 600 } .stills img { width: 100% } .stills small { color: var(--soft) }
-''' + ' '.join(f'.flip:has(input[name$="-{k}"][value="{v}"]:checked) [data-a{k}]:not([data-a{k}="{v}"]) {{ display: none }}' for k in range(AXES) for v in range(VALUES))
+""" + ' '.join(
+    f'.flip:has(input[name$="-{k}"][value="{v}"]:checked) [data-a{k}]:not([data-a{k}="{v}"]) {{ display: none }}'
+    for k in range(AXES)
+    for v in range(VALUES)
+)
+
 
 def save_stills(
-    path, # JSON file to write
-    axes:dict, # setting -> its values, as text or numbers
-    stills, # list of (title, place, picture, note): place has an index an axis, None where the picture does not depend on it
-    start=(), # index an axis that is shown first; default: the first
-) -> Path: # the file
+    path,  # JSON file to write
+    axes: dict,  # setting -> its values, as text or numbers
+    stills,  # list of (title, place, picture, note): place has an index an axis, None where the picture does not depend on it
+    start=(),  # index an axis that is shown first; default: the first
+) -> Path:  # the file
     "Write pictures that depend on a few settings, as `flip` shows them. Raises AshError for too many settings."
-    if len(axes) > AXES or max(map(len, axes.values())) > VALUES: raise AshError(f'stills over {[len(v) for v in axes.values()]} values: expected at most {AXES} settings of at most {VALUES} values')
-    drawn = lambda x: np.ndim(x) == 2 or x.shape[-1] == 3              # label maps and error maps keep their exact colours
-    rows = [dict(title=t, at=at, note=note, image=base64.b64encode(plots.encoded(x, drawn(x))).decode()) for t, at, x, note in stills]
-    return write_json(path, dict(axes=axes, start=list(start) or [0]*len(axes), stills=rows))
+    if len(axes) > AXES or max(map(len, axes.values())) > VALUES:
+        raise AshError(
+            f'stills over {[len(v) for v in axes.values()]} values: expected at most {AXES} settings of at most {VALUES} values'
+        )
+    drawn = lambda x: np.ndim(x) == 2 or x.shape[-1] == 3  # label maps and error maps keep their exact colours
+    rows = [
+        dict(title=t, at=at, note=note, image=base64.b64encode(plots.encoded(x, drawn(x))).decode())
+        for t, at, x, note in stills
+    ]
+    return write_json(path, dict(axes=axes, start=list(start) or [0] * len(axes), stills=rows))
 
 # %% ../nbs/42_report.ipynb #d0953bff
 def flip(
-    record:dict, # of a file that `save_stills` wrote
-    name:str, # of the block, unique on the page
-    caption:str='', # text below
-) -> str: # HTML
+    record: dict,  # of a file that `save_stills` wrote
+    name: str,  # of the block, unique on the page
+    caption: str = '',  # text below
+) -> str:  # HTML
     "Lay stills out to be flipped through without a script. Raises AshError for a record that is none."
     name = html.escape(name, quote=True)
+
     def axis(k, what, values):
-        button = lambda v, text: f'<input type="radio" name="{name}-{k}" id="{name}-{k}-{v}" value="{v}"{" checked" if v == record["start"][k] else ""}><label for="{name}-{k}-{v}">{html.escape(str(text))}</label>'
-        return f'<div class="axis"><span>{html.escape(str(what))}</span>' + ''.join(button(v, t) for v, t in enumerate(values)) + '</div>'
+        button = lambda v, text: (
+            f'<input type="radio" name="{name}-{k}" id="{name}-{k}-{v}" value="{v}"{" checked" if v == record["start"][k] else ""}><label for="{name}-{k}-{v}">{html.escape(str(text))}</label>'
+        )
+        return (
+            f'<div class="axis"><span>{html.escape(str(what))}</span>'
+            + ''.join(button(v, t) for v, t in enumerate(values))
+            + '</div>'
+        )
+
     def still(s):
-        data, at = base64.b64decode(s['image'], validate=True), ''.join(f' data-a{k}="{int(v)}"' for k, v in enumerate(s['at']) if v is not None)
+        data, at = (
+            base64.b64decode(s['image'], validate=True),
+            ''.join(f' data-a{k}="{int(v)}"' for k, v in enumerate(s['at']) if v is not None),
+        )
         return f'<div{at}><img alt="{html.escape(s["title"] + " " + s["note"], quote=True)}" src="data:image/{_kind(data)};base64,{base64.b64encode(data).decode()}"><small>{html.escape(s["note"])}</small></div>'
+
     try:
         titles = list(dict.fromkeys(s['title'] for s in record['stills']))
-        slots = ''.join(f'<div><b>{html.escape(t)}</b>' + ''.join(still(s) for s in record['stills'] if s['title'] == t) + '</div>' for t in titles)
+        slots = ''.join(
+            f'<div><b>{html.escape(t)}</b>' + ''.join(still(s) for s in record['stills'] if s['title'] == t) + '</div>'
+            for t in titles
+        )
         rows = ''.join(axis(k, *item) for k, item in enumerate(record['axes'].items()))
-    except (KeyError, TypeError, ValueError, IndexError) as e: raise AshError(f'{name}: not a record of stills ({e}): delete it and draw the figures again') from None
-    return f'<figure class="flip">{rows}<div class="stills">{slots}</div>' + (f'<figcaption>{html.escape(caption)}</figcaption>' if caption else '') + '</figure>'
+    except (KeyError, TypeError, ValueError, IndexError) as e:
+        raise AshError(f'{name}: not a record of stills ({e}): delete it and draw the figures again') from None
+    return (
+        f'<figure class="flip">{rows}<div class="stills">{slots}</div>'
+        + (f'<figcaption>{html.escape(caption)}</figcaption>' if caption else '')
+        + '</figure>'
+    )
 
 # %% ../nbs/42_report.ipynb #ab3864a4
-def _anchor(title): return re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')
+def _anchor(title):
+    return re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')
+
 
 def page(
-    title:str, # of the page
-    lead:str, # one sentence under the title
-    sections, # list of (title, [HTML blocks])
-    record:str='', # configuration and versions as text, shown folded
-    footer:str='', # last line
-) -> str: # HTML
+    title: str,  # of the page
+    lead: str,  # one sentence under the title
+    sections,  # list of (title, [HTML blocks])
+    record: str = '',  # configuration and versions as text, shown folded
+    footer: str = '',  # last line
+) -> str:  # HTML
     "Compose a page."
-    if record: sections = [*sections, ('Record', [f'<details><summary>How this was computed</summary><pre>{html.escape(record)}</pre></details>'])]
-    body = '\n'.join(f'<section id="{_anchor(t)}"><h2>{html.escape(t)}</h2>\n' + '\n'.join(blocks) + '</section>' for t, blocks in sections)
-    nav = '<nav>' + ''.join(f'<a href="#{_anchor(t)}">{html.escape(t)}</a>' for t, _ in sections) + '</nav>' if len(sections) > 2 else ''
-    return _page.substitute(title=html.escape(title), lead=html.escape(lead), nav=nav, body=body, footer=html.escape(footer), style=Template(_style).substitute(palette=_strip(), flip=_FLIP))
+    if record:
+        sections = [
+            *sections,
+            (
+                'Record',
+                [f'<details><summary>How this was computed</summary><pre>{html.escape(record)}</pre></details>'],
+            ),
+        ]
+    body = '\n'.join(
+        f'<section id="{_anchor(t)}"><h2>{html.escape(t)}</h2>\n' + '\n'.join(blocks) + '</section>'
+        for t, blocks in sections
+    )
+    nav = (
+        '<nav>' + ''.join(f'<a href="#{_anchor(t)}">{html.escape(t)}</a>' for t, _ in sections) + '</nav>'
+        if len(sections) > 2
+        else ''
+    )
+    return _page.substitute(
+        title=html.escape(title),
+        lead=html.escape(lead),
+        nav=nav,
+        body=body,
+        footer=html.escape(footer),
+        style=Template(_style).substitute(palette=_strip(), flip=_FLIP),
+    )
 
 # %% ../nbs/42_report.ipynb #2b3be6fa
-LIMIT = 5_000_000 # bytes of a report
+LIMIT = 5_000_000  # bytes of a report
+
 
 def slim(
-    text:str, # a page
-    limit:int=LIMIT, # largest number of bytes
-) -> str: # the page
+    text: str,  # a page
+    limit: int = LIMIT,  # largest number of bytes
+) -> str:  # the page
     "Encode embedded pictures smaller until the page keeps the limit. Raises AshError when that cannot be."
     from PIL import Image
+
     def smaller(match, scale):
-        if len(match[0]) < 40_000*scale**2: return match[0]
+        if len(match[0]) < 40_000 * scale**2:
+            return match[0]
         out, img = io.BytesIO(), Image.open(io.BytesIO(base64.b64decode(match[1]))).convert('RGB')
-        img.resize([max(1, round(s*scale)) for s in img.size], Image.LANCZOS).save(out, 'JPEG', quality=80, optimize=True)
+        img.resize([max(1, round(s * scale)) for s in img.size], Image.LANCZOS).save(
+            out, 'JPEG', quality=80, optimize=True
+        )
         return 'data:image/jpeg;base64,' + base64.b64encode(out.getvalue()).decode()
-    for scale in (1, .8, .65, .5, .35):
-        if len(text.encode()) < limit: return text
-        slimmer = re.sub(r'data:image/\w+;base64,([A-Za-z0-9+/=]+)', lambda m: min(m[0], smaller(m, scale), key=len), text)
+
+    for scale in (1, 0.8, 0.65, 0.5, 0.35):
+        if len(text.encode()) < limit:
+            return text
+        slimmer = re.sub(
+            r'data:image/\w+;base64,([A-Za-z0-9+/=]+)', lambda m: min(m[0], smaller(m, scale), key=len), text
+        )
         text = slimmer
-    if len(text.encode()) < limit: return text
-    raise AshError(f'the report would take {len(text)/1e6:.1f} MB, more than {limit/1e6:.0f} MB: leave out some of its figures or targets')
+    if len(text.encode()) < limit:
+        return text
+    raise AshError(
+        f'the report would take {len(text) / 1e6:.1f} MB, more than {limit / 1e6:.0f} MB: leave out some of its figures or targets'
+    )
 
 # %% ../nbs/42_report.ipynb #24ef45c6
 def report(
-    path, # file to write
-    title:str, # of the page
-    lead:str, # one sentence under the title
-    sections, # list of (title, [HTML blocks])
-    record:str='', # configuration and versions, shown folded
-    footer:str='', # last line
-) -> Path: # the file
+    path,  # file to write
+    title: str,  # of the page
+    lead: str,  # one sentence under the title
+    sections,  # list of (title, [HTML blocks])
+    record: str = '',  # configuration and versions, shown folded
+    footer: str = '',  # last line
+) -> Path:  # the file
     "Write a self-contained HTML page of at most 5 MB. Raises AshError when it cannot be written."
     return write_atomic(path, slim(page(title, lead, sections, record, footer)).encode())
 
@@ -221,125 +339,211 @@ def report(
 def _meanings():
     "Return the comment of each field of Config."
     from fastcore.docments import docments
+
     out = {}
-    for c in reversed(Config.__mro__[:-1]): out |= {k: v for k, v in docments(c).items() if v}
+    for c in reversed(Config.__mro__[:-1]):
+        out |= {k: v for k, v in docments(c).items() if v}
     return out
 
+
 def configuration(
-    record:dict, # of config.json
-) -> list: # HTML blocks
+    record: dict,  # of config.json
+) -> list:  # HTML blocks
     "Write a run's configuration and the versions that it was computed with."
     from ash_nb.presets import PRESETS
+
     c, meaning = record['config'], _meanings()
     usual = {k: v.default for k, v in Config.__dataclass_fields__.items()} | PRESETS.get(c.get('preset'), {})
-    row = lambda k: f'<tr><td><code>{html.escape(k)}</code></td><td>{html.escape(str(c[k]))}</td><td class="wrap">{html.escape(meaning.get(k, ""))}</td></tr>'
-    def rows(keys): return '<div class="scroll"><table><thead><tr><th>field</th><th>value</th><th>meaning</th></tr></thead><tbody>' + '\n'.join(map(row, keys)) + '</tbody></table></div>'
+    row = lambda k: (
+        f'<tr><td><code>{html.escape(k)}</code></td><td>{html.escape(str(c[k]))}</td><td class="wrap">{html.escape(meaning.get(k, ""))}</td></tr>'
+    )
+
+    def rows(keys):
+        return (
+            '<div class="scroll"><table><thead><tr><th>field</th><th>value</th><th>meaning</th></tr></thead><tbody>'
+            + '\n'.join(map(row, keys))
+            + '</tbody></table></div>'
+        )
+
     own = [k for k in c if k in ('preset', 'method', 'seed') or c[k] != usual.get(k)]
-    return [paragraph(f'Preset {c.get("preset")}; these fields name the run or differ from the preset:'), rows(own),
-            f'<details class="fine"><summary>All {len(c)} fields, and versions</summary>{rows(c)}<pre>{html.escape(json.dumps(record.get("provenance", {}), indent=1))}</pre></details>']
+    return [
+        paragraph(f'Preset {c.get("preset")}; these fields name the run or differ from the preset:'),
+        rows(own),
+        f'<details class="fine"><summary>All {len(c)} fields, and versions</summary>{rows(c)}<pre>{html.escape(json.dumps(record.get("provenance", {}), indent=1))}</pre></details>',
+    ]
 
 # %% ../nbs/42_report.ipynb #732808ba
 CAPTIONS = {
     'examples': 'images, predictions with their mean IoU over the classes in the truth of the image, and truth. Chosen '
-                'by rule: from the largest gain of the last method over the first (top) to the largest loss (bottom).',
+    'by rule: from the largest gain of the last method over the first (top) to the largest loss (bottom).',
     'stylization': 'Streets, paintings, plain AdaIN, and what the trained hallucinator makes of them.',
     'figure4': 'Change of the L1 norm of beta and gamma when a class is removed from the condition, raw and per predicted position, over the training steps; size corr.: rank correlation of the size of the change with the number of positions. Inset: the predicted labels of the probe image.',
     'curves': 'Losses over the training steps: logged values thin, running mean thick.',
     'confusion': 'Percent of the pixels of each true class that were given each name',
     'preview': 'The stylization preview as stills: choose a painting, how much of the restyled features the decoder is given (alpha), and a checkpoint. Live, with sliders for all settings, it is in the notebook 55_preview.',
     'errors': 'The error browser: the images on which a method gains and loses most against the baseline, by the mean '
-              'IoU over the classes in the truth of the image. Blue is repaired, orange broken, grey wrong in both.'}
+    'IoU over the classes in the truth of the image. Blue is repaired, orange broken, grey wrong in both.',
+}
 
 # %% ../nbs/42_report.ipynb #65030508
 def figure_blocks(
-    folder, # of a run or comparison
-    stems, # beginnings of file names, in order
-    captions:dict={}, # beginning of file name -> text in place of the usual
-) -> list: # HTML blocks
+    folder,  # of a run or comparison
+    stems,  # beginnings of file names, in order
+    captions: dict = {},  # beginning of file name -> text in place of the usual
+) -> list:  # HTML blocks
     "Embed the pictures of `figures/` whose names begin so, with captions."
-    files = [p for s in ([stems] if isinstance(stems, str) else stems) for p in sorted((Path(folder)/'figures').glob(f'{s}*')) if p.suffix in ('.png', '.jpg', '.jpeg')]
+    files = [
+        p
+        for s in ([stems] if isinstance(stems, str) else stems)
+        for p in sorted((Path(folder) / 'figures').glob(f'{s}*'))
+        if p.suffix in ('.png', '.jpg', '.jpeg')
+    ]
+
     def caption(p):
         kind, _, what = p.stem.partition('-')
         text = (f'{what.removeprefix("streetworld-")}: ' if what else '') + (CAPTIONS | captions).get(kind, kind)
         return text[:1].upper() + text[1:]
+
     return [embed(p.read_bytes(), caption(p)) for p in files]
 
-def still_blocks(folder, name) -> list: # HTML blocks
+
+def still_blocks(folder, name) -> list:  # HTML blocks
     "Show the stills of `figures/NAME.json`, if there are any."
-    file = Path(folder)/'figures'/f'{name}.json'
+    file = Path(folder) / 'figures' / f'{name}.json'
     return [flip(read_json(file), name, CAPTIONS[name])] if file.is_file() else []
 
 # %% ../nbs/42_report.ipynb #0d5de12a
 def hallucinator_blocks(
-    folder, # of the run or comparison that holds figures/
-    run, # of the run that holds classwise.csv
-) -> list: # HTML blocks
+    folder,  # of the run or comparison that holds figures/
+    run,  # of the run that holds classwise.csv
+) -> list:  # HTML blocks
     "Show restyled streets and Figure 4, and say in words how contributions go with class size."
-    blocks, file = [*still_blocks(folder, 'preview'), *figure_blocks(folder, ('stylization', 'figure4'))], Path(run)/'classwise.csv'
-    if not file.is_file(): return blocks
+    blocks, file = (
+        [*still_blocks(folder, 'preview'), *figure_blocks(folder, ('stylization', 'figure4'))],
+        Path(run) / 'classwise.csv',
+    )
+    if not file.is_file():
+        return blocks
     log = _csv(file)
-    if not list((Path(folder)/'figures').glob('figure4.*')): blocks.append(picture(plots.figure4(log), caption=CAPTIONS['figure4'].replace(' Inset: the predicted labels of the probe image.', '')))
+    if not list((Path(folder) / 'figures').glob('figure4.*')):
+        blocks.append(
+            picture(
+                plots.figure4(log),
+                caption=CAPTIONS['figure4'].replace(' Inset: the predicted labels of the probe image.', ''),
+            )
+        )
     r = size_effect(log)
-    if r['beta'] == r['beta']: blocks.append(paragraph(EFFECT.format(**r)))
+    if r['beta'] == r['beta']:
+        blocks.append(paragraph(EFFECT.format(**r)))
     return blocks
 
-EFFECT = ('Do large classes get the larger share? Rank correlation of class size with the size of the change at the last step: beta {beta:+.2f}, gamma {gamma:+.2f}; per position: beta {beta_each:+.2f}, '
-          'gamma {gamma_each:+.2f}. (+1: the larger the class the larger its change; -1 per position is what a change that ignores class size gives.)')
+
+EFFECT = (
+    'Do large classes get the larger share? Rank correlation of class size with the size of the change at the last step: beta {beta:+.2f}, gamma {gamma:+.2f}; per position: beta {beta_each:+.2f}, '
+    'gamma {gamma_each:+.2f}. (+1: the larger the class the larger its change; -1 per position is what a change that ignores class size gives.)'
+)
+
 
 def _csv(path, **how):
     import pandas as pd
-    try: return pd.read_csv(path, **how)
-    except (OSError, ValueError) as e: raise AshError(f'{path} cannot be read as a table: {e}') from None
+
+    try:
+        return pd.read_csv(path, **how)
+    except (OSError, ValueError) as e:
+        raise AshError(f'{path} cannot be read as a table: {e}') from None
 
 # %% ../nbs/42_report.ipynb #d29e21a4
 def _cost(folders) -> dict:
     "Add up what training took, from sessions.csv."
     import pandas as pd
-    logs = [_csv(f/'sessions.csv') for f in map(Path, folders) if (f/'sessions.csv').is_file()]
-    if not logs: return {}
+
+    logs = [_csv(f / 'sessions.csv') for f in map(Path, folders) if (f / 'sessions.csv').is_file()]
+    if not logs:
+        return {}
     log = pd.concat(logs)
-    took = f'{log.seconds.sum()/60:.1f} min' if log.seconds.sum() < 7200 else f'{log.seconds.sum()/3600:.1f} h'
-    return {f'of training on {", ".join(sorted(set(log.device)))}': took, 'peak memory': f'{log.peak_mb.max()/1024:.1f} GB'}
+    took = f'{log.seconds.sum() / 60:.1f} min' if log.seconds.sum() < 7200 else f'{log.seconds.sum() / 3600:.1f} h'
+    return {
+        f'of training on {", ".join(sorted(set(log.device)))}': took,
+        'peak memory': f'{log.peak_mb.max() / 1024:.1f} GB',
+    }
+
 
 def _version(record) -> str:
     p = record.get('provenance', {})
-    return f'Written by ash_nb {p.get("ash_nb", "")}' + (f', commit {p["commit"][:10]}' if p.get('commit') else '') + '.'
+    return (
+        f'Written by ash_nb {p.get("ash_nb", "")}' + (f', commit {p["commit"][:10]}' if p.get('commit') else '') + '.'
+    )
 
 # %% ../nbs/42_report.ipynb #2b1f9fec
-def run_page(folder) -> dict: # what `report` takes
+def run_page(folder) -> dict:  # what `report` takes
     "Compose the report of a run from its folder."
-    folder, record = Path(folder), read_json(Path(folder)/'config.json')
-    try: c = record['config']; method = c['method']
-    except (KeyError, TypeError): raise AshError(f'{folder}/config.json is not the record of a run: it has no "config"') from None
+    folder, record = Path(folder), read_json(Path(folder) / 'config.json')
+    try:
+        c = record['config']
+        method = c['method']
+    except (KeyError, TypeError):
+        raise AshError(f'{folder}/config.json is not the record of a run: it has no "config"') from None
     found = _newest(folder)
     sections = [('Scores', _scores(found))] if found else []
-    seen, done = figure_blocks(folder, 'examples', {'examples': 'images, prediction with its mean IoU on the image, and truth, from the best image (top) to the worst (bottom).'}), hallucinator_blocks(folder, folder)
-    if seen: sections.append(('What it sees', seen))
-    if done: sections.append(('What the hallucinator does', done))
-    metrics = _csv(folder/'metrics.csv') if (folder/'metrics.csv').is_file() else None
-    if metrics is not None and len(metrics): sections.append(('Training', [facts({'steps': int(metrics.step.max())} | _cost([folder])), picture(plots.curves({method: metrics}), caption=CAPTIONS['curves'])]))
-    lead = f'{c["steps"]} steps on {c["source"]}, {c["width"]} x {c["height"]}, batches of {c["batch_size"]}' + (f'; tested on {len(found)} target{"s"*(len(found) > 1)}.' if found else '.')
-    return dict(title=f'{plots.name_of(method)}, seed {c["seed"]}', lead=lead, sections=[*sections, ('Configuration', configuration(record))], footer=_version(record))
+    seen, done = (
+        figure_blocks(
+            folder,
+            'examples',
+            {
+                'examples': 'images, prediction with its mean IoU on the image, and truth, from the best image (top) to the worst (bottom).'
+            },
+        ),
+        hallucinator_blocks(folder, folder),
+    )
+    if seen:
+        sections.append(('What it sees', seen))
+    if done:
+        sections.append(('What the hallucinator does', done))
+    metrics = _csv(folder / 'metrics.csv') if (folder / 'metrics.csv').is_file() else None
+    if metrics is not None and len(metrics):
+        sections.append(
+            (
+                'Training',
+                [
+                    facts({'steps': int(metrics.step.max())} | _cost([folder])),
+                    picture(plots.curves({method: metrics}), caption=CAPTIONS['curves']),
+                ],
+            )
+        )
+    lead = f'{c["steps"]} steps on {c["source"]}, {c["width"]} x {c["height"]}, batches of {c["batch_size"]}' + (
+        f'; tested on {len(found)} target{"s" * (len(found) > 1)}.' if found else '.'
+    )
+    return dict(
+        title=f'{plots.name_of(method)}, seed {c["seed"]}',
+        lead=lead,
+        sections=[*sections, ('Configuration', configuration(record))],
+        footer=_version(record),
+    )
 
 # %% ../nbs/42_report.ipynb #e14c18d4
-def _newest(folder) -> dict: # what it is -> Evaluation, of the newest checkpoint that was evaluated
+def _newest(folder) -> dict:  # what it is -> Evaluation, of the newest checkpoint that was evaluated
     found = kept_evaluations(folder)
     last = max((key['step'] for _, key in found), default=0)
-    weights = recorded_digest(Path(folder)/'checkpoints'/f'step-{last:07d}'/'segmenter.safetensors')
+    weights = recorded_digest(Path(folder) / 'checkpoints' / f'step-{last:07d}' / 'segmenter.safetensors')
     current = [(e, key) for e, key in found if key['step'] == last and key['weights'] == weights]
     plain = [e.target.removeprefix('streetworld-') for e, _ in current]
-    full = [f'{t} ({e.split}, {e.images} images, {Path(key["root"]).name or "drawn"}, {key["precision"]})' for t,
-            (e, key) in zip(plain, current)]
+    full = [
+        f'{t} ({e.split}, {e.images} images, {Path(key["root"]).name or "drawn"}, {key["precision"]})'
+        for t, (e, key) in zip(plain, current)
+    ]
     return {f if plain.count(t) > 1 else t: e for t, f, (e, _) in zip(plain, full, current)}
+
 
 def _scores(found) -> list:
     "Write the evaluations of a run: key numbers, and a table of IoU per class for each protocol."
     import pandas as pd
-    blocks = [facts({f'mean IoU on {name}': _text(100*e.miou) + ' %' for name, e in found.items()})]
+
+    blocks = [facts({f'mean IoU on {name}': _text(100 * e.miou) + ' %' for name, e in found.items()})]
     for protocol in dict.fromkeys(e.protocol for e in found.values()):
         these = {name: e for name, e in found.items() if e.protocol == protocol}
-        values = pd.DataFrame({name: {'mean': 100*e.miou} | {k: 100*v for k, v in e.iou.items()} for name,
-                               e in these.items()})
+        values = pd.DataFrame(
+            {name: {'mean': 100 * e.miou} | {k: 100 * v for k, v in e.iou.items()} for name, e in these.items()}
+        )
         said = {}
         for name, e in these.items():
             said.setdefault(f'{e.images} images ({e.split}), mean over {e.basis()}', []).append(name)
@@ -348,104 +552,231 @@ def _scores(found) -> list:
     return blocks
 
 # %% ../nbs/42_report.ipynb #bada2299
-PROTOCOL = (('Which checkpoint', 'rules.csv', 'Mean IoU in percent under three rules for the checkpoint, mean over seeds. The oracle picks by the score that it reports: nobody has it in practice.'),
-            ('What training costs', 'cost.csv', "Seconds a step and peak memory of the process; time and memory over the baseline's. Runs that shared the machine with others compare roughly."))
+PROTOCOL = (
+    (
+        'Which checkpoint',
+        'rules.csv',
+        'Mean IoU in percent under three rules for the checkpoint, mean over seeds. The oracle picks by the score that it reports: nobody has it in practice.',
+    ),
+    (
+        'What training costs',
+        'cost.csv',
+        "Seconds a step and peak memory of the process; time and memory over the baseline's. Runs that shared the machine with others compare roughly.",
+    ),
+)
 TABLE = 'Mean IoU in percent. ±: half width of the t-based 95 % interval over seeds (a single seed has none). Differences are paired by seed; * marks an interval that leaves out zero.'
+
 
 def _rounded(frame):
     "Write numbers with two decimals, large ones with none; bring the rows of a target together."
-    if 'target' in frame: frame = frame.set_index('target').loc[list(dict.fromkeys(frame.target))].reset_index()
+    if 'target' in frame:
+        frame = frame.set_index('target').loc[list(dict.fromkeys(frame.target))].reset_index()
     return frame.map(lambda v: ('' if v != v else f'{v:.{2 if v < 100 else 0}f}') if isinstance(v, float) else v)
 
-def comparison_notes(folder, runs) -> list: # sentences
+
+def comparison_notes(folder, runs) -> list:  # sentences
     "Say which classes the means of a comparison are over, and why a column of it is empty."
-    file = Path(folder)/'protocol.json'
+    file = Path(folder) / 'protocol.json'
     rules = read_json(file).get('checkpoint_rules', {}) if file.is_file() else {}
     why = str(rules.get('best_on_source', '')) if isinstance(rules, dict) else ''
-    return mean_basis(runs) + [f'best on source: {why}']*why.startswith('none, because ')
+    return mean_basis(runs) + [f'best on source: {why}'] * why.startswith('none, because ')
 
-def folded(content:str, summary:str) -> str: return f'<details><summary>{html.escape(summary)}</summary>{content}</details>'
+
+def folded(content: str, summary: str) -> str:
+    return f'<details><summary>{html.escape(summary)}</summary>{content}</details>'
 
 # %% ../nbs/42_report.ipynb #4ebf8919
-def comparison_page(folder) -> dict: # what `report` takes
+def comparison_page(folder) -> dict:  # what `report` takes
     "Compose the report of a comparison from its folder: runs.csv, figures/, and the run folders METHOD-SEED."
-    folder, runs = Path(folder), _csv(Path(folder)/'runs.csv')
+    folder, runs = Path(folder), _csv(Path(folder) / 'runs.csv')
     methods, targets = list(runs.method.unique()), list(runs.target.unique())
-    own = [folder/run_name(m, s) for m, s in runs[['method', 'seed']].drop_duplicates().itertuples(index=False) if (folder/run_name(m, s)/'config.json').is_file()]
+    own = [
+        folder / run_name(m, s)
+        for m, s in runs[['method', 'seed']].drop_duplicates().itertuples(index=False)
+        if (folder / run_name(m, s) / 'config.json').is_file()
+    ]
     many = len(methods) > 6
-    summary = _csv(folder/'table.csv', dtype=str,
-                   keep_default_na=False) if (folder/'table.csv').is_file() else summarise(runs)
-    sections = [('Result', [facts({'methods': len(methods), 'seeds each': runs.seed.nunique(), 'unseen targets': len(targets)} | _cost(own)), folded(table(plots.readable(summary), TABLE, True), 'Every method on every target') if many else table(plots.readable(summary), TABLE, True),
-                            *([] if many else [picture(plots.targets_chart(runs), caption='Mean IoU per target: mean over seeds with its 95 % interval; small strokes are seeds.')])])]
+    summary = (
+        _csv(folder / 'table.csv', dtype=str, keep_default_na=False)
+        if (folder / 'table.csv').is_file()
+        else summarise(runs)
+    )
+    sections = [
+        (
+            'Result',
+            [
+                facts(
+                    {'methods': len(methods), 'seeds each': runs.seed.nunique(), 'unseen targets': len(targets)}
+                    | _cost(own)
+                ),
+                folded(table(plots.readable(summary), TABLE, True), 'Every method on every target')
+                if many
+                else table(plots.readable(summary), TABLE, True),
+                *(
+                    []
+                    if many
+                    else [
+                        picture(
+                            plots.targets_chart(runs),
+                            caption='Mean IoU per target: mean over seeds with its 95 % interval; small strokes are seeds.',
+                        )
+                    ]
+                ),
+            ],
+        )
+    ]
     sections[0][1].extend(paragraph(f'{text}.') for text in comparison_notes(folder, runs))
-    sections += [(title, [(lambda t: folded(t, note) if many else t)(table(_rounded(plots.readable(_csv(folder/name))), note, 'target' in _csv(folder/name)))]) for title, name, note in PROTOCOL if (folder/name).is_file()]
-    if done := figure_blocks(folder, 'differences', {'differences': 'Paired difference to the baseline with its 95 % interval, method by method; dark where the interval leaves out zero.'}): sections.insert(0 if many else 1, ('Which differences are real', done))
-    if seen := [*figure_blocks(folder, 'examples'), *still_blocks(folder, 'errors')]: sections.append(('What they see', seen))
-    if not many: sections.append(('Class by class', [*_class_bars(runs), *_confusions(folder, runs)]))
-    if done := hallucinator_blocks(folder, next((f for f in own if (f/'classwise.csv').is_file()), folder)): sections.append(('What the hallucinator does', done))
-    logs = {} if many else {m: [_csv(f/'metrics.csv') for f in own if f.name.rpartition('-')[0] == m.replace(':', '+') and (f/'metrics.csv').is_file()] for m in methods}
-    if logs and all(logs.values()): sections.append(('Training', [picture(plots.curves(logs), caption=CAPTIONS['curves'] + ' A line a seed.')]))
-    record = read_json(own[0]/'config.json') if own else {}
-    if own: sections.append(('Configuration', [paragraph('All runs share the configuration of the first, but for method, seed, and what the declarations of methods set (protocol.json).'), *configuration(record)]))
-    lead = (f'{len(methods)} methods' if many else ', '.join(map(plots.name_of, methods))) + (f': {record["config"]["steps"]} steps each on {record["config"]["source"]}' if own else '') + f', tested on {", ".join(t.removeprefix("streetworld-") for t in targets)}.'
+    sections += [
+        (
+            title,
+            [
+                (lambda t: folded(t, note) if many else t)(
+                    table(_rounded(plots.readable(_csv(folder / name))), note, 'target' in _csv(folder / name))
+                )
+            ],
+        )
+        for title, name, note in PROTOCOL
+        if (folder / name).is_file()
+    ]
+    if done := figure_blocks(
+        folder,
+        'differences',
+        {
+            'differences': 'Paired difference to the baseline with its 95 % interval, method by method; dark where the interval leaves out zero.'
+        },
+    ):
+        sections.insert(0 if many else 1, ('Which differences are real', done))
+    if seen := [*figure_blocks(folder, 'examples'), *still_blocks(folder, 'errors')]:
+        sections.append(('What they see', seen))
+    if not many:
+        sections.append(('Class by class', [*_class_bars(runs), *_confusions(folder, runs)]))
+    if done := hallucinator_blocks(folder, next((f for f in own if (f / 'classwise.csv').is_file()), folder)):
+        sections.append(('What the hallucinator does', done))
+    logs = (
+        {}
+        if many
+        else {
+            m: [
+                _csv(f / 'metrics.csv')
+                for f in own
+                if f.name.rpartition('-')[0] == m.replace(':', '+') and (f / 'metrics.csv').is_file()
+            ]
+            for m in methods
+        }
+    )
+    if logs and all(logs.values()):
+        sections.append(('Training', [picture(plots.curves(logs), caption=CAPTIONS['curves'] + ' A line a seed.')]))
+    record = read_json(own[0] / 'config.json') if own else {}
+    if own:
+        sections.append(
+            (
+                'Configuration',
+                [
+                    paragraph(
+                        'All runs share the configuration of the first, but for method, seed, and what the declarations of methods set (protocol.json).'
+                    ),
+                    *configuration(record),
+                ],
+            )
+        )
+    lead = (
+        (f'{len(methods)} methods' if many else ', '.join(map(plots.name_of, methods)))
+        + (f': {record["config"]["steps"]} steps each on {record["config"]["source"]}' if own else '')
+        + f', tested on {", ".join(t.removeprefix("streetworld-") for t in targets)}.'
+    )
     return dict(title='From synthetic streets to unseen ones', lead=lead, sections=sections, footer=_version(record))
 
 # %% ../nbs/42_report.ipynb #64a0f487
 def _class_bars(runs) -> list:
     "Draw IoU per class: one chart for StreetWorld's targets together, one for each other target, the rest folded."
+
     def chart(these, title):
         p = PROTOCOLS[str(these.protocol.iloc[0])]
-        return picture(plots.iou_bars(these, p.classes), caption=f'{title}: IoU per class, protocol {p.name}' + (', with 95 % intervals over seeds.' if runs.seed.nunique() > 1 else '.'))
+        return picture(
+            plots.iou_bars(these, p.classes),
+            caption=f'{title}: IoU per class, protocol {p.name}'
+            + (', with 95 % intervals over seeds.' if runs.seed.nunique() > 1 else '.'),
+        )
+
     world = runs[runs.target.str.startswith('streetworld')]
     each = {t: chart(runs[runs.target == t], t.removeprefix('streetworld-')) for t in runs.target.unique()}
-    if world.target.nunique() < 2: return list(each.values())
+    if world.target.nunique() < 2:
+        return list(each.values())
     name = str(world.protocol.iloc[0])
-    mean = world.groupby(['method', 'seed'], sort=False, as_index=False)[list(PROTOCOLS[name].classes)].mean().assign(protocol=name)
+    mean = (
+        world.groupby(['method', 'seed'], sort=False, as_index=False)[list(PROTOCOLS[name].classes)]
+        .mean()
+        .assign(protocol=name)
+    )
     folded = ''.join(v for t, v in each.items() if t in set(world.target))
-    return [chart(mean, f'Mean over {world.target.nunique()} appearances of StreetWorld, of each class over those in '
-                        f'which it has an IoU'), *(v for t, v in each.items() if t not in set(world.target)),
-                        f'<details><summary>Each appearance</summary>{folded}</details>']
+    return [
+        chart(
+            mean,
+            f'Mean over {world.target.nunique()} appearances of StreetWorld, of each class over those in '
+            f'which it has an IoU',
+        ),
+        *(v for t, v in each.items() if t not in set(world.target)),
+        f'<details><summary>Each appearance</summary>{folded}</details>',
+    ]
 
 # %% ../nbs/42_report.ipynb #c84e8a21
-def _together(runs) -> list: # (title, targets)
+def _together(runs) -> list:  # (title, targets)
     world = [t for t in runs.target.unique() if t.startswith('streetworld')]
-    return [(f'{len(world)} appearances of StreetWorld', world)]*(len(world) > 1) + [(t.removeprefix('streetworld-'), [t]) for t in runs.target.unique() if len(world) < 2 or t not in world]
+    return [(f'{len(world)} appearances of StreetWorld', world)] * (len(world) > 1) + [
+        (t.removeprefix('streetworld-'), [t]) for t in runs.target.unique() if len(world) < 2 or t not in world
+    ]
+
 
 def _confusion_blocks(total, title, p, best) -> list:
     first, text = next(iter(total)), CAPTIONS['confusion'][0].lower() + CAPTIONS['confusion'][1:]
-    own = ''.join(picture(plots.confusion_heatmap(t, p.classes), caption=f'{plots.name_of(m)}, {title}: {text}.')
-                  for m, t in total.items())
-    if len(total) < 2: return [folded(own, f'Confusion matrices, {title}')]
+    own = ''.join(
+        picture(plots.confusion_heatmap(t, p.classes), caption=f'{plots.name_of(m)}, {title}: {text}.')
+        for m, t in total.items()
+    )
+    if len(total) < 2:
+        return [folded(own, f'Confusion matrices, {title}')]
     change = f'what {plots.name_of(best)} changes in the confusions of {plots.name_of(first)}'
     told = f'{title}: {change}, in points; orange more, purple less.'
-    return [picture(plots.confusion_heatmap(total[best], p.classes, total[first]), caption=told),
-            folded(own, f'Confusion matrices, {title}')]
+    return [
+        picture(plots.confusion_heatmap(total[best], p.classes, total[first]), caption=told),
+        folded(own, f'Confusion matrices, {title}'),
+    ]
 
 # %% ../nbs/42_report.ipynb #192af37d
-def _confusions(folder, runs) -> list: # HTML blocks
+def _confusions(folder, runs) -> list:  # HTML blocks
     "Draw the best method's confusions less the baseline's, for StreetWorld's targets together and for each other target."
     methods, out = list(runs.method.unique()), []
     for title, targets in _together(runs):
         these = runs[runs.target.isin(targets)]
         p = PROTOCOLS[str(these.protocol.iloc[0])]
-        found = [(r.method, find_evaluation(folder/run_name(r.method, r.seed), r))
-                 for r in these.itertuples(index=False)]
+        found = [
+            (r.method, find_evaluation(folder / run_name(r.method, r.seed), r)) for r in these.itertuples(index=False)
+        ]
         if any(e is None for _, e in found):
-            out.append(paragraph(f'{title}: confusion matrices are left out, since evaluations that the table was made '
-                                 f'of are not kept any more; ash-nb compare makes them anew.'))
+            out.append(
+                paragraph(
+                    f'{title}: confusion matrices are left out, since evaluations that the table was made '
+                    f'of are not kept any more; ash-nb compare makes them anew.'
+                )
+            )
             continue
         total = {m: sum(protocol_matrix(e.confusion, p) for word, e in found if word == m) for m in methods}
         total = total if any(t[:, -1].any() for t in total.values()) else {m: t[:, :-1] for m, t in total.items()}
-        out += _confusion_blocks(total, title, p, max(methods[1:] or methods,
-                                                      key=these.groupby('method').miou.mean().get))
+        out += _confusion_blocks(
+            total, title, p, max(methods[1:] or methods, key=these.groupby('method').miou.mean().get)
+        )
     return out
 
 # %% ../nbs/42_report.ipynb #ca143169
 def folder_report(
-    folder, # of a run or a comparison
-) -> Path: # report.html in it
+    folder,  # of a run or a comparison
+) -> Path:  # report.html in it
     "Write the report of a run or a comparison from what lies in its folder. Raises AshError for a folder that is neither."
     folder = Path(folder)
-    if (folder/'runs.csv').is_file(): return report(folder/'report.html', **comparison_page(folder))
-    if (folder/'config.json').is_file(): return report(folder/'report.html', **run_page(folder))
-    raise AshError(f'{folder} holds neither a run (config.json) nor a comparison (runs.csv): give the folder that `ash-nb train` or `ash-nb compare` wrote')
+    if (folder / 'runs.csv').is_file():
+        return report(folder / 'report.html', **comparison_page(folder))
+    if (folder / 'config.json').is_file():
+        return report(folder / 'report.html', **run_page(folder))
+    raise AshError(
+        f'{folder} holds neither a run (config.json) nor a comparison (runs.csv): give the folder that `ash-nb train` or `ash-nb compare` wrote'
+    )

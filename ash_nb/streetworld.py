@@ -11,40 +11,44 @@ __all__ = ['ID', 'ROUGH', 'SMOOTH', 'LEAFY', 'GLASS', 'PLASTER', 'METAL', 'CLOTH
            'planes', 'hatching', 'blocks', 'wash', 'painting']
 
 # %% ../nbs/10_streetworld.ipynb #40781a37
-import functools, math
+import functools
+import math
+
 import numpy as np
 from PIL import Image, ImageDraw
+
 from .config import one_of
 from .labels import CLASSES
 
 # %% ../nbs/10_streetworld.ipynb #7e708690
 ID = {name: k for k, name in enumerate(CLASSES)}
-ROUGH, SMOOTH, LEAFY, GLASS, PLASTER, METAL, CLOTH, LIGHT = range(8) # materials
+ROUGH, SMOOTH, LEAFY, GLASS, PLASTER, METAL, CLOTH, LIGHT = range(8)  # materials
 
 # %% ../nbs/10_streetworld.ipynb #35244059
 class Scene:
     "An index map under construction, with a row of attributes per index."
-    def __init__(self, rng, width, height, zoom=1., lift=0.):
+
+    def __init__(self, rng, width, height, zoom=1.0, lift=0.0):
         self.rng, self.width, self.height = rng, width, height
         self.image = Image.new('I', (width, height), 0)
         self.pen = ImageDraw.Draw(self.image)
         self.shadow = Image.new('L', (width, height), 0)
         self.shade_pen = ImageDraw.Draw(self.shadow)
-        self.rows = [(ID['sky'], 0.5, 0.7, 0.9, 200., SMOOTH)]
-        self.focal = rng.uniform(0.85, 1.35)*height*zoom
-        self.eye = rng.uniform(1.3, 2.1) + lift                         # camera height
-        self.horizon = height*rng.uniform(0.40, 0.54)
-        self.centre = width*rng.uniform(0.38, 0.62)                    # where the street vanishes: yaw
-        self.bend = rng.normal()*6e-4*(rng.random() < 0.5)
-        self.offset = 0.                                               # our place across the road
-        self.sun = rng.choice([-1, 1])*rng.uniform(0.3, 1.2)           # metres of shadow to the side per metre of height
+        self.rows = [(ID['sky'], 0.5, 0.7, 0.9, 200.0, SMOOTH)]
+        self.focal = rng.uniform(0.85, 1.35) * height * zoom
+        self.eye = rng.uniform(1.3, 2.1) + lift  # camera height
+        self.horizon = height * rng.uniform(0.40, 0.54)
+        self.centre = width * rng.uniform(0.38, 0.62)  # where the street vanishes: yaw
+        self.bend = rng.normal() * 6e-4 * (rng.random() < 0.5)
+        self.offset = 0.0  # our place across the road
+        self.sun = rng.choice([-1, 1]) * rng.uniform(0.3, 1.2)  # metres of shadow to the side per metre of height
 
     def project(self, points):
         "Image coordinates of points (x, y, z), as a list of pairs."
         out, f, o, b = [], self.focal, self.offset, self.bend
         for x, y, z in points:
             z = z if z > 0.3 else 0.3
-            out.append((self.centre + f*(x - o + b*z*z)/z, self.horizon + f*(self.eye - y)/z))
+            out.append((self.centre + f * (x - o + b * z * z) / z, self.horizon + f * (self.eye - y) / z))
         return out
 
 # %% ../nbs/10_streetworld.ipynb #45255279
@@ -52,35 +56,43 @@ def _index(self, name, colour, z, material):
     self.rows.append((ID[name], *colour, z, material))
     return len(self.rows) - 1
 
+
 def _polygon(self, name, colour, points, material=SMOOTH):
     "Draw a polygon given by points (x, y, z)."
-    k = self._index(name, colour, sum(p[2] for p in points)/len(points), material)
+    k = self._index(name, colour, sum(p[2] for p in points) / len(points), material)
     self.pen.polygon(self.project(points), fill=k)
+
 
 def _board(self, name, colour, x0, x1, y0, y1, z, material=SMOOTH):
     "Draw an upright rectangle that faces the camera."
     self._polygon(name, colour, [(x0, y0, z), (x1, y0, z), (x1, y1, z), (x0, y1, z)], material)
 
+
 def _disc(self, name, colour, x, y, z, rx, ry, material=SMOOTH):
     "Draw an upright ellipse that faces the camera."
-    (u, v), = self.project([(x, y, z)])
-    a, b = self.focal*rx/z, self.focal*ry/z
+    ((u, v),) = self.project([(x, y, z)])
+    a, b = self.focal * rx / z, self.focal * ry / z
     self.pen.ellipse([u - a, v - b, u + a, v + b], fill=self._index(name, colour, z, material))
+
 
 def _cast(self, points, strength=90):
     "Darken the ground inside a polygon of points (n, 3) at y = 0."
     self.shade_pen.polygon(self.project(points), fill=strength)
 
-for _f in (_index, _polygon, _board, _disc, _cast): setattr(Scene, _f.__name__, _f)
+
+for _f in (_index, _polygon, _board, _disc, _cast):
+    setattr(Scene, _f.__name__, _f)
 
 # %% ../nbs/10_streetworld.ipynb #2acaa292
 _depths = np.geomspace(0.8, 150, 14)
 
-def strip(s, name, colour, x0, x1, z0=0.8, z1=150., y=0., material=ROUGH):
+
+def strip(s, name, colour, x0, x1, z0=0.8, z1=150.0, y=0.0, material=ROUGH):
     "Draw a strip of ground between two lateral positions."
     zs = np.concatenate([[z0], _depths[(_depths > z0) & (_depths < z1)], [z1]])
     left, right = ([(x, y, z) for z in zs] for x in (x0, x1))
     s._polygon(name, colour, left + right[::-1], material)
+
 
 def ground(s, street):
     "Draw terrain, road, lane marks, kerbs and sidewalks."
@@ -89,122 +101,205 @@ def ground(s, street):
     strip(s, 'terrain', c['grass'], -60, 60)
     for side in (-1, 1):
         outer = c['sides'][side]
-        strip(s, outer['ground'], c['grass'] if outer['ground'] == 'terrain' else c['paving'], side*c['road'], side*(c['road'] + 25))
-        strip(s, 'sidewalk', c['paving'], side*c['road'], side*(c['road'] + outer['walk']))
-        strip(s, 'sidewalk', c['paving'] + 0.12, side*c['road'], side*(c['road'] + 0.2), material=SMOOTH)
+        strip(
+            s,
+            outer['ground'],
+            c['grass'] if outer['ground'] == 'terrain' else c['paving'],
+            side * c['road'],
+            side * (c['road'] + 25),
+        )
+        strip(s, 'sidewalk', c['paving'], side * c['road'], side * (c['road'] + outer['walk']))
+        strip(s, 'sidewalk', c['paving'] + 0.12, side * c['road'], side * (c['road'] + 0.2), material=SMOOTH)
     strip(s, 'road', c['asphalt'], -c['road'], c['road'])
-    for z in c['junctions']: s._polygon('road', c['asphalt'], [(-60, 0, z), (60, 0, z), (60, 0, z + 9), (-60, 0, z + 9)], ROUGH)
+    for z in c['junctions']:
+        s._polygon('road', c['asphalt'], [(-60, 0, z), (60, 0, z), (60, 0, z + 9), (-60, 0, z + 9)], ROUGH)
     marks(s, c, grey(0.75, 0.95))
 
 # %% ../nbs/10_streetworld.ipynb #b1d26760
 def marks(s, c, white):
     "Draw lane marks, edge lines and crosswalks."
     for x in c['lanes']:
-        for z in np.arange(s.rng.uniform(1, 4), 60, 6.) if s.rng.random() < 0.8 else [1.]:
+        for z in np.arange(s.rng.uniform(1, 4), 60, 6.0) if s.rng.random() < 0.8 else [1.0]:
             strip(s, 'road', white, x - 0.07, x + 0.07, z, z + (3 if z > 1 else 90), material=SMOOTH)
     if s.rng.random() < 0.5:
-        for side in (-1, 1): strip(s, 'road', white, side*(c['road'] - 0.35), side*(c['road'] - 0.25), material=SMOOTH)
+        for side in (-1, 1):
+            strip(s, 'road', white, side * (c['road'] - 0.35), side * (c['road'] - 0.25), material=SMOOTH)
     for z in c['crossings']:
-        for x in np.arange(-c['road'] + 0.4, c['road'] - 0.5, 1.0): s._polygon('road', white, [(x, 0, z), (x + 0.5, 0, z), (x + 0.5, 0, z + 3), (x, 0, z + 3)])
+        for x in np.arange(-c['road'] + 0.4, c['road'] - 0.5, 1.0):
+            s._polygon('road', white, [(x, 0, z), (x + 0.5, 0, z), (x + 0.5, 0, z + 3), (x, 0, z + 3)])
 
 # %% ../nbs/10_streetworld.ipynb #10e00298
-_house_colours = np.array([(.62, .36, .28), (.78, .68, .52), (.55, .53, .50), (.82, .80, .76), (.45, .30, .25), (.70, .60, .45), (.60, .65, .68), (.85, .72, .58), (.38, .38, .42)])
+_house_colours = np.array(
+    [
+        (0.62, 0.36, 0.28),
+        (0.78, 0.68, 0.52),
+        (0.55, 0.53, 0.50),
+        (0.82, 0.80, 0.76),
+        (0.45, 0.30, 0.25),
+        (0.70, 0.60, 0.45),
+        (0.60, 0.65, 0.68),
+        (0.85, 0.72, 0.58),
+        (0.38, 0.38, 0.42),
+    ]
+)
+
 
 def wall_grid(s, corner, along, up, columns, floors, colour, material, kind='building', fill=(0.55, 0.6)):
     "Draw columns x floors windows on a wall given by a corner and two edge vectors (in metres)."
     (u0, v0), (u1, v1) = s.project([corner, [a + b + c for a, b, c in zip(corner, along, up)]])
-    if abs(u1 - u0) < 1.5*columns or abs(v1 - v0) < 3*floors: return
-    tones = colour + s.rng.normal(0, 0.04, (columns*floors, 1))
-    at = lambda a, b: [p + a*q + b*r for p, q, r in zip(corner, along, up)]
+    if abs(u1 - u0) < 1.5 * columns or abs(v1 - v0) < 3 * floors:
+        return
+    tones = colour + s.rng.normal(0, 0.04, (columns * floors, 1))
+    at = lambda a, b: [p + a * q + b * r for p, q, r in zip(corner, along, up)]
     for k, tone in enumerate(tones.tolist()):
-        a, b = (k//floors + (1 - fill[0])/2)/columns, (k % floors + (1 - fill[1])/2)/floors
-        c, d = a + fill[0]/columns, b + fill[1]/floors
+        a, b = (k // floors + (1 - fill[0]) / 2) / columns, (k % floors + (1 - fill[1]) / 2) / floors
+        c, d = a + fill[0] / columns, b + fill[1] / floors
         s._polygon(kind, tone, [at(a, b), at(c, b), at(c, d), at(a, d)], material)
+
 
 def shop(s, x, z0, z1, side):
     "Draw a shop front with an awning on a wall along the street."
     sign = s.rng.uniform(0.1, 0.9, 3)
-    s._polygon('building', (.16, .18, .2), [(x, 0.4, z0), (x, 0.4, z1), (x, 2.6, z1), (x, 2.6, z0)], GLASS)
-    wall_grid(s, (x, 0.3, z0), (0, 0, z1 - z0), (0, 2.4, 0), 3, 1, np.array([.3, .34, .38]), GLASS, fill=(0.85, 0.9))
+    s._polygon('building', (0.16, 0.18, 0.2), [(x, 0.4, z0), (x, 0.4, z1), (x, 2.6, z1), (x, 2.6, z0)], GLASS)
+    wall_grid(s, (x, 0.3, z0), (0, 0, z1 - z0), (0, 2.4, 0), 3, 1, np.array([0.3, 0.34, 0.38]), GLASS, fill=(0.85, 0.9))
     s._polygon('building', sign, [(x, 2.7, z0), (x, 2.7, z1), (x, 3.4, z1), (x, 3.4, z0)])
-    if s.rng.random() < 0.5: s._polygon('building', sign[::-1], [(x, 2.7, z0), (x, 2.7, z1), (x - side*1.1, 2.2, z1), (x - side*1.1, 2.2, z0)], CLOTH)
+    if s.rng.random() < 0.5:
+        s._polygon(
+            'building',
+            sign[::-1],
+            [(x, 2.7, z0), (x, 2.7, z1), (x - side * 1.1, 2.2, z1), (x - side * 1.1, 2.2, z0)],
+            CLOTH,
+        )
 
 # %% ../nbs/10_streetworld.ipynb #445d5d1e
 def house(s, x, side, z0, length, height):
     "Draw a house whose front stands at lateral position x between z0 and z0 + length."
     r, z1 = s.rng, z0 + length
     colour = _house_colours[r.integers(len(_house_colours))] + r.normal(0, 0.05, 3)
-    lit = 1.0 if s.sun*side < 0 else 0.8
-    glass = np.array([.22, .27, .33]) + r.normal(0, 0.05, 3)
-    floors, base = max(1, int(height/3.1)), (3.5 if r.random() < 0.4 else 0)
-    back, depth = x + side*14, 0.9 if s.sun*side < 0 else 1.05
-    s._polygon('building', colour*depth, [(x, 0, z0), (back, 0, z0), (back, height, z0), (x, height, z0)], PLASTER)
-    if r.random() < 0.6: wall_grid(s, (x + side*1, base, z0), (side*11, 0, 0), (0, height - base - 0.5, 0), 4, floors, glass, GLASS, fill=(0.35, 0.5))
-    if r.random() < 0.45: roof(s, x, back, z0, z1, height, side)
-    s._polygon('building', colour*lit, [(x, 0, z0), (x, 0, z1), (x, height, z1), (x, height, z0)], PLASTER)
-    s._polygon('building', colour*lit*1.12, [(x, height - 0.5, z0), (x, height - 0.5, z1), (x, height, z1), (x, height, z0)], PLASTER)
-    if z0 < 45: wall_grid(s, (x, base + 0.2, z0), (0, 0, length), (0, height - base - 0.8, 0), max(2, int(length/r.uniform(2, 3.4))), floors, glass, GLASS)
-    if base: shop(s, x, z0 + 0.4, z1 - 0.4, side)
-    elif r.random() < 0.7: s._polygon('building', colour*0.45, [(x, 0, z0 + length*.4), (x, 0, z0 + length*.4 + 1.2), (x, 2.3, z0 + length*.4 + 1.2), (x, 2.3, z0 + length*.4)])
+    lit = 1.0 if s.sun * side < 0 else 0.8
+    glass = np.array([0.22, 0.27, 0.33]) + r.normal(0, 0.05, 3)
+    floors, base = max(1, int(height / 3.1)), (3.5 if r.random() < 0.4 else 0)
+    back, depth = x + side * 14, 0.9 if s.sun * side < 0 else 1.05
+    s._polygon('building', colour * depth, [(x, 0, z0), (back, 0, z0), (back, height, z0), (x, height, z0)], PLASTER)
+    if r.random() < 0.6:
+        wall_grid(
+            s,
+            (x + side * 1, base, z0),
+            (side * 11, 0, 0),
+            (0, height - base - 0.5, 0),
+            4,
+            floors,
+            glass,
+            GLASS,
+            fill=(0.35, 0.5),
+        )
+    if r.random() < 0.45:
+        roof(s, x, back, z0, z1, height, side)
+    s._polygon('building', colour * lit, [(x, 0, z0), (x, 0, z1), (x, height, z1), (x, height, z0)], PLASTER)
+    s._polygon(
+        'building',
+        colour * lit * 1.12,
+        [(x, height - 0.5, z0), (x, height - 0.5, z1), (x, height, z1), (x, height, z0)],
+        PLASTER,
+    )
+    if z0 < 45:
+        wall_grid(
+            s,
+            (x, base + 0.2, z0),
+            (0, 0, length),
+            (0, height - base - 0.8, 0),
+            max(2, int(length / r.uniform(2, 3.4))),
+            floors,
+            glass,
+            GLASS,
+        )
+    if base:
+        shop(s, x, z0 + 0.4, z1 - 0.4, side)
+    elif r.random() < 0.7:
+        s._polygon(
+            'building',
+            colour * 0.45,
+            [
+                (x, 0, z0 + length * 0.4),
+                (x, 0, z0 + length * 0.4 + 1.2),
+                (x, 2.3, z0 + length * 0.4 + 1.2),
+                (x, 2.3, z0 + length * 0.4),
+            ],
+        )
+
 
 def roof(s, x, back, z0, z1, height, side):
     "Draw a pitched roof and perhaps a chimney."
-    top, ridge = height + s.rng.uniform(1.5, 3.5), (x + back)/2
-    colour = np.array([.42, .22, .18]) + s.rng.normal(0, 0.07, 3)
-    s._polygon('building', colour*0.8, [(x, height, z0), (back, height, z0), (ridge, top, z0)], PLASTER)
+    top, ridge = height + s.rng.uniform(1.5, 3.5), (x + back) / 2
+    colour = np.array([0.42, 0.22, 0.18]) + s.rng.normal(0, 0.07, 3)
+    s._polygon('building', colour * 0.8, [(x, height, z0), (back, height, z0), (ridge, top, z0)], PLASTER)
     s._polygon('building', colour, [(x, height, z0), (x, height, z1), (ridge, top, z1), (ridge, top, z0)], ROUGH)
-    if s.rng.random() < 0.5: s._board('building', colour*0.7, ridge - 0.4, ridge + 0.4, top - 0.8, top + 1, z0 + 1, PLASTER)
+    if s.rng.random() < 0.5:
+        s._board('building', colour * 0.7, ridge - 0.4, ridge + 0.4, top - 0.8, top + 1, z0 + 1, PLASTER)
 
 # %% ../nbs/10_streetworld.ipynb #4bdac53b
 def blobs(s, colours, xs, ys, z, sizes):
     "Draw ragged leaf clusters (polygons of uneven radius): colours (n, 3), places and sizes (n,)."
     r, n = s.rng, len(xs)
-    angle = np.arange(7)*2*math.pi/7 + r.uniform(0, 1, (n, 1))
-    radius = s.focal*sizes[:, None]/z*r.uniform(0.5, 1.25, (n, 7))
-    u = s.centre + s.focal*(xs - s.offset + s.bend*z*z)/z
-    v = s.horizon + s.focal*(s.eye - ys)/z
-    points = np.stack([u[:, None] + radius*np.cos(angle), v[:, None] + 0.85*radius*np.sin(angle)], 2).reshape(n, 14)
-    for xy, colour in zip(points.tolist(), colours.tolist()): s.pen.polygon(xy, fill=s._index('vegetation', colour, z, LEAFY))
+    angle = np.arange(7) * 2 * math.pi / 7 + r.uniform(0, 1, (n, 1))
+    radius = s.focal * sizes[:, None] / z * r.uniform(0.5, 1.25, (n, 7))
+    u = s.centre + s.focal * (xs - s.offset + s.bend * z * z) / z
+    v = s.horizon + s.focal * (s.eye - ys) / z
+    points = np.stack([u[:, None] + radius * np.cos(angle), v[:, None] + 0.85 * radius * np.sin(angle)], 2).reshape(
+        n, 14
+    )
+    for xy, colour in zip(points.tolist(), colours.tolist()):
+        s.pen.polygon(xy, fill=s._index('vegetation', colour, z, LEAFY))
 
 # %% ../nbs/10_streetworld.ipynb #26f06836
 def tree(s, x, z, height=None):
     "Draw a tree with trunk, branches and a crown with gaps."
     r = s.rng
     height, bare = height or r.uniform(4, 11), r.random() < 0.12
-    green, bark = np.array([.20, .38, .12]) + r.normal(0, (.08, .06, .03)), np.array([.30, .23, .17]) + r.normal(0, 0.04)
-    w, stem = height*0.02 + 0.05, height*r.uniform(0.25, 0.42)
-    s._board('vegetation', bark, x - w, x + w, 0, height*0.7, z, LEAFY)
+    green, bark = (
+        np.array([0.20, 0.38, 0.12]) + r.normal(0, (0.08, 0.06, 0.03)),
+        np.array([0.30, 0.23, 0.17]) + r.normal(0, 0.04),
+    )
+    w, stem = height * 0.02 + 0.05, height * r.uniform(0.25, 0.42)
+    s._board('vegetation', bark, x - w, x + w, 0, height * 0.7, z, LEAFY)
     for _ in range(9 if bare else 3):
-        dx, y = r.uniform(-.3, .3)*height, r.uniform(stem, height*0.8)
-        s._polygon('vegetation', bark, [(x, y - 0.1, z), (x, y + 0.1, z), (x + dx, y + abs(dx)*0.8, z)], LEAFY)
-    if bare: return
-    n = int(min(55, max(10, 900/z)))
-    spread, tall, lobes = height*r.uniform(0.22, 0.38), height - stem, r.normal(0, 0.35, (4, 2))[np.arange(n) % 4]
-    a, q = r.uniform(0, 2*math.pi, n), np.sqrt(r.random(n))
-    dx, dy = spread*(q*np.cos(a)*0.8 + lobes[:, 0]), tall*0.5*(q*np.sin(a)*0.8 + lobes[:, 1]*0.6)
-    colours = green*(0.75 + 0.35*(dy/tall + 0.5))[:, None] + r.normal(0, 0.025, (n, 3))
-    blobs(s, colours, x + dx, (height + stem)/2 + dy, z, height*r.uniform(0.05, 0.11, n)*(1.5 if n < 25 else 1))
+        dx, y = r.uniform(-0.3, 0.3) * height, r.uniform(stem, height * 0.8)
+        s._polygon('vegetation', bark, [(x, y - 0.1, z), (x, y + 0.1, z), (x + dx, y + abs(dx) * 0.8, z)], LEAFY)
+    if bare:
+        return
+    n = int(min(55, max(10, 900 / z)))
+    spread, tall, lobes = height * r.uniform(0.22, 0.38), height - stem, r.normal(0, 0.35, (4, 2))[np.arange(n) % 4]
+    a, q = r.uniform(0, 2 * math.pi, n), np.sqrt(r.random(n))
+    dx, dy = spread * (q * np.cos(a) * 0.8 + lobes[:, 0]), tall * 0.5 * (q * np.sin(a) * 0.8 + lobes[:, 1] * 0.6)
+    colours = green * (0.75 + 0.35 * (dy / tall + 0.5))[:, None] + r.normal(0, 0.025, (n, 3))
+    blobs(s, colours, x + dx, (height + stem) / 2 + dy, z, height * r.uniform(0.05, 0.11, n) * (1.5 if n < 25 else 1))
 
 # %% ../nbs/10_streetworld.ipynb #03bad27e
 def bush(s, x, z, width=1.5, height=1.2):
     "Draw a bush or a piece of hedge."
-    r, n = s.rng, int(min(14, max(5, 200/z)))
-    green = (np.array([.22, .36, .14]) + r.normal(0, 0.05, 3))*r.uniform(0.75, 1.2, (n, 1))
-    blobs(s, green, x + r.uniform(-.5, .5, n)*width, r.uniform(0.1, 0.85, n)*height, z, np.full(n, 0.3*height))
+    r, n = s.rng, int(min(14, max(5, 200 / z)))
+    green = (np.array([0.22, 0.36, 0.14]) + r.normal(0, 0.05, 3)) * r.uniform(0.75, 1.2, (n, 1))
+    blobs(s, green, x + r.uniform(-0.5, 0.5, n) * width, r.uniform(0.1, 0.85, n) * height, z, np.full(n, 0.3 * height))
 
 # %% ../nbs/10_streetworld.ipynb #347806a6
 def pole(s, x, z, height=None, radius=0.07):
     "Draw a pole or a street lamp."
-    r, grey = s.rng, np.full(3, s.rng.uniform(.25, .6))
+    r, grey = s.rng, np.full(3, s.rng.uniform(0.25, 0.6))
     height = height or r.uniform(5, 9)
     s._board('pole', grey, x - radius, x + radius, 0, height, z, METAL)
     if r.random() < 0.6:
-        reach = -np.sign(x)*r.uniform(0.8, 2)
-        s._polygon('pole', grey, [(x, height - 0.12, z), (x, height, z), (x + reach, height + 0.25, z), (x + reach, height + 0.1, z)], METAL)
-        s._board('pole', (.9, .88, .7), x + reach - 0.25, x + reach + 0.25, height + 0.02, height + 0.15, z, LIGHT)
-    s._cast([(x, 0, z), (x, 0, z + 0.15), (x + s.sun*height, 0, z + 1.2), (x + s.sun*height, 0, z + 1)])
+        reach = -np.sign(x) * r.uniform(0.8, 2)
+        s._polygon(
+            'pole',
+            grey,
+            [(x, height - 0.12, z), (x, height, z), (x + reach, height + 0.25, z), (x + reach, height + 0.1, z)],
+            METAL,
+        )
+        s._board('pole', (0.9, 0.88, 0.7), x + reach - 0.25, x + reach + 0.25, height + 0.02, height + 0.15, z, LIGHT)
+    s._cast([(x, 0, z), (x, 0, z + 0.15), (x + s.sun * height, 0, z + 1.2), (x + s.sun * height, 0, z + 1)])
 
-_sign_colours = ((.75, .1, .1), (.1, .2, .6), (.9, .9, .9), (.9, .75, .1), (.1, .4, .2))
+
+_sign_colours = ((0.75, 0.1, 0.1), (0.1, 0.2, 0.6), (0.9, 0.9, 0.9), (0.9, 0.75, 0.1), (0.1, 0.4, 0.2))
 
 # %% ../nbs/10_streetworld.ipynb #50a2bd4a
 def sign(s, x, z):
@@ -213,41 +308,133 @@ def sign(s, x, z):
     pole(s, x, z, y + size, 0.04) if r.random() < 0.9 else None
     colour, inner = (np.array(_sign_colours[k]) for k in r.choice(5, 2, replace=False))
     kind = r.integers(4)
-    if kind == 0: s._disc('traffic sign', colour, x, y, z, size, size), s._disc('traffic sign', inner, x, y, z, size*.65, size*.65)
-    if kind == 1: s._polygon('traffic sign', colour, [(x - size, y - size*.8, z), (x + size, y - size*.8, z), (x, y + size, z)]), s._polygon('traffic sign', inner, [(x - size*.55, y - size*.5, z), (x + size*.55, y - size*.5, z), (x, y + size*.5, z)])
-    if kind == 2: s._board('traffic sign', colour, x - size, x + size, y - size, y + size, z), s._board('traffic sign', inner, x - size*.6, x + size*.6, y - size*.3, y + size*.3, z)
-    if kind == 3: s._board('traffic sign', colour, x - size*2, x + size*2, y - size*.7, y + size*.9, z), s._board('traffic sign', inner, x - size*1.7, x + size*1.7, y - size*.1, y + size*.3, z)
+    if kind == 0:
+        (
+            s._disc('traffic sign', colour, x, y, z, size, size),
+            s._disc('traffic sign', inner, x, y, z, size * 0.65, size * 0.65),
+        )
+    if kind == 1:
+        (
+            s._polygon(
+                'traffic sign', colour, [(x - size, y - size * 0.8, z), (x + size, y - size * 0.8, z), (x, y + size, z)]
+            ),
+            s._polygon(
+                'traffic sign',
+                inner,
+                [(x - size * 0.55, y - size * 0.5, z), (x + size * 0.55, y - size * 0.5, z), (x, y + size * 0.5, z)],
+            ),
+        )
+    if kind == 2:
+        (
+            s._board('traffic sign', colour, x - size, x + size, y - size, y + size, z),
+            s._board('traffic sign', inner, x - size * 0.6, x + size * 0.6, y - size * 0.3, y + size * 0.3, z),
+        )
+    if kind == 3:
+        (
+            s._board('traffic sign', colour, x - size * 2, x + size * 2, y - size * 0.7, y + size * 0.9, z),
+            s._board('traffic sign', inner, x - size * 1.7, x + size * 1.7, y - size * 0.1, y + size * 0.3, z),
+        )
+
 
 def light(s, x, z):
     "Draw a traffic light with three lamps, on a pole or hanging from an arm."
     r, y, on = s.rng, s.rng.uniform(2.6, 3.6), s.rng.integers(3)
     pole(s, x, z, y + 0.3, 0.06)
-    if r.random() < 0.3: x, y = x - np.sign(x)*2.2, y + 1.8
-    s._board('traffic light', (.08, .09, .08), x - 0.2, x + 0.2, y - 0.1, y + 1., z)
-    for k, c in enumerate(((.1, .9, .4), (1, .75, .1), (1, .15, .1))):
-        s._disc('traffic light', np.array(c)*(1 if k == on else 0.3), x, y + 0.12 + 0.32*k, z, 0.13, 0.13, LIGHT if k == on else SMOOTH)
+    if r.random() < 0.3:
+        x, y = x - np.sign(x) * 2.2, y + 1.8
+    s._board('traffic light', (0.08, 0.09, 0.08), x - 0.2, x + 0.2, y - 0.1, y + 1.0, z)
+    for k, c in enumerate(((0.1, 0.9, 0.4), (1, 0.75, 0.1), (1, 0.15, 0.1))):
+        s._disc(
+            'traffic light',
+            np.array(c) * (1 if k == on else 0.3),
+            x,
+            y + 0.12 + 0.32 * k,
+            z,
+            0.13,
+            0.13,
+            LIGHT if k == on else SMOOTH,
+        )
 
 # %% ../nbs/10_streetworld.ipynb #705e5243
 def barrier(s, x, z0, z1, kind, height):
     "Draw a wall, or a fence with posts and bars, along the street."
-    r, colour = s.rng, s.rng.uniform(.3, .65) + s.rng.normal(0, .05, 3)
+    r, colour = s.rng, s.rng.uniform(0.3, 0.65) + s.rng.normal(0, 0.05, 3)
     if kind == 'wall' or r.random() < 0.4:
-        s._polygon(kind, colour, [(x, 0, z0), (x, 0, z1), (x, height, z1), (x, height, z0)], PLASTER if kind == 'wall' else METAL)
-        s._polygon(kind, colour*1.2, [(x, height - 0.12, z0), (x, height - 0.12, z1), (x, height, z1), (x, height, z0)])
-    if kind == 'wall': return
-    dark = colour*0.6
-    for y in (0.15*height, 0.55*height, height): s._polygon('fence', dark, [(x, y - 0.05, z0), (x, y - 0.05, z1), (x, y + 0.05, z1), (x, y + 0.05, z0)], METAL)
-    for z in np.arange(z0, min(z1, z0 + 14), max(0.35, z0*0.03)): s._polygon('fence', dark, [(x, 0, z), (x, 0, z + 0.07), (x, height, z + 0.07), (x, height, z)], METAL)
+        s._polygon(
+            kind,
+            colour,
+            [(x, 0, z0), (x, 0, z1), (x, height, z1), (x, height, z0)],
+            PLASTER if kind == 'wall' else METAL,
+        )
+        s._polygon(
+            kind, colour * 1.2, [(x, height - 0.12, z0), (x, height - 0.12, z1), (x, height, z1), (x, height, z0)]
+        )
+    if kind == 'wall':
+        return
+    dark = colour * 0.6
+    for y in (0.15 * height, 0.55 * height, height):
+        s._polygon('fence', dark, [(x, y - 0.05, z0), (x, y - 0.05, z1), (x, y + 0.05, z1), (x, y + 0.05, z0)], METAL)
+    for z in np.arange(z0, min(z1, z0 + 14), max(0.35, z0 * 0.03)):
+        s._polygon('fence', dark, [(x, 0, z), (x, 0, z + 0.07), (x, height, z + 0.07), (x, height, z)], METAL)
 
 # %% ../nbs/10_streetworld.ipynb #600e5af1
 # length, width, height; profile of (along, up) as shares; windows as (from, to, low, high) shares of the side; wheel radius
 _vehicles = {
-    'car': (4.2, 1.75, 1.5, ((0, .2), (0, .58), (.12, .63), (.27, 1), (.68, 1), (.82, .62), (1, .52), (1, .2)), ((.27, .47, .63, .92), (.50, .72, .63, .92)), .32),
-    'van': (4.9, 1.9, 2.1, ((0, .15), (0, .95), (.05, 1), (.72, 1), (.85, .58), (1, .48), (1, .15)), ((.08, .35, .6, .9), (.4, .75, .6, .88)), .34),
-    'truck': (8.5, 2.5, 3.3, ((0, .18), (0, 1), (.70, 1), (.70, .30), (.74, .30), (.74, .80), (.94, .80), (1, .45), (1, .18)), ((.79, .92, .5, .74),), .5),
-    'bus': (11., 2.55, 3.1, ((0, .12), (0, .97), (.02, 1), (.99, 1), (1, .94), (1, .12)), tuple((.03 + .16*k, .17 + .16*k, .45, .85) for k in range(6)), .48),
-    'train': (24., 2.65, 3.5, ((0, .08), (.01, .9), (.03, 1), (.97, 1), (.99, .9), (1, .08)), tuple((.03 + .095*k, .11 + .095*k, .45, .82) for k in range(10)), .3)}
-_paint = np.array([(.75, .75, .77), (.12, .12, .14), (.9, .9, .9), (.45, .47, .5), (.55, .08, .08), (.1, .18, .42), (.2, .3, .25), (.75, .65, .2), (.35, .2, .12), (.85, .4, .1)])
+    'car': (
+        4.2,
+        1.75,
+        1.5,
+        ((0, 0.2), (0, 0.58), (0.12, 0.63), (0.27, 1), (0.68, 1), (0.82, 0.62), (1, 0.52), (1, 0.2)),
+        ((0.27, 0.47, 0.63, 0.92), (0.50, 0.72, 0.63, 0.92)),
+        0.32,
+    ),
+    'van': (
+        4.9,
+        1.9,
+        2.1,
+        ((0, 0.15), (0, 0.95), (0.05, 1), (0.72, 1), (0.85, 0.58), (1, 0.48), (1, 0.15)),
+        ((0.08, 0.35, 0.6, 0.9), (0.4, 0.75, 0.6, 0.88)),
+        0.34,
+    ),
+    'truck': (
+        8.5,
+        2.5,
+        3.3,
+        ((0, 0.18), (0, 1), (0.70, 1), (0.70, 0.30), (0.74, 0.30), (0.74, 0.80), (0.94, 0.80), (1, 0.45), (1, 0.18)),
+        ((0.79, 0.92, 0.5, 0.74),),
+        0.5,
+    ),
+    'bus': (
+        11.0,
+        2.55,
+        3.1,
+        ((0, 0.12), (0, 0.97), (0.02, 1), (0.99, 1), (1, 0.94), (1, 0.12)),
+        tuple((0.03 + 0.16 * k, 0.17 + 0.16 * k, 0.45, 0.85) for k in range(6)),
+        0.48,
+    ),
+    'train': (
+        24.0,
+        2.65,
+        3.5,
+        ((0, 0.08), (0.01, 0.9), (0.03, 1), (0.97, 1), (0.99, 0.9), (1, 0.08)),
+        tuple((0.03 + 0.095 * k, 0.11 + 0.095 * k, 0.45, 0.82) for k in range(10)),
+        0.3,
+    ),
+}
+_paint = np.array(
+    [
+        (0.75, 0.75, 0.77),
+        (0.12, 0.12, 0.14),
+        (0.9, 0.9, 0.9),
+        (0.45, 0.47, 0.5),
+        (0.55, 0.08, 0.08),
+        (0.1, 0.18, 0.42),
+        (0.2, 0.3, 0.25),
+        (0.75, 0.65, 0.2),
+        (0.35, 0.2, 0.12),
+        (0.85, 0.4, 0.1),
+    ]
+)
 
 # %% ../nbs/10_streetworld.ipynb #8da0d2c0
 def vehicle(s, kind, x, z, away=True):
@@ -255,40 +442,88 @@ def vehicle(s, kind, x, z, away=True):
     r, name = s.rng, 'car' if kind == 'van' else kind
     length, width, height, profile, windows, wheel = _vehicles[kind]
     colour, k = _paint[r.integers(len(_paint))] + r.normal(0, 0.04, 3), r.uniform(0.93, 1.1)
-    profile = np.array(profile)*(length, height*k)
-    if not away: profile = np.stack([length - profile[::-1, 0], profile[::-1, 1]], 1)
-    x0, x1 = x - width/2, x + width/2
-    s._cast([(x0 - .15, 0, z - .2), (x1 + .15, 0, z - .2), (x1 + .15 + .3*s.sun, 0, z + length), (x0 - .15 + .3*s.sun, 0, z + length)], 150)
+    profile = np.array(profile) * (length, height * k)
+    if not away:
+        profile = np.stack([length - profile[::-1, 0], profile[::-1, 1]], 1)
+    x0, x1 = x - width / 2, x + width / 2
+    s._cast(
+        [
+            (x0 - 0.15, 0, z - 0.2),
+            (x1 + 0.15, 0, z - 0.2),
+            (x1 + 0.15 + 0.3 * s.sun, 0, z + length),
+            (x0 - 0.15 + 0.3 * s.sun, 0, z + length),
+        ],
+        150,
+    )
     side = x0 if x > s.offset else x1
-    s._polygon(name, colour*0.9, [(x0, y, z + a) for a, y in profile], METAL)
-    for (a, y), (b, w) in reversed(list(zip(profile, profile[1:]))):            # tops and the end facing us
-        steep = abs(w - y)/(abs(b - a) + abs(w - y) + 1e-6)
-        glazed = name == 'car' and y > 0.5*height and w > 0.5*height and steep > 0.15 and a < length*0.6
-        tone = np.array([.15, .18, .22]) if glazed else colour*(1.1 - 0.35*steep)
-        s._polygon(name, tone, [(x0, y, z + a), (x1, y, z + a), (x1, w, z + b), (x0, w, z + b)], GLASS if glazed else METAL)
+    s._polygon(name, colour * 0.9, [(x0, y, z + a) for a, y in profile], METAL)
+    for (a, y), (b, w) in reversed(list(zip(profile, profile[1:]))):  # tops and the end facing us
+        steep = abs(w - y) / (abs(b - a) + abs(w - y) + 1e-6)
+        glazed = name == 'car' and y > 0.5 * height and w > 0.5 * height and steep > 0.15 and a < length * 0.6
+        tone = np.array([0.15, 0.18, 0.22]) if glazed else colour * (1.1 - 0.35 * steep)
+        s._polygon(
+            name, tone, [(x0, y, z + a), (x1, y, z + a), (x1, w, z + b), (x0, w, z + b)], GLASS if glazed else METAL
+        )
     s._polygon(name, colour, [(side, y, z + a) for a, y in profile], METAL)
-    _trim(s, name, side, z, length, height*k, windows, wheel, away)
-    _tail(s, name, x0, x1, z, height*k, away, colour)
+    _trim(s, name, side, z, length, height * k, windows, wheel, away)
+    _tail(s, name, x0, x1, z, height * k, away, colour)
 
 # %% ../nbs/10_streetworld.ipynb #651a4257
 def _trim(s, name, side, z, length, height, windows, wheel, away):
     "Windows and wheels on the side towards the street."
     for a, b, low, high in windows:
         a, b = (a, b) if away else (1 - b, 1 - a)
-        s._polygon(name, (.16, .19, .23), [(side, low*height, z + a*length), (side, low*height, z + b*length), (side, high*height, z + b*length), (side, high*height, z + a*length)], GLASS)
+        s._polygon(
+            name,
+            (0.16, 0.19, 0.23),
+            [
+                (side, low * height, z + a * length),
+                (side, low * height, z + b * length),
+                (side, high * height, z + b * length),
+                (side, high * height, z + a * length),
+            ],
+            GLASS,
+        )
     for a in (0.19, 0.8):
-        t = np.arange(10)*2*math.pi/10
-        s._polygon(name, (.07, .07, .08), [(side, wheel + wheel*math.sin(q), z + a*length + wheel*math.cos(q)) for q in t], SMOOTH)
+        t = np.arange(10) * 2 * math.pi / 10
+        s._polygon(
+            name,
+            (0.07, 0.07, 0.08),
+            [(side, wheel + wheel * math.sin(q), z + a * length + wheel * math.cos(q)) for q in t],
+            SMOOTH,
+        )
+
 
 def _tail(s, name, x0, x1, z, height, away, colour):
     "Lamps, plate, bumper, wheels and rear window of the end that faces us."
     w, big = x1 - x0, height > 2.6
-    for x in (x0 + .12*w, x1 - .3*w): s._board(name, (.06, .06, .07), x, x + .18*w, 0, .2*height, z, SMOOTH)
-    s._board(name, colour*0.6, x0 + .03*w, x1 - .03*w, .17*height, .28*height, z, METAL)
-    if big: s._board(name, (.16, .19, .23) if name != 'truck' or not away else colour*.8, x0 + .1*w, x1 - .1*w, .5*height, .85*height, z, GLASS)
-    lamp = (.75, .08, .06) if away else (.98, .96, .85)
-    for x in (x0 + .05*w, x1 - .2*w): s._board(name, lamp, x, x + .15*w, .34*height if not big else .22*height, .45*height if not big else .28*height, z, LIGHT)
-    s._board(name, (.85, .85, .8), x0 + .38*w, x1 - .38*w, .3*height, .36*height, z)
+    for x in (x0 + 0.12 * w, x1 - 0.3 * w):
+        s._board(name, (0.06, 0.06, 0.07), x, x + 0.18 * w, 0, 0.2 * height, z, SMOOTH)
+    s._board(name, colour * 0.6, x0 + 0.03 * w, x1 - 0.03 * w, 0.17 * height, 0.28 * height, z, METAL)
+    if big:
+        s._board(
+            name,
+            (0.16, 0.19, 0.23) if name != 'truck' or not away else colour * 0.8,
+            x0 + 0.1 * w,
+            x1 - 0.1 * w,
+            0.5 * height,
+            0.85 * height,
+            z,
+            GLASS,
+        )
+    lamp = (0.75, 0.08, 0.06) if away else (0.98, 0.96, 0.85)
+    for x in (x0 + 0.05 * w, x1 - 0.2 * w):
+        s._board(
+            name,
+            lamp,
+            x,
+            x + 0.15 * w,
+            0.34 * height if not big else 0.22 * height,
+            0.45 * height if not big else 0.28 * height,
+            z,
+            LIGHT,
+        )
+    s._board(name, (0.85, 0.85, 0.8), x0 + 0.38 * w, x1 - 0.38 * w, 0.3 * height, 0.36 * height, z)
 
 # %% ../nbs/10_streetworld.ipynb #288e2142
 def crossing_vehicle(s, kind, x, z, flip):
@@ -296,108 +531,214 @@ def crossing_vehicle(s, kind, x, z, flip):
     name = 'car' if kind == 'van' else kind
     length, width, height, profile, windows, wheel = _vehicles[kind]
     colour = _paint[s.rng.integers(len(_paint))] + s.rng.normal(0, 0.04, 3)
-    turn = (lambda a: x + length*(1 - a)) if flip else (lambda a: x + length*a)
-    s._cast([(x, 0, z - .2), (x + length, 0, z - .2), (x + length, 0, z + width), (x, 0, z + width)], 150)
-    s._polygon(name, colour, [(turn(a), y*height, z) for a, y in profile], METAL)
-    for a, b, low, high in windows: s._polygon(name, (.16, .19, .23), [(turn(a), low*height, z), (turn(b), low*height, z), (turn(b), high*height, z), (turn(a), high*height, z)], GLASS)
-    for a in (0.19, 0.8): s._disc(name, (.07, .07, .08), turn(a), wheel, z, wheel, wheel)
+    turn = (lambda a: x + length * (1 - a)) if flip else (lambda a: x + length * a)
+    s._cast([(x, 0, z - 0.2), (x + length, 0, z - 0.2), (x + length, 0, z + width), (x, 0, z + width)], 150)
+    s._polygon(name, colour, [(turn(a), y * height, z) for a, y in profile], METAL)
+    for a, b, low, high in windows:
+        s._polygon(
+            name,
+            (0.16, 0.19, 0.23),
+            [
+                (turn(a), low * height, z),
+                (turn(b), low * height, z),
+                (turn(b), high * height, z),
+                (turn(a), high * height, z),
+            ],
+            GLASS,
+        )
+    for a in (0.19, 0.8):
+        s._disc(name, (0.07, 0.07, 0.08), turn(a), wheel, z, wheel, wheel)
 
 # %% ../nbs/10_streetworld.ipynb #44a68578
-_skin = np.array([(.87, .68, .55), (.60, .42, .30), (.36, .24, .17), (.93, .76, .63)])
+_skin = np.array([(0.87, 0.68, 0.55), (0.60, 0.42, 0.30), (0.36, 0.24, 0.17), (0.93, 0.76, 0.63)])
 
-def person(s, x, z, name='person', base=0., height=None, seated=False):
+
+def person(s, x, z, name='person', base=0.0, height=None, seated=False):
     "Draw a person: legs in a stride, torso, arms, head."
     r = s.rng
     h, skin = (height or r.uniform(1.5, 1.9)), _skin[r.integers(4)]
-    shirt, legs, hair = r.uniform(.05, .9, 3), r.uniform(.05, .45)*np.ones(3) + r.normal(0, .05, 3), r.uniform(.05, .35)*np.array([1, .8, .6])
-    w, step = h*0.13, r.uniform(-.12, .12)*h
-    up = lambda a: base + a*h
+    shirt, legs, hair = (
+        r.uniform(0.05, 0.9, 3),
+        r.uniform(0.05, 0.45) * np.ones(3) + r.normal(0, 0.05, 3),
+        r.uniform(0.05, 0.35) * np.array([1, 0.8, 0.6]),
+    )
+    w, step = h * 0.13, r.uniform(-0.12, 0.12) * h
+    up = lambda a: base + a * h
     for d in (step, -step):
-        foot = (x + d*1.2, up(.22) if seated else up(0))
-        s._polygon(name, legs, [(x - .05*h, up(.5), z), (x + .05*h, up(.5), z), (foot[0] + .035*h, foot[1], z), (foot[0] - .035*h, foot[1], z)], CLOTH)
-    s._polygon(name, shirt, [(x - w*.8, up(.46), z), (x + w*.8, up(.46), z), (x + w, up(.82), z), (x - w, up(.82), z)], CLOTH)
-    for d in (-1, 1): s._polygon(name, shirt*0.85, [(x + d*w*.8, up(.82), z), (x + d*w*1.15, up(.8), z), (x + d*w*1.3 + step*.4, up(.48), z), (x + d*w + step*.4, up(.48), z)], CLOTH)
-    s._disc(name, skin, x, up(.91), z, .055*h, .075*h, CLOTH)
-    s._disc(name, hair, x, up(.955), z, .057*h, .042*h, CLOTH)
-    if not base: s._cast([(x - .2, 0, z), (x + .2, 0, z), (x + s.sun*h, 0, z + .8), (x + s.sun*h - .25, 0, z + .8)], 110)
+        foot = (x + d * 1.2, up(0.22) if seated else up(0))
+        s._polygon(
+            name,
+            legs,
+            [
+                (x - 0.05 * h, up(0.5), z),
+                (x + 0.05 * h, up(0.5), z),
+                (foot[0] + 0.035 * h, foot[1], z),
+                (foot[0] - 0.035 * h, foot[1], z),
+            ],
+            CLOTH,
+        )
+    s._polygon(
+        name,
+        shirt,
+        [(x - w * 0.8, up(0.46), z), (x + w * 0.8, up(0.46), z), (x + w, up(0.82), z), (x - w, up(0.82), z)],
+        CLOTH,
+    )
+    for d in (-1, 1):
+        s._polygon(
+            name,
+            shirt * 0.85,
+            [
+                (x + d * w * 0.8, up(0.82), z),
+                (x + d * w * 1.15, up(0.8), z),
+                (x + d * w * 1.3 + step * 0.4, up(0.48), z),
+                (x + d * w + step * 0.4, up(0.48), z),
+            ],
+            CLOTH,
+        )
+    s._disc(name, skin, x, up(0.91), z, 0.055 * h, 0.075 * h, CLOTH)
+    s._disc(name, hair, x, up(0.955), z, 0.057 * h, 0.042 * h, CLOTH)
+    if not base:
+        s._cast(
+            [(x - 0.2, 0, z), (x + 0.2, 0, z), (x + s.sun * h, 0, z + 0.8), (x + s.sun * h - 0.25, 0, z + 0.8)], 110
+        )
 
 # %% ../nbs/10_streetworld.ipynb #05826605
 def two_wheeler(s, x, z, kind, ridden, sideways):
     "Draw a bicycle or motorcycle, seen from the end or the side, with a rider or parked."
     r, heavy = s.rng, kind == 'motorcycle'
-    colour, dark, wheel = r.uniform(.1, .8, 3), (.06, .06, .07), 0.31 if heavy else 0.34
+    colour, dark, wheel = r.uniform(0.1, 0.8, 3), (0.06, 0.06, 0.07), 0.31 if heavy else 0.34
     half = 0.68 if heavy else 0.55
-    if ridden: person(s, x, z + 0.02, 'rider', 0.38 if heavy else 0.42, 1.45, seated=True)
+    if ridden:
+        person(s, x, z + 0.02, 'rider', 0.38 if heavy else 0.42, 1.45, seated=True)
     if sideways:
         for d in (-half, half):
             s._disc(kind, dark, x + d, wheel, z, wheel, wheel)
-            if not heavy: s._disc(kind, (.45, .45, .45), x + d, wheel, z, wheel*.75, wheel*.75)
+            if not heavy:
+                s._disc(kind, (0.45, 0.45, 0.45), x + d, wheel, z, wheel * 0.75, wheel * 0.75)
         t = 0.14 if heavy else 0.035
-        for (a, b), (c, d) in (((-half, wheel), (-.1, .85)), ((-.1, .8), (half*.75, .85)), ((half, wheel), (half*.7, 1.0)), ((-.1, .8), (.05, .3)), ((.05, .3), (half*.75, .8)), ((-half, wheel), (.05, .3))):
-            s._polygon(kind, colour, [(x + a, b - t, z), (x + a, b + t, z), (x + c, d + t, z), (x + c, d - t, z)], METAL)
-        if heavy: s._disc(kind, colour*0.8, x, .62, z, .42, .22, METAL)
+        for (a, b), (c, d) in (
+            ((-half, wheel), (-0.1, 0.85)),
+            ((-0.1, 0.8), (half * 0.75, 0.85)),
+            ((half, wheel), (half * 0.7, 1.0)),
+            ((-0.1, 0.8), (0.05, 0.3)),
+            ((0.05, 0.3), (half * 0.75, 0.8)),
+            ((-half, wheel), (0.05, 0.3)),
+        ):
+            s._polygon(
+                kind, colour, [(x + a, b - t, z), (x + a, b + t, z), (x + c, d + t, z), (x + c, d - t, z)], METAL
+            )
+        if heavy:
+            s._disc(kind, colour * 0.8, x, 0.62, z, 0.42, 0.22, METAL)
     else:
-        s._board(kind, dark, x - (.09 if heavy else .03), x + (.09 if heavy else .03), 0, 2*wheel, z)
-        s._board(kind, colour, x - (.17 if heavy else .05), x + (.17 if heavy else .05), .45, .95, z, METAL)
-        s._board(kind, (.2, .2, .2), x - .32, x + .32, .98, 1.04, z, METAL)
-        if heavy: s._disc(kind, (.9, .85, .7), x, .85, z, .09, .09, LIGHT)
+        s._board(kind, dark, x - (0.09 if heavy else 0.03), x + (0.09 if heavy else 0.03), 0, 2 * wheel, z)
+        s._board(kind, colour, x - (0.17 if heavy else 0.05), x + (0.17 if heavy else 0.05), 0.45, 0.95, z, METAL)
+        s._board(kind, (0.2, 0.2, 0.2), x - 0.32, x + 0.32, 0.98, 1.04, z, METAL)
+        if heavy:
+            s._disc(kind, (0.9, 0.85, 0.7), x, 0.85, z, 0.09, 0.09, LIGHT)
 
 # %% ../nbs/10_streetworld.ipynb #65a1a184
 def layout(s):
     "Draw the profile of a street and what stands on each side."
     r = s.rng
-    road = r.choice([3.2, 4.2, 5.5, 7.5])*r.uniform(0.9, 1.1)
+    road = r.choice([3.2, 4.2, 5.5, 7.5]) * r.uniform(0.9, 1.1)
     kinds = ('houses', 'houses', 'houses', 'park', 'wall', 'fence', 'row')
     sides = {}
     for d in (-1, 1):
         kind = kinds[r.integers(len(kinds))]
-        sides[d] = dict(kind=kind, walk=r.uniform(2, 6), ground='sidewalk' if kind in ('houses', 'wall') else 'terrain', trees=r.random() < 0.5, parked=r.random() < 0.6)
-    shift = r.uniform(-0.75, 0.35)*road                                           # where we drive on the road
-    lanes = [0.] if road < 6 else [-road/2, 0., road/2]
-    asphalt, paving = np.full(3, r.uniform(.28, .45)) + r.normal(0, .012, 3), np.full(3, r.uniform(.5, .72)) + r.normal(0, .03, 3)
-    return dict(road=road, sides=sides, shift=shift, lanes=lanes if r.random() < 0.85 else [], asphalt=asphalt, paving=paving, grass=np.array([.36, .48, .2]) + r.normal(0, .05, 3),
-                junctions=[z for z in (r.uniform(12, 45),) if r.random() < 0.45], crossings=[z for z in (r.uniform(5, 25),) if r.random() < 0.35])
+        sides[d] = dict(
+            kind=kind,
+            walk=r.uniform(2, 6),
+            ground='sidewalk' if kind in ('houses', 'wall') else 'terrain',
+            trees=r.random() < 0.5,
+            parked=r.random() < 0.6,
+        )
+    shift = r.uniform(-0.75, 0.35) * road  # where we drive on the road
+    lanes = [0.0] if road < 6 else [-road / 2, 0.0, road / 2]
+    asphalt, paving = (
+        np.full(3, r.uniform(0.28, 0.45)) + r.normal(0, 0.012, 3),
+        np.full(3, r.uniform(0.5, 0.72)) + r.normal(0, 0.03, 3),
+    )
+    return dict(
+        road=road,
+        sides=sides,
+        shift=shift,
+        lanes=lanes if r.random() < 0.85 else [],
+        asphalt=asphalt,
+        paving=paving,
+        grass=np.array([0.36, 0.48, 0.2]) + r.normal(0, 0.05, 3),
+        junctions=[z for z in (r.uniform(12, 45),) if r.random() < 0.45],
+        crossings=[z for z in (r.uniform(5, 25),) if r.random() < 0.35],
+    )
+
 
 def things(s, c):
     "List (distance, function, arguments) of everything that stands."
     out = []
     add = lambda z, f, *a: out.append((z, f, a))
-    for d in (-1, 1): _side(s, c, d, add)
+    for d in (-1, 1):
+        _side(s, c, d, add)
     _traffic(s, c, add)
     r = s.rng
-    for x in np.arange(-60, 60, 9.): add(119., *((house, x, 1, 119., 10., r.uniform(5, 20)) if r.random() < 0.6 else (tree, x, 118., r.uniform(8, 16))))
+    for x in np.arange(-60, 60, 9.0):
+        add(
+            119.0,
+            *((house, x, 1, 119.0, 10.0, r.uniform(5, 20)) if r.random() < 0.6 else (tree, x, 118.0, r.uniform(8, 16))),
+        )
     return sorted(out, key=lambda t: -t[0])
 
 # %% ../nbs/10_streetworld.ipynb #b68362cf
 def _side(s, c, d, add):
     "Put houses, park, wall or fence, and what stands before them, on side d (-1 or 1)."
     r, side = s.rng, c['sides'][d]
-    kerb, line = d*c['road'], d*(c['road'] + side['walk'])
+    kerb, line = d * c['road'], d * (c['road'] + side['walk'])
     z = r.uniform(1.5, 4)
     while z < 110:
         step = r.uniform(7, 18)
-        if not any(j - step < z < j + 9 for j in c['junctions']): _lot(s, side['kind'], d, line, z, step, add)
+        if not any(j - step < z < j + 9 for j in c['junctions']):
+            _lot(s, side['kind'], d, line, z, step, add)
         z += step + (r.uniform(2, 6) if r.random() < 0.2 else 0)
     if side['trees']:
-        for z in np.arange(r.uniform(4, 9), 80, r.uniform(6, 11)): add(z, tree, kerb + d*r.uniform(.7, 1.2), z, r.uniform(4, 8))
-    for z in np.arange(r.uniform(4, 12), 90, r.uniform(14, 26)): add(z, pole, kerb + d*0.5, z)
-    for _ in range(r.poisson(2.2)): z = r.uniform(5, 40); add(z, sign, kerb + d*r.uniform(.4, .9), z)
-    for j in c['junctions'] + c['crossings']: add(j - .6, light, kerb + d*0.5, j - .6) if r.random() < 0.75 else None
-    if side['parked'] and c['road'] > 3.5: _parked(s, c, d, kerb, add)
+        for z in np.arange(r.uniform(4, 9), 80, r.uniform(6, 11)):
+            add(z, tree, kerb + d * r.uniform(0.7, 1.2), z, r.uniform(4, 8))
+    for z in np.arange(r.uniform(4, 12), 90, r.uniform(14, 26)):
+        add(z, pole, kerb + d * 0.5, z)
+    for _ in range(r.poisson(2.2)):
+        z = r.uniform(5, 40)
+        add(z, sign, kerb + d * r.uniform(0.4, 0.9), z)
+    for j in c['junctions'] + c['crossings']:
+        add(j - 0.6, light, kerb + d * 0.5, j - 0.6) if r.random() < 0.75 else None
+    if side['parked'] and c['road'] > 3.5:
+        _parked(s, c, d, kerb, add)
     _walkers(s, d, kerb, side['walk'], add)
 
 # %% ../nbs/10_streetworld.ipynb #793aba12
 def _lot(s, kind, d, line, z, length, add):
     "Fill one lot along a side."
     r = s.rng
-    if kind == 'houses' or (kind == 'row' and r.random() < 0.5): add(z, house, line + d*(0 if kind == 'houses' else r.uniform(4, 9)), d, z, length, r.uniform(4, 9) if kind == 'row' else r.uniform(6, 22))
+    if kind == 'houses' or (kind == 'row' and r.random() < 0.5):
+        add(
+            z,
+            house,
+            line + d * (0 if kind == 'houses' else r.uniform(4, 9)),
+            d,
+            z,
+            length,
+            r.uniform(4, 9) if kind == 'row' else r.uniform(6, 22),
+        )
     if kind in ('wall', 'fence'):
-        add(z + length, house, line + d*r.uniform(8, 16), d, z + length, length, r.uniform(5, 14)) if r.random() < 0.5 else add(z + length, tree, line + d*r.uniform(3, 8), z + length)
+        add(
+            z + length, house, line + d * r.uniform(8, 16), d, z + length, length, r.uniform(5, 14)
+        ) if r.random() < 0.5 else add(z + length, tree, line + d * r.uniform(3, 8), z + length)
         add(z, barrier, line, z, z + length, kind, r.uniform(1, 2.4))
     if kind in ('park', 'row'):
-        for _ in range(3 if kind == 'park' else 1): x, t = line + d*r.uniform(1, 14), z + r.uniform(0, length); add(t, tree, x, t)
-        for _ in range(2): x, t = line + d*r.uniform(.3, 5), z + r.uniform(0, length); add(t, bush, x, t, r.uniform(1, 3), r.uniform(.6, 1.6))
-        if r.random() < 0.45: add(z, barrier, line, z, z + length, 'fence', r.uniform(.8, 1.5))
+        for _ in range(3 if kind == 'park' else 1):
+            x, t = line + d * r.uniform(1, 14), z + r.uniform(0, length)
+            add(t, tree, x, t)
+        for _ in range(2):
+            x, t = line + d * r.uniform(0.3, 5), z + r.uniform(0, length)
+            add(t, bush, x, t, r.uniform(1, 3), r.uniform(0.6, 1.6))
+        if r.random() < 0.45:
+            add(z, barrier, line, z, z + length, 'fence', r.uniform(0.8, 1.5))
 
 # %% ../nbs/10_streetworld.ipynb #7eba1d13
 def _parked(s, c, d, kerb, add):
@@ -405,281 +746,391 @@ def _parked(s, c, d, kerb, add):
     r, z = s.rng, s.rng.uniform(2, 9)
     while z < 70:
         if r.random() < 0.78 and not any(j - 6 < z < j + 11 for j in c['junctions'] + c['crossings']):
-            kind = r.choice(['car', 'car', 'car', 'van', 'truck'], p=[.3, .3, .2, .15, .05])
-            add(z, vehicle, kind, kerb - d*1.1, z, bool(d > 0 or r.random() < .3))
+            kind = r.choice(['car', 'car', 'car', 'van', 'truck'], p=[0.3, 0.3, 0.2, 0.15, 0.05])
+            add(z, vehicle, kind, kerb - d * 1.1, z, bool(d > 0 or r.random() < 0.3))
         z += r.uniform(5, 8)
-    for _ in range(r.poisson(0.8)): t = r.uniform(4, 25); add(t, two_wheeler, kerb + d*r.uniform(.4, 1.4), t, r.choice(['bicycle', 'motorcycle'], p=[.65, .35]), False, bool(r.random() < .6))
+    for _ in range(r.poisson(0.8)):
+        t = r.uniform(4, 25)
+        add(
+            t,
+            two_wheeler,
+            kerb + d * r.uniform(0.4, 1.4),
+            t,
+            r.choice(['bicycle', 'motorcycle'], p=[0.65, 0.35]),
+            False,
+            bool(r.random() < 0.6),
+        )
+
 
 def _walkers(s, d, kerb, walk, add):
     "Let people walk alone, in pairs and in crowds."
     r = s.rng
     for _ in range(r.poisson(2.5)):
-        z, x = r.uniform(4, 45), kerb + d*r.uniform(.4, max(.6, walk - .3))
-        for _ in range(1 + r.poisson(0.7) + (r.poisson(6) if r.random() < 0.08 else 0)): t = z + r.uniform(-1, 1); add(t, person, x + r.normal(0, .6), t)
+        z, x = r.uniform(4, 45), kerb + d * r.uniform(0.4, max(0.6, walk - 0.3))
+        for _ in range(1 + r.poisson(0.7) + (r.poisson(6) if r.random() < 0.08 else 0)):
+            t = z + r.uniform(-1, 1)
+            add(t, person, x + r.normal(0, 0.6), t)
 
 # %% ../nbs/10_streetworld.ipynb #c2f587ab
 def _traffic(s, c, add):
     "Put vehicles, riders and people on the road."
     r, road = s.rng, c['road']
-    free = [(-road/2, False), (road/2, True)] if road > 3.5 else [(0.3, True)]
+    free = [(-road / 2, False), (road / 2, True)] if road > 3.5 else [(0.3, True)]
     for x, away in free:
         z = r.uniform(7, 30)
         while z < 90:
-            kind = r.choice(['car', 'van', 'truck', 'bus', 'train'], p=[.62, .1, .1, .1, .08])
-            add(z, vehicle, kind, x + r.normal(0, .25), z, away)
+            kind = r.choice(['car', 'van', 'truck', 'bus', 'train'], p=[0.62, 0.1, 0.1, 0.1, 0.08])
+            add(z, vehicle, kind, x + r.normal(0, 0.25), z, away)
             z += _vehicles[kind][0] + r.uniform(4, 40)
     for _ in range(r.poisson(0.9)):
-        z, x = r.uniform(5, 30), r.uniform(-.85, .85)*road
-        add(z, two_wheeler, x, z, r.choice(['bicycle', 'motorcycle']), bool(r.random() < .85), bool(r.random() < .35))
+        z, x = r.uniform(5, 30), r.uniform(-0.85, 0.85) * road
+        add(z, two_wheeler, x, z, r.choice(['bicycle', 'motorcycle']), bool(r.random() < 0.85), bool(r.random() < 0.35))
     for j in c['junctions']:
-        for x in r.uniform(-25, 20, r.poisson(1.2)): z = j + r.uniform(1, 6); add(z, crossing_vehicle, r.choice(['car', 'van', 'bus', 'truck', 'train'], p=[.55, .15, .1, .1, .1]), x, z, bool(r.random() < .5))
+        for x in r.uniform(-25, 20, r.poisson(1.2)):
+            z = j + r.uniform(1, 6)
+            add(
+                z,
+                crossing_vehicle,
+                r.choice(['car', 'van', 'bus', 'truck', 'train'], p=[0.55, 0.15, 0.1, 0.1, 0.1]),
+                x,
+                z,
+                bool(r.random() < 0.5),
+            )
     for j in c['crossings']:
-        for x in r.uniform(-road, road, r.poisson(2.)): t = j + r.uniform(.3, 2.7); add(t, person, x, t)
+        for x in r.uniform(-road, road, r.poisson(2.0)):
+            t = j + r.uniform(0.3, 2.7)
+            add(t, person, x, t)
 
 # %% ../nbs/10_streetworld.ipynb #28b2c2a0
 @functools.lru_cache(maxsize=1)
 def noise_tile(size=256):
     "Return tileable noise with several octaves, fine and coarse, (2, size, size) in about [-1, 1]."
     rng, f = np.random.default_rng(5), np.fft.fftfreq(size)
-    radius = np.hypot(f[:, None], f[None]) + 1/size
+    radius = np.hypot(f[:, None], f[None]) + 1 / size
     out = []
     for slope in (0.7, 1.6):
-        x = np.fft.ifft2(np.fft.fft2(rng.normal(size=(size, size)))/radius**slope).real
-        out.append(x/(2.2*x.std()))
+        x = np.fft.ifft2(np.fft.fft2(rng.normal(size=(size, size))) / radius**slope).real
+        out.append(x / (2.2 * x.std()))
     return np.stack(out).astype(np.float32)
 
 # %% ../nbs/10_streetworld.ipynb #a1e47c0c
 class Shot:
     "What the renderer knows of each pixel: label, colour, distance, material, place in the world."
+
     def __init__(self, s):
         rows = np.array(s.rows, np.float32)
         rows[:, 1:4] = rows[:, 1:4].clip(0, 1)
         self.scene, self.index = s, np.asarray(s.image)
         self.label = rows[:, 0].astype(np.uint8)[self.index]
-        self.colour, self.material, z = rows[self.index, 1:4], rows[:, 5].astype(np.uint8)[self.index], rows[:, 4][self.index]
-        v, u = np.mgrid[0:s.height, 0:s.width].astype(np.float32)
+        self.colour, self.material, z = (
+            rows[self.index, 1:4],
+            rows[:, 5].astype(np.uint8)[self.index],
+            rows[:, 4][self.index],
+        )
+        v, u = np.mgrid[0 : s.height, 0 : s.width].astype(np.float32)
         self.ground = ((self.label <= 1) | (self.label == ID['terrain'])) & (v > s.horizon + 1)
         self.sky = self.label == ID['sky']
-        self.z = np.where(self.ground, s.focal*s.eye/np.maximum(v - s.horizon, 1), z)
-        x, y = (u - s.centre)*self.z/s.focal, np.where(self.ground, self.z, v*self.z/s.focal)
-        self.cell = (np.mod(y*40 + self.index*7, 256).astype(np.intp)*256 + np.mod(x*40 + self.index*13, 256).astype(np.intp))
-        self.row, self.shadow = v/s.height, np.asarray(s.shadow, np.float32)/255
+        self.z = np.where(self.ground, s.focal * s.eye / np.maximum(v - s.horizon, 1), z)
+        x, y = (u - s.centre) * self.z / s.focal, np.where(self.ground, self.z, v * self.z / s.focal)
+        self.cell = np.mod(y * 40 + self.index * 7, 256).astype(np.intp) * 256 + np.mod(
+            x * 40 + self.index * 13, 256
+        ).astype(np.intp)
+        self.row, self.shadow = v / s.height, np.asarray(s.shadow, np.float32) / 255
 
-    def texture(self, octave): return noise_tile()[octave].ravel()[self.cell]*np.exp(-self.z/40)
+    def texture(self, octave):
+        return noise_tile()[octave].ravel()[self.cell] * np.exp(-self.z / 40)
 
 # %% ../nbs/10_streetworld.ipynb #323925bc
 def clouds(shot, top, bottom, cover):
     "Return a sky (H, W, 3): a gradient with clouds."
     s = shot.scene
-    t = np.clip(shot.row*s.height/max(s.horizon, 1), 0, 1)[..., None]
-    sky = np.asarray(top)*(1 - t) + np.asarray(bottom)*t
+    t = np.clip(shot.row * s.height / max(s.horizon, 1), 0, 1)[..., None]
+    sky = np.asarray(top) * (1 - t) + np.asarray(bottom) * t
     h, w = shot.row.shape
-    v, u = np.arange(h)[:, None]*240//w*2 + s.rng.integers(256), np.arange(w)[None]*240//w + s.rng.integers(256)
-    puff = np.clip(noise_tile()[1][v % 256, u % 256] - 1 + 2*cover, 0, 1)[..., None]
-    return sky*(1 - puff) + np.asarray(bottom)*1.03*puff
+    v, u = (
+        np.arange(h)[:, None] * 240 // w * 2 + s.rng.integers(256),
+        np.arange(w)[None] * 240 // w + s.rng.integers(256),
+    )
+    puff = np.clip(noise_tile()[1][v % 256, u % 256] - 1 + 2 * cover, 0, 1)[..., None]
+    return sky * (1 - puff) + np.asarray(bottom) * 1.03 * puff
 
-def finish(image, rng, blur=0., grain=0., vignette=0.):
+
+def finish(image, rng, blur=0.0, grain=0.0, vignette=0.0):
     "Turn colours (H, W, 3) into a picture: lens blur, vignette, grain, 8 bits."
     h, w = image.shape[:2]
     if vignette:
         y, x = np.linspace(-1, 1, h)[:, None], np.linspace(-1, 1, w)[None]
-        image = image*(1 - vignette*(x*x + y*y)/2)[..., None]
-    if blur: image = soften(image, blur*h/180)
-    if grain: image = image + grain*(rng.standard_normal((h, w, 1), np.float32)*0.7 + 0.5*rng.standard_normal((h, w, 3), np.float32))
-    return (np.clip(image, 0, 1)*255 + 0.5).astype(np.uint8)
+        image = image * (1 - vignette * (x * x + y * y) / 2)[..., None]
+    if blur:
+        image = soften(image, blur * h / 180)
+    if grain:
+        image = image + grain * (
+            rng.standard_normal((h, w, 1), np.float32) * 0.7 + 0.5 * rng.standard_normal((h, w, 3), np.float32)
+        )
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 # %% ../nbs/10_streetworld.ipynb #ada0c1cf
 def soften(image, radius):
     "Blur colours (H, W, 3) by a Gaussian."
     from PIL import ImageFilter
-    picture = Image.fromarray((np.clip(image, 0, 1)*255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(radius))
-    return np.asarray(picture, np.float32)/255
+
+    picture = Image.fromarray((np.clip(image, 0, 1) * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(radius))
+    return np.asarray(picture, np.float32) / 255
 
 # %% ../nbs/10_streetworld.ipynb #88b33fc6
 def render_source(shot):
     "Render as a game of the nineties would."
     r = shot.scene.rng
-    tex = np.round(shot.texture(0)*2)/2*0.05*((shot.material == ROUGH) | (shot.material == LEAFY))
-    image = shot.colour*(1 + tex[..., None])*(1 - 0.42*shot.shadow*shot.ground)[..., None]
+    tex = np.round(shot.texture(0) * 2) / 2 * 0.05 * ((shot.material == ROUGH) | (shot.material == LEAFY))
+    image = shot.colour * (1 + tex[..., None]) * (1 - 0.42 * shot.shadow * shot.ground)[..., None]
     tone = r.uniform(0.75, 1.15)
-    image[shot.sky] = clouds(shot, np.array([.30, .52, .85])*tone, np.array([.75, .86, .95])*tone, r.uniform(0, .55))[shot.sky]
-    return finish(image*r.uniform(0.85, 1.1), r)
+    image[shot.sky] = clouds(
+        shot, np.array([0.30, 0.52, 0.85]) * tone, np.array([0.75, 0.86, 0.95]) * tone, r.uniform(0, 0.55)
+    )[shot.sky]
+    return finish(image * r.uniform(0.85, 1.1), r)
 
 # %% ../nbs/10_streetworld.ipynb #53880538
-_grain = np.array([.20, .05, .38, .10, .14, .06, .12, .0], np.float32)         # fine texture by material
-_stain = np.array([.16, .05, .20, .25, .22, .12, .15, .0], np.float32)         # coarse
+_grain = np.array([0.20, 0.05, 0.38, 0.10, 0.14, 0.06, 0.12, 0.0], np.float32)  # fine texture by material
+_stain = np.array([0.16, 0.05, 0.20, 0.25, 0.22, 0.12, 0.15, 0.0], np.float32)  # coarse
+
 
 def photographic(shot, mute=0.45):
     "Return colours (H, W, 3) with photo-like materials and soft shadows, before light."
     r = shot.scene.rng
-    tint = np.random.default_rng(r.integers(2**31)).normal(1, .13, (len(shot.scene.rows), 1)).astype(np.float32)[shot.index]
-    colour = shot.colour*np.clip(tint, .6, 1.4)
+    tint = (
+        np.random.default_rng(r.integers(2**31))
+        .normal(1, 0.13, (len(shot.scene.rows), 1))
+        .astype(np.float32)[shot.index]
+    )
+    colour = shot.colour * np.clip(tint, 0.6, 1.4)
     grey = colour.mean(2, keepdims=True)
-    colour = (colour*(1 - mute) + grey*mute)*(1 + _grain[shot.material]*shot.texture(0) + _stain[shot.material]*shot.texture(1))[..., None]
-    soft = np.asarray(Image.fromarray((shot.shadow*255).astype(np.uint8)).resize((40, 30)).resize(shot.scene.image.size, Image.BILINEAR), np.float32)/255
-    return colour*(1 - 0.5*soft*shot.ground)[..., None]*(1 - 0.25*np.clip(1 - shot.row, 0, 1)*(shot.material == PLASTER))[..., None]
+    colour = (colour * (1 - mute) + grey * mute) * (
+        1 + _grain[shot.material] * shot.texture(0) + _stain[shot.material] * shot.texture(1)
+    )[..., None]
+    soft = (
+        np.asarray(
+            Image.fromarray((shot.shadow * 255).astype(np.uint8))
+            .resize((40, 30))
+            .resize(shot.scene.image.size, Image.BILINEAR),
+            np.float32,
+        )
+        / 255
+    )
+    return (
+        colour
+        * (1 - 0.5 * soft * shot.ground)[..., None]
+        * (1 - 0.25 * np.clip(1 - shot.row, 0, 1) * (shot.material == PLASTER))[..., None]
+    )
+
 
 def haze(shot, image, colour, distance):
     "Blend with the air's colour by distance; `distance` in metres for 63 %."
-    t = np.exp(-np.minimum(shot.z, 250)/distance)[..., None]
-    return image*t + np.asarray(colour, np.float32)*(1 - t)
+    t = np.exp(-np.minimum(shot.z, 250) / distance)[..., None]
+    return image * t + np.asarray(colour, np.float32) * (1 - t)
 
 # %% ../nbs/10_streetworld.ipynb #cb8407da
 def render_day(shot):
     "Render an overcast or bright day through a cheap camera."
     r = shot.scene.rng
-    image = photographic(shot)*r.uniform(.7, 1.15)*np.array([1.03, 1., .95])
-    image[shot.sky] = clouds(shot, (.62, .70, .80), (.88, .90, .92), r.uniform(.3, .9))[shot.sky]
-    return finish(np.clip(haze(shot, image, (.75, .78, .8), 260), 0, 1)**1.15, r, .55, .022, .35)
+    image = photographic(shot) * r.uniform(0.7, 1.15) * np.array([1.03, 1.0, 0.95])
+    image[shot.sky] = clouds(shot, (0.62, 0.70, 0.80), (0.88, 0.90, 0.92), r.uniform(0.3, 0.9))[shot.sky]
+    return finish(np.clip(haze(shot, image, (0.75, 0.78, 0.8), 260), 0, 1) ** 1.15, r, 0.55, 0.022, 0.35)
+
 
 def render_dusk(shot):
     "Render the last light: warm low sky, dark ground."
     r = shot.scene.rng
-    image = photographic(shot, .35)*np.array([.62, .43, .40])*(.55 + .6*(1 - shot.row))[..., None]
-    image[shot.sky] = clouds(shot, (.28, .26, .45), (.98, .62, .32), r.uniform(.2, .6))[shot.sky]
-    lamps = (shot.material == LIGHT)[..., None]*np.array([.9, .75, .5])
-    return finish(haze(shot, image, (.75, .48, .32), 130) + lamps + soften(lamps, 3)*.8, r, .6, .03, .5)
+    image = photographic(shot, 0.35) * np.array([0.62, 0.43, 0.40]) * (0.55 + 0.6 * (1 - shot.row))[..., None]
+    image[shot.sky] = clouds(shot, (0.28, 0.26, 0.45), (0.98, 0.62, 0.32), r.uniform(0.2, 0.6))[shot.sky]
+    lamps = (shot.material == LIGHT)[..., None] * np.array([0.9, 0.75, 0.5])
+    return finish(haze(shot, image, (0.75, 0.48, 0.32), 130) + lamps + soften(lamps, 3) * 0.8, r, 0.6, 0.03, 0.5)
+
 
 def render_night(shot):
     "Render lamps, lit windows and their glow in the dark."
     r = shot.scene.rng
-    pool = np.clip(1.3 - np.abs(shot.z - r.uniform(6, 14))/22, .12, 1)[..., None]
-    image = photographic(shot, .6)*np.array([.62, .52, .42])*pool
-    image[shot.sky] = clouds(shot, (.02, .03, .07), (.10, .09, .12), .3)[shot.sky]
-    lit = np.random.default_rng(r.integers(2**31)).random(len(shot.scene.rows))[shot.index] < .35
-    glow = ((shot.material == LIGHT)[..., None]*np.array([1.2, 1.0, .7]) + ((shot.material == GLASS) & lit & (shot.label == ID['building']))[..., None]*np.array([.75, .58, .3]))
-    return finish(image + glow + 1.2*soften(glow, 4) + .8*soften(glow, 12), r, .7, .045, .6)
+    pool = np.clip(1.3 - np.abs(shot.z - r.uniform(6, 14)) / 22, 0.12, 1)[..., None]
+    image = photographic(shot, 0.6) * np.array([0.62, 0.52, 0.42]) * pool
+    image[shot.sky] = clouds(shot, (0.02, 0.03, 0.07), (0.10, 0.09, 0.12), 0.3)[shot.sky]
+    lit = np.random.default_rng(r.integers(2**31)).random(len(shot.scene.rows))[shot.index] < 0.35
+    glow = (shot.material == LIGHT)[..., None] * np.array([1.2, 1.0, 0.7]) + (
+        (shot.material == GLASS) & lit & (shot.label == ID['building'])
+    )[..., None] * np.array([0.75, 0.58, 0.3])
+    return finish(image + glow + 1.2 * soften(glow, 4) + 0.8 * soften(glow, 12), r, 0.7, 0.045, 0.6)
 
 # %% ../nbs/10_streetworld.ipynb #fec1c077
 def render_rain(shot):
     "Render a wet street under a grey sky: reflections, streaks, drops on the lens."
     r, s = shot.scene.rng, shot.scene
-    image = photographic(shot, .65)*np.array([.55, .6, .66])
-    image[shot.sky] = clouds(shot, (.50, .54, .58), (.68, .71, .73), .8)[shot.sky]
-    image = haze(shot, image, (.6, .63, .66), 70)
-    mirror = np.clip((2*s.horizon - np.arange(s.height)).astype(int), 0, s.height - 1)
-    image = np.where((shot.ground & (shot.label == 0))[..., None], .6*image + .4*soften(image[mirror], 2), image)
+    image = photographic(shot, 0.65) * np.array([0.55, 0.6, 0.66])
+    image[shot.sky] = clouds(shot, (0.50, 0.54, 0.58), (0.68, 0.71, 0.73), 0.8)[shot.sky]
+    image = haze(shot, image, (0.6, 0.63, 0.66), 70)
+    mirror = np.clip((2 * s.horizon - np.arange(s.height)).astype(int), 0, s.height - 1)
+    image = np.where((shot.ground & (shot.label == 0))[..., None], 0.6 * image + 0.4 * soften(image[mirror], 2), image)
     streaks = np.zeros((s.height, s.width), np.float32)
-    for x, y, n in zip(r.integers(0, s.width, 130), r.integers(0, s.height, 130), r.integers(4, 14, 130)): streaks[y:y + n*s.height//180, x] = r.uniform(.05, .22)
-    return finish(.85*image + .08 + streaks[..., None], r, .95, .025, .3)
+    for x, y, n in zip(r.integers(0, s.width, 130), r.integers(0, s.height, 130), r.integers(4, 14, 130)):
+        streaks[y : y + n * s.height // 180, x] = r.uniform(0.05, 0.22)
+    return finish(0.85 * image + 0.08 + streaks[..., None], r, 0.95, 0.025, 0.3)
+
 
 def render_fog(shot):
     "Render fog: everything fades with distance."
     r = shot.scene.rng
-    image = photographic(shot, .5)*.85
-    image[shot.sky] = .74
-    return finish(haze(shot, image, np.array([.72, .74, .76])*r.uniform(.85, 1.1), r.uniform(14, 32)), r, .8, .02, .2)
+    image = photographic(shot, 0.5) * 0.85
+    image[shot.sky] = 0.74
+    return finish(
+        haze(shot, image, np.array([0.72, 0.74, 0.76]) * r.uniform(0.85, 1.1), r.uniform(14, 32)), r, 0.8, 0.02, 0.2
+    )
 
 # %% ../nbs/10_streetworld.ipynb #b2aa843e
-_renderers = dict(source=render_source, day=render_day, dusk=render_dusk, night=render_night, rain=render_rain, fog=render_fog)
-_cameras = dict(source=(1., 0.), day=(1.12, .1), dusk=(.9, .3), night=(1.05, .5), rain=(.95, .7), fog=(1.2, -.1)) # zoom, metres higher
+_renderers = dict(
+    source=render_source, day=render_day, dusk=render_dusk, night=render_night, rain=render_rain, fog=render_fog
+)
+_cameras = dict(
+    source=(1.0, 0.0), day=(1.12, 0.1), dusk=(0.9, 0.3), night=(1.05, 0.5), rain=(0.95, 0.7), fog=(1.2, -0.1)
+)  # zoom, metres higher
 APPEARANCES = tuple(_renderers)
 UNSEEN = APPEARANCES[1:]
 
+
 def street(
-    seed:int, # which scene
-    width:int=240, # pixels
-    height:int=180, # pixels
-    appearance:str='source', # one of APPEARANCES
-) -> tuple: # image uint8 (H, W, 3), label map uint8 (H, W) of train ids
+    seed: int,  # which scene
+    width: int = 240,  # pixels
+    height: int = 180,  # pixels
+    appearance: str = 'source',  # one of APPEARANCES
+) -> tuple:  # image uint8 (H, W, 3), label map uint8 (H, W) of train ids
     "Draw one street scene. Raises AshError for an unknown appearance."
     render = _renderers[one_of(appearance, APPEARANCES, 'appearance')]
     s = Scene(np.random.default_rng([int(seed), APPEARANCES.index(appearance)]), width, height, *_cameras[appearance])
     plan = layout(s)
     s.offset = plan['shift']
     ground(s, plan)
-    for _, draw, args in things(s, plan): draw(s, *args)
+    for _, draw, args in things(s, plan):
+        draw(s, *args)
     shot = Shot(s)
     return render(shot), shot.label
 
 # %% ../nbs/10_streetworld.ipynb #ad811b13
-_palettes = tuple(np.array([[int(h[i:i + 2], 16)/255 for i in (0, 2, 4)] for h in p.split()]) for p in (
-    '2b4c7e 567ebb 9bb8d3 f2e6c9 e0a96d 6b8e5a', # impressionist river
-    'd7263d f46036 2e294e 1b998b f6f740 e9d8a6', # fauvist
-    '0b1d3a 1f4e79 c8b88a e6ddc4 8c2f1b 3a3a3a', # woodblock print
-    '1a0f0a 3d2314 6e3f1d b9813f e6c88a 7a1f1f', # baroque dark
-    '111111 f2f2f2 b3001b 23395b ffd166 5b8c5a', # expressionist
-    '3b4a54 7a8b8f b9bfb2 d9c9a3 8a6b4f 4d5d3a', # northern romantic
-    'e63946 f1faee a8dadc 457b9d 1d3557 ffb703', # poster
-    '5f0f40 9a031e fb8b24 e36414 0f4c5c f4d6a0', # glowing evening
-    'cdb4db ffc8dd ffafcc bde0fe a2d2ff 6d597a', # rococo pastel
-    '354f52 52796f 84a98c cad2c5 2f3e46 d6a25e')) # forest
+_palettes = tuple(
+    np.array([[int(h[i : i + 2], 16) / 255 for i in (0, 2, 4)] for h in p.split()])
+    for p in (
+        '2b4c7e 567ebb 9bb8d3 f2e6c9 e0a96d 6b8e5a',  # impressionist river
+        'd7263d f46036 2e294e 1b998b f6f740 e9d8a6',  # fauvist
+        '0b1d3a 1f4e79 c8b88a e6ddc4 8c2f1b 3a3a3a',  # woodblock print
+        '1a0f0a 3d2314 6e3f1d b9813f e6c88a 7a1f1f',  # baroque dark
+        '111111 f2f2f2 b3001b 23395b ffd166 5b8c5a',  # expressionist
+        '3b4a54 7a8b8f b9bfb2 d9c9a3 8a6b4f 4d5d3a',  # northern romantic
+        'e63946 f1faee a8dadc 457b9d 1d3557 ffb703',  # poster
+        '5f0f40 9a031e fb8b24 e36414 0f4c5c f4d6a0',  # glowing evening
+        'cdb4db ffc8dd ffafcc bde0fe a2d2ff 6d597a',  # rococo pastel
+        '354f52 52796f 84a98c cad2c5 2f3e46 d6a25e',
+    )
+)  # forest
+
 
 def composition(r, palette, w, h):
     "Return a rough coloured composition (h, w, 3): sky over ground, and a few masses."
     y, x = np.linspace(0, 1, h)[:, None], np.linspace(0, 1, w)[None]
     a, b, c, *rest = palette[r.permutation(len(palette))]
-    line = r.uniform(.3, .7) + .08*np.sin(x*r.uniform(2, 9) + r.uniform(0, 6))
-    t = np.clip((y - line)*8, 0, 1)[..., None]
-    out = (a*(1 - y[..., None]) + b*y[..., None])*(1 - t) + c*t
+    line = r.uniform(0.3, 0.7) + 0.08 * np.sin(x * r.uniform(2, 9) + r.uniform(0, 6))
+    t = np.clip((y - line) * 8, 0, 1)[..., None]
+    out = (a * (1 - y[..., None]) + b * y[..., None]) * (1 - t) + c * t
     for colour in [*rest, *rest]:
-        mass = ((x - r.uniform(0, 1))/r.uniform(.05, .3))**2 + ((y - r.uniform(.1, .9))/r.uniform(.05, .35))**2
+        mass = ((x - r.uniform(0, 1)) / r.uniform(0.05, 0.3)) ** 2 + (
+            (y - r.uniform(0.1, 0.9)) / r.uniform(0.05, 0.35)
+        ) ** 2
         out = np.where(mass[..., None] < 1, colour, out)
     return out
 
 # %% ../nbs/10_streetworld.ipynb #2e86e9a1
 def strokes(r, base, draw, w, h, palette):
     "Long strokes along a flow."
-    size, k = r.uniform(.012, .035)*h, r.uniform(2, 7, 4)
-    for x, y in zip(r.uniform(0, w, 1100)*1., r.uniform(0, h, 1100)):
-        angle = math.sin(k[0]*x/w + k[1]) * 2 + math.cos(k[2]*y/h + k[3])*1.5
-        n = size*r.uniform(2, 7)
-        draw.line([x, y, x + n*math.cos(angle), y + n*math.sin(angle)], fill=_mix(r, base, x, y, palette), width=max(1, int(size)))
+    size, k = r.uniform(0.012, 0.035) * h, r.uniform(2, 7, 4)
+    for x, y in zip(r.uniform(0, w, 1100) * 1.0, r.uniform(0, h, 1100)):
+        angle = math.sin(k[0] * x / w + k[1]) * 2 + math.cos(k[2] * y / h + k[3]) * 1.5
+        n = size * r.uniform(2, 7)
+        draw.line(
+            [x, y, x + n * math.cos(angle), y + n * math.sin(angle)],
+            fill=_mix(r, base, x, y, palette),
+            width=max(1, int(size)),
+        )
+
 
 def dabs(r, base, draw, w, h, palette):
     "Round dabs of pure colour, side by side."
-    size = r.uniform(.012, .028)*h
-    for x, y in zip(r.uniform(0, w, 2200), r.uniform(0, h, 2200)): draw.ellipse([x - size, y - size, x + size, y + size], fill=_mix(r, base, x, y, palette, .35))
+    size = r.uniform(0.012, 0.028) * h
+    for x, y in zip(r.uniform(0, w, 2200), r.uniform(0, h, 2200)):
+        draw.ellipse([x - size, y - size, x + size, y + size], fill=_mix(r, base, x, y, palette, 0.35))
+
 
 def planes(r, base, draw, w, h, palette):
     "Overlapping planes with straight edges."
     for _ in range(130):
-        x, y, n, q = r.uniform(0, w), r.uniform(0, h), r.uniform(.05, .22)*h, r.uniform(0, 6.3)
-        corners = [(x + n*r.uniform(.5, 1.4)*math.cos(q + t), y + n*r.uniform(.5, 1.4)*math.sin(q + t)) for t in (0, 1.4, 2.9, 4.5)]
-        draw.polygon(corners, fill=_mix(r, base, x, y, palette, .2), outline=(30, 25, 25) if r.random() < .35 else None)
+        x, y, n, q = r.uniform(0, w), r.uniform(0, h), r.uniform(0.05, 0.22) * h, r.uniform(0, 6.3)
+        corners = [
+            (x + n * r.uniform(0.5, 1.4) * math.cos(q + t), y + n * r.uniform(0.5, 1.4) * math.sin(q + t))
+            for t in (0, 1.4, 2.9, 4.5)
+        ]
+        draw.polygon(
+            corners, fill=_mix(r, base, x, y, palette, 0.2), outline=(30, 25, 25) if r.random() < 0.35 else None
+        )
 
 # %% ../nbs/10_streetworld.ipynb #85e288a8
 def hatching(r, base, draw, w, h, palette):
     "Crossed pen lines over a wash."
     for angle in r.uniform(0, 3.1, 3):
         for x, y in zip(r.uniform(0, w, 420), r.uniform(0, h, 420)):
-            n = h*r.uniform(.04, .12)
-            draw.line([x, y, x + n*math.cos(angle), y + n*math.sin(angle)], fill=_mix(r, base*.75, x, y, palette, .1), width=max(1, h//180))
+            n = h * r.uniform(0.04, 0.12)
+            draw.line(
+                [x, y, x + n * math.cos(angle), y + n * math.sin(angle)],
+                fill=_mix(r, base * 0.75, x, y, palette, 0.1),
+                width=max(1, h // 180),
+            )
+
 
 def blocks(r, base, draw, w, h, palette):
     "Rectangles with dark edges, some of them split."
     n = r.integers(4, 9)
     for i in range(n + 2):
         for j in range(n):
-            x, y, a, b = i*w/(n + 1), j*h/n, w/(n + 1)*r.uniform(.8, 2.2), h/n*r.uniform(.8, 2.2)
-            draw.rectangle([x, y, x + a, y + b], fill=_mix(r, base, x, y, palette, .5), outline=(25, 25, 25), width=max(1, h//90))
+            x, y, a, b = i * w / (n + 1), j * h / n, w / (n + 1) * r.uniform(0.8, 2.2), h / n * r.uniform(0.8, 2.2)
+            draw.rectangle(
+                [x, y, x + a, y + b],
+                fill=_mix(r, base, x, y, palette, 0.5),
+                outline=(25, 25, 25),
+                width=max(1, h // 90),
+            )
 
-def wash(r, base, draw, w, h, palette): "Nothing but the composition: it is blurred afterwards."
+
+def wash(r, base, draw, w, h, palette):
+    "Nothing but the composition: it is blurred afterwards."
 
 # %% ../nbs/10_streetworld.ipynb #d57ee067
 def _mix(r, base, x, y, palette, pure=0.12):
     "Colour of a stroke at (x, y): the composition's, unsettled, now and then pure paint."
     h, w = base.shape[:2]
     c = palette[r.integers(len(palette))] if r.random() < pure else base[min(h - 1, int(y)), min(w - 1, int(x))]
-    d = r.normal(0, .05)
-    return tuple(int(255*min(1, max(0, v + d))) for v in c)
+    d = r.normal(0, 0.05)
+    return tuple(int(255 * min(1, max(0, v + d))) for v in c)
+
 
 MANNERS = (strokes, dabs, planes, hatching, blocks, wash)
 
 # %% ../nbs/10_streetworld.ipynb #8c1aa0bf
 def painting(
-    seed:int, # which painting
-    width:int=240, # pixels
-    height:int=180, # pixels
-) -> np.ndarray: # uint8 (H, W, 3)
+    seed: int,  # which painting
+    width: int = 240,  # pixels
+    height: int = 180,  # pixels
+) -> np.ndarray:  # uint8 (H, W, 3)
     "Paint one procedural painting."
     r = np.random.default_rng([int(seed), 77])
     palette, manner = _palettes[r.integers(len(_palettes))], MANNERS[r.integers(len(MANNERS))]
     base = composition(r, palette, width, height)
-    picture = Image.fromarray((base.clip(0, 1)*255).astype(np.uint8))
+    picture = Image.fromarray((base.clip(0, 1) * 255).astype(np.uint8))
     manner(r, base, ImageDraw.Draw(picture), width, height, palette)
-    out = np.asarray(picture, np.float32)/255
-    if manner in (wash, hatching): out = out*.5 + .5*soften(out, height*.02) if manner is hatching else soften(out, height*.03)
-    y, x = np.arange(height)[:, None]*180//height % 256, np.arange(width)[None]*180//height % 256
-    canvas = noise_tile()[0][y, x]*r.uniform(.02, .07) + noise_tile()[1][y, x]*r.uniform(.02, .08)
-    return finish(out*(1 + canvas)[..., None], r, .3)
+    out = np.asarray(picture, np.float32) / 255
+    if manner in (wash, hatching):
+        out = out * 0.5 + 0.5 * soften(out, height * 0.02) if manner is hatching else soften(out, height * 0.03)
+    y, x = np.arange(height)[:, None] * 180 // height % 256, np.arange(width)[None] * 180 // height % 256
+    canvas = noise_tile()[0][y, x] * r.uniform(0.02, 0.07) + noise_tile()[1][y, x] * r.uniform(0.02, 0.08)
+    return finish(out * (1 + canvas)[..., None], r, 0.3)

@@ -9,9 +9,11 @@ __all__ = ['SMALL_WEIGHTS', 'REMAKE', 'Reflection', 'Encoder', 'encoder_levels',
 # %% ../nbs/21_stylizer.ipynb #6ba5d0ad
 from importlib.resources import files
 from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 from .adain import adain, channel_stats
 from .config import AshError
 from .files import load_tensors
@@ -19,74 +21,111 @@ from .files import load_tensors
 # %% ../nbs/21_stylizer.ipynb #b2ca7e52
 class Reflection(nn.ReflectionPad2d):
     "Pad by one pixel of reflection; in torch's deterministic mode by slices, whose gradient has one order anywhere."
-    def __init__(self): super().__init__(1)
+
+    def __init__(self):
+        super().__init__(1)
 
     def forward(self, x):
-        if not torch.are_deterministic_algorithms_enabled(): return super().forward(x)
+        if not torch.are_deterministic_algorithms_enabled():
+            return super().forward(x)
         x = torch.cat([x[:, :, 1:2], x, x[:, :, -2:-1]], 2)
         return torch.cat([x[..., 1:2], x, x[..., -2:-1]], 3)
 
-def _conv(inputs, outputs): return [Reflection(), nn.Conv2d(inputs, outputs, 3), nn.ReLU()]
+
+def _conv(inputs, outputs):
+    return [Reflection(), nn.Conv2d(inputs, outputs, 3), nn.ReLU()]
+
 
 class Encoder(nn.Module):
     "Map images to features: VGG-19 to relu4_1 (or relu3_1), reflection-padded, at any width."
-    def __init__(self,
-        width:int=64, # channels of the first block; each further block has twice as many
-        depth:int=4, # 4: to relu4_1, stride 8, as in the paper; 3: to relu3_1, stride 4
+
+    def __init__(
+        self,
+        width: int = 64,  # channels of the first block; each further block has twice as many
+        depth: int = 4,  # 4: to relu4_1, stride 8, as in the paper; 3: to relu3_1, stride 4
     ):
         super().__init__()
         w, pool = width, nn.MaxPool2d(2, ceil_mode=True)
-        layers = [nn.Conv2d(3, 3, 1), *_conv(3, w), *_conv(w, w), pool, *_conv(w, 2*w), *_conv(2*w, 2*w), pool, *_conv(2*w, 4*w)]
-        if depth == 4: layers += [*_conv(4*w, 4*w), *_conv(4*w, 4*w), *_conv(4*w, 4*w), pool, *_conv(4*w, 8*w)]
-        self.layers, self.depth, self.channels, self.stride = nn.Sequential(*layers), depth, w*2**(depth - 1), 2**(depth - 1)
+        layers = [
+            nn.Conv2d(3, 3, 1),
+            *_conv(3, w),
+            *_conv(w, w),
+            pool,
+            *_conv(w, 2 * w),
+            *_conv(2 * w, 2 * w),
+            pool,
+            *_conv(2 * w, 4 * w),
+        ]
+        if depth == 4:
+            layers += [*_conv(4 * w, 4 * w), *_conv(4 * w, 4 * w), *_conv(4 * w, 4 * w), pool, *_conv(4 * w, 8 * w)]
+        self.layers, self.depth, self.channels, self.stride = (
+            nn.Sequential(*layers),
+            depth,
+            w * 2 ** (depth - 1),
+            2 ** (depth - 1),
+        )
 
-    def forward(self,
-        images:Tensor, # (B, 3, H, W) RGB in [0, 1]
-    ) -> Tensor: # (B, channels, H/stride, W/stride), rounded up
+    def forward(
+        self,
+        images: Tensor,  # (B, 3, H, W) RGB in [0, 1]
+    ) -> Tensor:  # (B, channels, H/stride, W/stride), rounded up
         "Return the last activation."
         return self.layers(images)
 
 # %% ../nbs/21_stylizer.ipynb #e3633934
-_ends = (4, 11, 18, 31) # layers up to and with relu1_1, relu2_1, relu3_1, relu4_1
+_ends = (4, 11, 18, 31)  # layers up to and with relu1_1, relu2_1, relu3_1, relu4_1
+
 
 def encoder_levels(
-    encoder:Encoder,
-    images:Tensor, # (B, 3, H, W) RGB in [0, 1]
-) -> list: # relu1_1 (B, width, H, W), relu2_1 at stride 2, relu3_1 at stride 4, and relu4_1 at stride 8
+    encoder: Encoder,
+    images: Tensor,  # (B, 3, H, W) RGB in [0, 1]
+) -> list:  # relu1_1 (B, width, H, W), relu2_1 at stride 2, relu3_1 at stride 4, and relu4_1 at stride 8
     "Return the features of all blocks."
-    levels, x, ends = [], images, _ends[:encoder.depth]
-    for begin, end in zip((0, *ends), ends): levels.append(x := encoder.layers[begin:end](x))
+    levels, x, ends = [], images, _ends[: encoder.depth]
+    for begin, end in zip((0, *ends), ends):
+        levels.append(x := encoder.layers[begin:end](x))
     return levels
 
 # %% ../nbs/21_stylizer.ipynb #b16bae1b
 class Decoder(nn.Module):
     "Map features back to images: the encoder's mirror."
-    def __init__(self,
-        width:int=64, # that of the encoder
-        depth:int=4, # that of the encoder
+
+    def __init__(
+        self,
+        width: int = 64,  # that of the encoder
+        depth: int = 4,  # that of the encoder
     ):
         super().__init__()
         w, up = width, nn.Upsample(scale_factor=2, mode='nearest')
-        deep = [*_conv(8*w, 4*w), up, *_conv(4*w, 4*w), *_conv(4*w, 4*w), *_conv(4*w, 4*w)] if depth == 4 else []
-        self.layers = nn.Sequential(*deep, *_conv(4*w, 2*w), up, *_conv(2*w, 2*w), *_conv(2*w, w), up, *_conv(w, w), *_conv(w, 3)[:-1])
+        deep = (
+            [*_conv(8 * w, 4 * w), up, *_conv(4 * w, 4 * w), *_conv(4 * w, 4 * w), *_conv(4 * w, 4 * w)]
+            if depth == 4
+            else []
+        )
+        self.layers = nn.Sequential(
+            *deep, *_conv(4 * w, 2 * w), up, *_conv(2 * w, 2 * w), *_conv(2 * w, w), up, *_conv(w, w), *_conv(w, 3)[:-1]
+        )
 
-    def forward(self,
-        features:Tensor, # (B, channels, h, w)
-    ) -> Tensor: # (B, 3, stride*h, stride*w), about [0, 1] but not clamped
+    def forward(
+        self,
+        features: Tensor,  # (B, channels, h, w)
+    ) -> Tensor:  # (B, 3, stride*h, stride*w), about [0, 1] but not clamped
         "Return images."
         return self.layers(features)
 
 # %% ../nbs/21_stylizer.ipynb #e91705d9
-def clamp_through(x:Tensor) -> Tensor:
+def clamp_through(x: Tensor) -> Tensor:
     "Clamp to [0, 1] and pass the gradient on as if nothing had been clamped."
     return x.detach().clamp(0, 1) + (x - x.detach()) if x.requires_grad else x.clamp(0, 1)
 
 # %% ../nbs/21_stylizer.ipynb #4d58b7a7
 class Stylizer(nn.Module):
     "Restyle images with frozen networks: encode, AdaIN, decode."
-    def __init__(self,
-        encoder:Encoder, # trained
-        decoder:Decoder, # trained for that encoder
+
+    def __init__(
+        self,
+        encoder: Encoder,  # trained
+        decoder: Decoder,  # trained for that encoder
     ):
         super().__init__()
         self.encoder, self.decoder, self.channels = encoder, decoder, encoder.channels
@@ -94,55 +133,69 @@ class Stylizer(nn.Module):
 
     def run(self, net, x):
         "Run a network in the precision of its weights, whatever autocast says, in channels_last order."
-        with torch.autocast(x.device.type, enabled=False): return net(x.to(next(net.parameters()).dtype, memory_format=torch.channels_last))
+        with torch.autocast(x.device.type, enabled=False):
+            return net(x.to(next(net.parameters()).dtype, memory_format=torch.channels_last))
 
-    def encode(self,
-        images:Tensor, # (B, 3, H, W) RGB in [0, 1], each side at least 9 pixels
-    ) -> Tensor: # (B, channels, H/stride, W/stride), rounded up
+    def encode(
+        self,
+        images: Tensor,  # (B, 3, H, W) RGB in [0, 1], each side at least 9 pixels
+    ) -> Tensor:  # (B, channels, H/stride, W/stride), rounded up
         "Return the features of images. Raises AshError for anything but a float batch of RGB images that is large enough."
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() or min(images.shape[-2:]) < 9:
-            raise AshError(f'cannot encode {images.dtype} of shape {tuple(images.shape)}: expected float RGB images in [0, 1], (B, 3, H, W), at least 9 x 9')
+            raise AshError(
+                f'cannot encode {images.dtype} of shape {tuple(images.shape)}: expected float RGB images in [0, 1], (B, 3, H, W), at least 9 x 9'
+            )
         return self.run(self.encoder, images)
 
 # %% ../nbs/21_stylizer.ipynb #3f497731
 from fastcore.basics import patch
 
+
 @patch
-def decode(self:Stylizer,
-    features:Tensor, # (B, channels, h, w)
-    size=None, # (H, W) of the image that was encoded; None: stride*h, stride*w
-    clamp:bool=True, # to [0, 1], with the gradient going straight through
-) -> Tensor: # (B, 3, H, W), float32 (float64 for float64 features)
+def decode(
+    self: Stylizer,
+    features: Tensor,  # (B, channels, h, w)
+    size=None,  # (H, W) of the image that was encoded; None: stride*h, stride*w
+    clamp: bool = True,  # to [0, 1], with the gradient going straight through
+) -> Tensor:  # (B, 3, H, W), float32 (float64 for float64 features)
     "Return images of features; gradients flow to the features, none to the weights."
     images = self.run(self.decoder, features)
-    if size is not None: images = images[..., :size[0], :size[1]]
-    if images.dtype != torch.float64: images = images.float()
+    if size is not None:
+        images = images[..., : size[0], : size[1]]
+    if images.dtype != torch.float64:
+        images = images.float()
     return clamp_through(images) if clamp else images
 
 # %% ../nbs/21_stylizer.ipynb #9df3a94f
 @patch
-def stylize(self:Stylizer,
-    images:Tensor, # (B, 3, H, W) RGB in [0, 1]
-    styles:Tensor, # (B or 1, 3, H', W') RGB in [0, 1], any size
-    alpha:float=1.0, # 0: content only; 1: full style
-) -> Tensor: # (B, 3, H, W) in [0, 1]
+def stylize(
+    self: Stylizer,
+    images: Tensor,  # (B, 3, H, W) RGB in [0, 1]
+    styles: Tensor,  # (B or 1, 3, H', W') RGB in [0, 1], any size
+    alpha: float = 1.0,  # 0: content only; 1: full style
+) -> Tensor:  # (B, 3, H, W) in [0, 1]
     "Give images the style of other images. Raises AshError for batches that do not fit or values outside [0, 1]."
-    if len(styles) not in (1, len(images)): raise AshError(f'{len(styles)} style images for {len(images)} images: expected as many, or one')
+    if len(styles) not in (1, len(images)):
+        raise AshError(f'{len(styles)} style images for {len(images)} images: expected as many, or one')
     for x in (images, styles):
-        if x.is_floating_point() and not (0 <= x.min() and x.max() <= 1): raise AshError(f'an image has values from {x.min():.3g} to {x.max():.3g}: expected RGB in [0, 1]; divide bytes by 255')
+        if x.is_floating_point() and not (0 <= x.min() and x.max() <= 1):
+            raise AshError(
+                f'an image has values from {x.min():.3g} to {x.max():.3g}: expected RGB in [0, 1]; divide bytes by 255'
+            )
     content = self.encode(images)
     restyled = adain(content, self.encode(styles))
-    return self.decode(alpha*restyled + (1 - alpha)*content, images.shape[-2:])
+    return self.decode(alpha * restyled + (1 - alpha) * content, images.shape[-2:])
 
 # %% ../nbs/21_stylizer.ipynb #eb6f963d
 SMALL_WEIGHTS = 'small_stylizer.safetensors'
 REMAKE = 'reinstall the package, or remake the file with: python -m ash_nb.train_stylizer'
 
+
 def small_stylizer(
-    path=None, # file of weights; None: the one in the package
+    path=None,  # file of weights; None: the one in the package
 ) -> Stylizer:
     "Load the small encoder and decoder that ship with the kit. Raises AshError when the file is missing or damaged."
-    state = load_tensors(path or files('ash_nb')/'weights'/SMALL_WEIGHTS, REMAKE)
+    state = load_tensors(path or files('ash_nb') / 'weights' / SMALL_WEIGHTS, REMAKE)
     width = state['encoder.layers.2.bias'].numel()
     depth = 4 if any(k.startswith('encoder.layers.29') for k in state) else 3
     stylizer = Stylizer(Encoder(width, depth), Decoder(width, depth))
@@ -150,24 +203,26 @@ def small_stylizer(
     return stylizer
 
 # %% ../nbs/21_stylizer.ipynb #44b0b9e8
-def style_distance(a:Tensor, b:Tensor) -> Tensor:
+def style_distance(a: Tensor, b: Tensor) -> Tensor:
     "Sum the mean squared differences of the channel means and of the channel standard deviations of two feature maps."
     return sum(F.mse_loss(x, y) for x, y in zip(channel_stats(a), channel_stats(b)))
 
+
 class DecoderLoss(NamedTuple):
     "The loss of a decoder and its two parts."
-    total: Tensor # content + style_weight * style
-    content: Tensor # mean squared difference of E(g(t)) and t
-    style: Tensor # differences of statistics, summed over four levels
-    images: Tensor # g(t), not clamped
+
+    total: Tensor  # content + style_weight * style
+    content: Tensor  # mean squared difference of E(g(t)) and t
+    style: Tensor  # differences of statistics, summed over four levels
+    images: Tensor  # g(t), not clamped
 
 # %% ../nbs/21_stylizer.ipynb #9be5b48b
 def decoder_loss(
-    encoder:Encoder, # frozen
-    decoder:Decoder, # learns
-    content:Tensor, # (B, 3, H, W) in [0, 1]
-    style:Tensor, # (B, 3, H, W) in [0, 1]
-    style_weight:float=10.0, # the literature's
+    encoder: Encoder,  # frozen
+    decoder: Decoder,  # learns
+    content: Tensor,  # (B, 3, H, W) in [0, 1]
+    style: Tensor,  # (B, 3, H, W) in [0, 1]
+    style_weight: float = 10.0,  # the literature's
 ) -> DecoderLoss:
     "Compute the loss that trains a decoder: features kept, statistics of the style reached at four depths (AdaIN's eqs. 11 to 13)."
     with torch.no_grad():
@@ -177,22 +232,23 @@ def decoder_loss(
     reached = encoder_levels(encoder, images)
     content_loss = F.mse_loss(reached[-1].to(t), t)
     style_loss = sum(map(style_distance, reached, target))
-    return DecoderLoss(content_loss + style_weight*style_loss, content_loss, style_loss, images)
+    return DecoderLoss(content_loss + style_weight * style_loss, content_loss, style_loss, images)
 
 # %% ../nbs/21_stylizer.ipynb #1b7ac231
 def train_decoder(
-    encoder:Encoder, # frozen by this function
-    decoder:Decoder, # learns in place
-    batches, # iterator of (content, style), each (B, 3, H, W) in [0, 1]
-    lr:float=1e-4, # first learning rate
-    decay:float=5e-5, # rate at step k is lr / (1 + decay k)
-    style_weight:float=10.0, # weight of the style term
-): # iterator of dict(step, total, content, style, lr)
+    encoder: Encoder,  # frozen by this function
+    decoder: Decoder,  # learns in place
+    batches,  # iterator of (content, style), each (B, 3, H, W) in [0, 1]
+    lr: float = 1e-4,  # first learning rate
+    decay: float = 5e-5,  # rate at step k is lr / (1 + decay k)
+    style_weight: float = 10.0,  # weight of the style term
+):  # iterator of dict(step, total, content, style, lr)
     "Train a decoder for a frozen encoder (stage 0); yields a record a step."
     encoder.eval().requires_grad_(False)
     adam = torch.optim.Adam(decoder.train().parameters(), lr)
     for step, (content, style) in enumerate(batches):
-        for group in adam.param_groups: group['lr'] = lr/(1 + decay*step)
+        for group in adam.param_groups:
+            group['lr'] = lr / (1 + decay * step)
         loss = decoder_loss(encoder, decoder, content, style, style_weight)
         adam.zero_grad()
         loss.total.backward()

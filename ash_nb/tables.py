@@ -12,33 +12,62 @@ from .presets import METHODS
 
 # %% ../nbs/60_paper_tables.ipynb #f39a62fb
 _no = ':content_weight=0:style_weight=0:source_style_weight=0'
-WORDS = {'ADVENT': 'advent', 'MaxSquare': 'maxsquare', 'CLAN': 'clan', 'ASM': 'asm', 'Domain Rand.': 'domain_randomization', 'ASH': 'ash',
-         'ASH (Uni.Sem.Info.)': 'ash:condition=uniform', 'ASH (Ground truth)': 'ash:condition=labels', 'ASH (Segmentation Loss)': 'ash_segmentation_loss', 'ASH (segmentation loss)': 'ash_segmentation_loss', 'ASH (delta=0)': 'ash:delta=0',
-         'ASH lambda=0.1': 'ash:lambda_adv=0.1', 'ASH lambda=0.01': 'ash:lambda_adv=0.01', 'ASH lambda=0.001': 'ash', 'ASH lambda=0.0001': 'ash:lambda_adv=0.0001',
-         'Baseline': 'source_only', 'Baseline+Stylization': 'stylization', 'Baseline+Stylization+Orthogonal noise': 'stylization_noise', 'Baseline+Stylization+Orthogonal noise+ASH': 'ash',
-         'no subloss': f'ash{_no}', 'one subloss (read as Lc)': 'ash:style_weight=0:source_style_weight=0', 'two sublosses (read as Lc+Ls1)': 'ash:source_style_weight=0', 'Lc+Ls1+Ls2': 'ash'}
+WORDS = {
+    'ADVENT': 'advent',
+    'MaxSquare': 'maxsquare',
+    'CLAN': 'clan',
+    'ASM': 'asm',
+    'Domain Rand.': 'domain_randomization',
+    'ASH': 'ash',
+    'ASH (Uni.Sem.Info.)': 'ash:condition=uniform',
+    'ASH (Ground truth)': 'ash:condition=labels',
+    'ASH (Segmentation Loss)': 'ash_segmentation_loss',
+    'ASH (segmentation loss)': 'ash_segmentation_loss',
+    'ASH (delta=0)': 'ash:delta=0',
+    'ASH lambda=0.1': 'ash:lambda_adv=0.1',
+    'ASH lambda=0.01': 'ash:lambda_adv=0.01',
+    'ASH lambda=0.001': 'ash',
+    'ASH lambda=0.0001': 'ash:lambda_adv=0.0001',
+    'Baseline': 'source_only',
+    'Baseline+Stylization': 'stylization',
+    'Baseline+Stylization+Orthogonal noise': 'stylization_noise',
+    'Baseline+Stylization+Orthogonal noise+ASH': 'ash',
+    'no subloss': f'ash{_no}',
+    'one subloss (read as Lc)': 'ash:style_weight=0:source_style_weight=0',
+    'two sublosses (read as Lc+Ls1)': 'ash:source_style_weight=0',
+    'Lc+Ls1+Ls2': 'ash',
+}
 
 # %% ../nbs/60_paper_tables.ipynb #40ebc9ec
 def beside(
-    paper, # DataFrame of results/paper_tables.csv
-    table:int, # 1 to 6
-    runs, # DataFrame of a comparison
-    baseline:str='ash', # word of the method that differences are taken to
-): # DataFrame: a row of the paper's table, its numbers, and ours on each target
+    paper,  # DataFrame of results/paper_tables.csv
+    table: int,  # 1 to 6
+    runs,  # DataFrame of a comparison
+    baseline: str = 'ash',  # word of the method that differences are taken to
+):  # DataFrame: a row of the paper's table, its numbers, and ours on each target
     "Set the rows of one of the paper's tables beside the same rows here. Raises AshError when the comparison lacks the baseline."
     import pandas as pd
+
     rows = paper[paper.table == table]
     names = list(dict.fromkeys(rows.method))
     ours = _ours(runs[runs.method.isin([WORDS[n] for n in names])], baseline)
     out = []
     for name in names:
         printed = rows[rows.method == name].set_index('setting').mIoU
-        mine = {f'{t} {k}': v for t, by_word in ours.items() for k, v in by_word.get(WORDS[name], {'here': 'not run', 'minus': ''}).items()}
-        out.append({'paper': name, 'here': WORDS[name]} | {f'printed, {s}': f'{v:.2f}' for s, v in printed.items()} | mine)
+        mine = {
+            f'{t} {k}': v
+            for t, by_word in ours.items()
+            for k, v in by_word.get(WORDS[name], {'here': 'not run', 'minus': ''}).items()
+        }
+        out.append(
+            {'paper': name, 'here': WORDS[name]} | {f'printed, {s}': f'{v:.2f}' for s, v in printed.items()} | mine
+        )
     return pd.DataFrame(out).fillna('')
 
-def _ours(runs, baseline) -> dict: # target -> word -> texts
-    if baseline not in set(runs.method): raise AshError(f'the comparison has no runs of {baseline}: name it among --methods')
+
+def _ours(runs, baseline) -> dict:  # target -> word -> texts
+    if baseline not in set(runs.method):
+        raise AshError(f'the comparison has no runs of {baseline}: name it among --methods')
     out = {}
     for _, r in summarise(with_world_mean(runs, alone=True), baseline).iterrows():
         out.setdefault(r.target, {})[r.method] = {'here': r.mIoU, 'minus': r[f'minus {baseline}']}
@@ -46,37 +75,60 @@ def _ours(runs, baseline) -> dict: # target -> word -> texts
 
 # %% ../nbs/60_paper_tables.ipynb #5c02f6b0
 def side_by_side(
-    paper, # DataFrame of results/paper_tables.csv
-    table:int, # 1 to 6
-    runs, # DataFrame of a comparison
-): # figure
+    paper,  # DataFrame of results/paper_tables.csv
+    table: int,  # 1 to 6
+    runs,  # DataFrame of a comparison
+):  # figure
     "Draw one of the paper's tables beside the same rows here; rows that have not been run stay empty."
     from ash_nb import plots
+
     rows = paper[paper.table == table]
     names = list(dict.fromkeys(rows.method))
-    left = [(setting.replace('->', ' to '), [(names.index(r.method), r.mIoU, 0.) for _, r in part.iterrows()]) for setting, part in rows.groupby('setting', sort=False)]
-    rows_of = {t: part.set_index('method') for t, part in compare_table(with_world_mean(runs, alone=True)).groupby('target', sort=False)}
-    right = [(t, [(k, *part.loc[WORDS[n], ['mean', 'half']]) for k, n in enumerate(names) if WORDS[n] in part.index]) for t, part in rows_of.items()]
-    fig, axes = plots.figure(1, 2, (8.6, 1.05 + .3*len(names)), sharey=True)
-    for ax, groups, what in zip(axes[0], (left, right), ('printed in the paper: mean IoU, %', 'here, 95 % intervals: mean IoU, %')):
+    left = [
+        (setting.replace('->', ' to '), [(names.index(r.method), r.mIoU, 0.0) for _, r in part.iterrows()])
+        for setting, part in rows.groupby('setting', sort=False)
+    ]
+    rows_of = {
+        t: part.set_index('method')
+        for t, part in compare_table(with_world_mean(runs, alone=True)).groupby('target', sort=False)
+    }
+    right = [
+        (t, [(k, *part.loc[WORDS[n], ['mean', 'half']]) for k, n in enumerate(names) if WORDS[n] in part.index])
+        for t, part in rows_of.items()
+    ]
+    fig, axes = plots.figure(1, 2, (8.6, 1.05 + 0.3 * len(names)), sharey=True)
+    for ax, groups, what in zip(
+        axes[0], (left, right), ('printed in the paper: mean IoU, %', 'here, 95 % intervals: mean IoU, %')
+    ):
         _points(ax, groups)
-        ax.set(ylim=(len(names) - .5, -.5)); ax.set_xlabel(what, fontsize=8.5); ax.grid(axis='y', visible=False)
+        ax.set(ylim=(len(names) - 0.5, -0.5))
+        ax.set_xlabel(what, fontsize=8.5)
+        ax.grid(axis='y', visible=False)
     axes[0, 0].set_yticks(range(len(names)), names, fontsize=8.5)
     return fig
 
 # %% ../nbs/60_paper_tables.ipynb #f2a6fdcf
 def _points(ax, groups):
     for k, ((label, points), colour) in enumerate(zip(groups, ('#0072B2', '#D55E00', '#009E73'))):
-        shift = .16*(k - (len(groups) - 1)/2)
-        for y, mean, half in points: ax.plot([mean - half, mean + half] if half == half else [mean]*2, [y + shift]*2, color=colour, lw=1.6)
+        shift = 0.16 * (k - (len(groups) - 1) / 2)
+        for y, mean, half in points:
+            ax.plot([mean - half, mean + half] if half == half else [mean] * 2, [y + shift] * 2, color=colour, lw=1.6)
         ax.plot([p[1] for p in points], [p[0] + shift for p in points], 'o', color=colour, ms=4.5, label=label)
-    ax.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=3, handletextpad=.1, columnspacing=.9, fontsize=8.5, frameon=False)
+    ax.legend(
+        loc='lower left',
+        bbox_to_anchor=(0, 1),
+        ncols=3,
+        handletextpad=0.1,
+        columnspacing=0.9,
+        fontsize=8.5,
+        frameon=False,
+    )
 
 # %% ../nbs/60_paper_tables.ipynb #c22a30b4
 def command(
-    paper, # DataFrame of results/paper_tables.csv
-    table:int, # 1 to 6
-    full:bool=False, # at the paper's scale; else on StreetWorld, minutes a row on two CPU cores
+    paper,  # DataFrame of results/paper_tables.csv
+    table: int,  # 1 to 6
+    full: bool = False,  # at the paper's scale; else on StreetWorld, minutes a row on two CPU cores
 ) -> str:
     "Write the command that trains and scores every row of one of the paper's tables."
     rows = paper[paper.table == table]
@@ -85,6 +137,7 @@ def command(
     adapts = any(METHODS[w.split(':')[0]].access != 'none' for w in words)
     protocol = ' --protocol 16' if source == 'SYNTHIA' else ''
     one = f'--preset {source.lower()} --target {targets}{protocol} --device cuda:0,cuda:1 --set styles=PAINTINGS --set encoder_weights=weights/vgg_normalised.pth --set decoder_weights=weights/decoder.pth'
-    if adapts: one += f' --set target={targets.split(",")[0]}'
-    small = '--target unseen,camvid --root CAMVID --device cpu,cpu' + ' --set target=camvid'*adapts
+    if adapts:
+        one += f' --set target={targets.split(",")[0]}'
+    small = '--target unseen,camvid --root CAMVID --device cpu,cpu' + ' --set target=camvid' * adapts
     return f'ash-nb compare --seeds 3 {one if full else small} --out runs/table{table} --methods {",".join(words)}'

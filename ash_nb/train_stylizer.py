@@ -8,70 +8,85 @@ __all__ = ['pool', 'crops', 'lossless_start', 'edges', 'reconstruction', 'relati
 
 # %% ../nbs/50_train_small_pair.ipynb #d6c3f625
 import argparse
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
 from .adain import adain, channel_stats
 from .config import generator, stream_seed
 from .files import save_tensors
 from .stylizer import Decoder, Encoder, encoder_levels
 
 # %% ../nbs/50_train_small_pair.ipynb #6c0d3dba
-def pool(n:int=300, seed:int=0) -> tuple: # streets and paintings, each (n, 3, 180, 240) uint8
+def pool(n: int = 300, seed: int = 0) -> tuple:  # streets and paintings, each (n, 3, 180, 240) uint8
     "Draw the pictures that the pair is trained on; none of them is used anywhere else."
     from ash_nb.streetworld import painting, street
+
     first = stream_seed(seed, 'stylizer') % 2**40 << 20
     draw = lambda f: torch.stack([torch.from_numpy(f(first + k)).permute(2, 0, 1) for k in range(n)])
     return draw(lambda k: street(k)[0]), draw(painting)
 
-def crops(pictures, n:int, g, size:int=80) -> torch.Tensor: # (n, 3, size, size) in [0, 1]
+
+def crops(pictures, n: int, g, size: int = 80) -> torch.Tensor:  # (n, 3, size, size) in [0, 1]
     "Cut random squares and change their colours."
-    k, y, x = (torch.randint(m, (n,), generator=g) for m in (len(pictures), pictures.shape[2] - size, pictures.shape[3] - size))
-    cut = torch.stack([pictures[i, :, a:a + size, b:b + size] for i, a, b in zip(k, y, x)]).float()/255
-    scale, shift = 0.7 + 0.6*torch.rand(n, 3, 1, 1, generator=g), 0.2*(torch.rand(n, 3, 1, 1, generator=g) - 0.5)
-    return (cut*scale + shift).clamp(0, 1).contiguous(memory_format=torch.channels_last)
+    k, y, x = (
+        torch.randint(m, (n,), generator=g) for m in (len(pictures), pictures.shape[2] - size, pictures.shape[3] - size)
+    )
+    cut = torch.stack([pictures[i, :, a : a + size, b : b + size] for i, a, b in zip(k, y, x)]).float() / 255
+    scale, shift = 0.7 + 0.6 * torch.rand(n, 3, 1, 1, generator=g), 0.2 * (torch.rand(n, 3, 1, 1, generator=g) - 0.5)
+    return (cut * scale + shift).clamp(0, 1).contiguous(memory_format=torch.channels_last)
 
 # %% ../nbs/50_train_small_pair.ipynb #0af290cf
 @torch.no_grad()
 def lossless_start(network, g):
     "Initialise 3x3 convolutions in pairs of opposite orthogonal filters; the 1x1 colour conversion is the identity."
     for m in network.modules():
-        if not isinstance(m, nn.Conv2d): continue
+        if not isinstance(m, nn.Conv2d):
+            continue
         nn.init.zeros_(m.bias)
-        if m.kernel_size == (1, 1): m.weight.copy_(torch.eye(3).view(3, 3, 1, 1)); continue
-        if m.out_channels == 3: nn.init.kaiming_normal_(m.weight, generator=g); m.bias.fill_(0.5); continue
-        half = torch.empty(m.out_channels//2, *m.weight.shape[1:])
+        if m.kernel_size == (1, 1):
+            m.weight.copy_(torch.eye(3).view(3, 3, 1, 1))
+            continue
+        if m.out_channels == 3:
+            nn.init.kaiming_normal_(m.weight, generator=g)
+            m.bias.fill_(0.5)
+            continue
+        half = torch.empty(m.out_channels // 2, *m.weight.shape[1:])
         nn.init.orthogonal_(half, generator=g)
         m.weight.copy_(torch.cat([half, -half]))
 
 # %% ../nbs/50_train_small_pair.ipynb #e2db1a01
-def edges(x): return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
+def edges(x):
+    return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
+
 
 def reconstruction(y, x):
     "Mean absolute difference of pictures, and half that of their edges."
-    return F.l1_loss(y, x) + 0.5*sum(F.l1_loss(a, b) for a, b in zip(edges(y), edges(x)))
+    return F.l1_loss(y, x) + 0.5 * sum(F.l1_loss(a, b) for a, b in zip(edges(y), edges(x)))
+
 
 def relative_style(a, b):
     "Squared differences of channel means and standard deviations of two feature maps, relative to b's."
     (m, s), (n, t) = channel_stats(a), channel_stats(b)
-    return (F.mse_loss(m, n) + F.mse_loss(s, t))/((n**2 + t**2).mean().detach() + 1e-4)
+    return (F.mse_loss(m, n) + F.mse_loss(s, t)) / ((n**2 + t**2).mean().detach() + 1e-4)
 
 # %% ../nbs/50_train_small_pair.ipynb #2093a69e
 def swap_loss(encoder, picture, t, style_levels):
     "What a decoded picture (not clamped) owes to the features t and to the style's levels."
     reached = encoder_levels(encoder, picture.to(memory_format=torch.channels_last))
-    content = F.mse_loss(reached[-1].float(), t)/(t.var() + 1e-4)
+    content = F.mse_loss(reached[-1].float(), t) / (t.var() + 1e-4)
     style = sum(relative_style(a.float(), b.float()) for a, b in zip(reached, style_levels))
-    return content + 2*style + 5*(picture - picture.clamp(0, 1)).abs().mean()
+    return content + 2 * style + 5 * (picture - picture.clamp(0, 1)).abs().mean()
 
 # %% ../nbs/50_train_small_pair.ipynb #621abcfb
 def train_pair(
-    steps:int=6000, # of training
-    seed:int=0, # of everything random
-    width:int=16, # channels of the first block
-    depth:int=3, # 3: features at stride 4
-    pictures:int=300, # streets, and as many paintings
-): # yields (encoder, decoder, dict of step, reconstruction, swap)
+    steps: int = 6000,  # of training
+    seed: int = 0,  # of everything random
+    width: int = 16,  # channels of the first block
+    depth: int = 3,  # 3: features at stride 4
+    pictures: int = 300,  # streets, and as many paintings
+):  # yields (encoder, decoder, dict of step, reconstruction, swap)
     "Train a small encoder and decoder; yields after every step."
     encoder, decoder = Encoder(width, depth), Decoder(width, depth)
     for name, net in (('encoder', encoder), ('decoder', decoder)):
@@ -80,12 +95,22 @@ def train_pair(
     data = pool(pictures, seed)
     adam = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], 1e-3)
     for step in range(steps):
-        for group in adam.param_groups: group['lr'] = 2.5e-3*(1 - step/steps)**1.2 + 2e-5
-        both = step < 0.6*steps
-        yield encoder, decoder, dict(step=step, **pair_step(encoder, decoder, adam, data, both, step % 3 == 0 or not both, generator(seed, 'crops', step)))
+        for group in adam.param_groups:
+            group['lr'] = 2.5e-3 * (1 - step / steps) ** 1.2 + 2e-5
+        both = step < 0.6 * steps
+        yield (
+            encoder,
+            decoder,
+            dict(
+                step=step,
+                **pair_step(
+                    encoder, decoder, adam, data, both, step % 3 == 0 or not both, generator(seed, 'crops', step)
+                ),
+            ),
+        )
 
 # %% ../nbs/50_train_small_pair.ipynb #cedb0152
-def pair_step(encoder, decoder, adam, data, both:bool, swap:bool, g) -> dict:
+def pair_step(encoder, decoder, adam, data, both: bool, swap: bool, g) -> dict:
     "Take one step: reconstruct six pictures and, if `swap`, restyle them."
     encoder.requires_grad_(both)
     x = torch.cat([crops(data[0], 4, g), crops(data[1], 2, g)])
@@ -99,11 +124,11 @@ def pair_step(encoder, decoder, adam, data, both:bool, swap:bool, g) -> dict:
             parts.append(t)
         pictures = decoder(torch.cat(parts)).float()
         rec = reconstruction(pictures[:6], x)
-        encoder.requires_grad_(False)                      # as a judge it does not learn
+        encoder.requires_grad_(False)  # as a judge it does not learn
         swapped = swap_loss(encoder, pictures[6:], t, style_levels) if swap else torch.zeros(())
         encoder.requires_grad_(both)
     adam.zero_grad()
-    (20*rec + swapped).backward()
+    (20 * rec + swapped).backward()
     adam.step()
     return dict(reconstruction=float(rec.detach()), swap=float(swapped.detach()))
 
@@ -112,24 +137,31 @@ def pair_step(encoder, decoder, adam, data, both:bool, swap:bool, g) -> dict:
 def normalise_pair(encoder, decoder, images):
     "Rescale the features to a mean activation of 1 per channel over `images` (B, 3, H, W); the pair's pictures stay the same."
     mean = encoder(images).float().mean((0, 2, 3))
-    mean = mean.clamp(min=0.1*float(mean.mean()))              # a channel that is nearly silent stays quiet
+    mean = mean.clamp(min=0.1 * float(mean.mean()))  # a channel that is nearly silent stays quiet
     last, first = encoder.layers[-2], decoder.layers[1]
-    last.weight /= mean.view(-1, 1, 1, 1); last.bias /= mean
+    last.weight /= mean.view(-1, 1, 1, 1)
+    last.bias /= mean
     first.weight *= mean.view(1, -1, 1, 1)
 
 # %% ../nbs/50_train_small_pair.ipynb #558e52db
 def main(words=None):
     "Train the pair and write it."
     from tqdm.auto import tqdm
+
     p = argparse.ArgumentParser(prog='python -m ash_nb.train_stylizer', description=main.__doc__)
     p.add_argument('--steps', type=int, default=6000, help='of training (default %(default)s)')
     p.add_argument('--out', default='small_stylizer.safetensors', help='file to write (default %(default)s)')
     args = p.parse_args(words)
     bar = tqdm(train_pair(args.steps), total=args.steps, desc='small stylizer')
     for encoder, decoder, r in bar:
-        if r['step'] % 50 == 0: bar.set_postfix(reconstruction=f'{r["reconstruction"]:.3f}')
+        if r['step'] % 50 == 0:
+            bar.set_postfix(reconstruction=f'{r["reconstruction"]:.3f}')
     normalise_pair(encoder, decoder, crops(torch.cat(pool(32)), 64, generator(0, 'normalise')))
-    state = {f'{n}.{k}': v for n, net in (('encoder', encoder), ('decoder', decoder)) for k, v in net.state_dict().items()}
+    state = {
+        f'{n}.{k}': v for n, net in (('encoder', encoder), ('decoder', decoder)) for k, v in net.state_dict().items()
+    }
     save_tensors(args.out, state, remade_by=f'python -m ash_nb.train_stylizer --steps {args.steps}')
 
-if __name__ == '__main__' and '__file__' in globals(): main()
+
+if __name__ == '__main__' and '__file__' in globals():
+    main()

@@ -11,18 +11,53 @@ __all__ = ['LOGS', 'BAR', 'source_data', 'style_data', 'target_data', 'Unlabelle
            'first_samples', 'train', 'fit', 'tensorboard_writer', 'reset_peak', 'peak_memory', 'log_session']
 
 # %% ../nbs/32_training.ipynb #2cfa2501
-import csv, errno, functools, itertools, json, os, platform, shutil, signal, subprocess, sys, time
+import csv
+import errno
+import functools
+import itertools
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
+
 import torch
 from fastcore.basics import patch
+
 from .config import AshError, Config, Stopped, differences, generator, plain_path, settings, stream_seed
 from .datasets import loader, open_dataset, train_transform
-from .distributed import (any_process, average_buffers, averaged, chief, gathered, join, part_of, rank_and_size,
-                                ready_to_start, wait_for_all)
-from .files import cannot_write, load_state, load_tensors, read_hashed, read_json, save_state, save_tensors, settle_folder, sha256, write_atomic, write_json
+from ash_nb.distributed import (
+    any_process,
+    average_buffers,
+    averaged,
+    chief,
+    gathered,
+    join,
+    part_of,
+    rank_and_size,
+    ready_to_start,
+    wait_for_all,
+)
+from ash_nb.files import (
+    cannot_write,
+    load_state,
+    load_tensors,
+    read_hashed,
+    read_json,
+    save_state,
+    save_tensors,
+    settle_folder,
+    sha256,
+    write_atomic,
+    write_json,
+)
 from .hallucinator import HALLUCINATORS, classwise_l1, smooth
 from .labels import CLASSES
 from .losses import class_weights
@@ -33,318 +68,457 @@ from .presets import METHODS, adapts
 # %% ../nbs/32_training.ipynb #7cd556a6
 _drawn_once = functools.lru_cache(maxsize=8)(open_dataset)  # runs of one process share what they have drawn
 
+
 def _open_once(name, root, split, **kw):
     "Open a data set: one that is drawn once, one that is read each time, since its folder may be another."
     return (_drawn_once if name.startswith(('streetworld', 'procedural')) else open_dataset)(name, root, split, **kw)
 
-def _drawn(c): return dict(width=c.test_width, height=c.test_height, cache=True) # procedural pictures have the size at which the segmenter is tested; training takes crops
 
-def source_data(c:Config):
+def _drawn(c):
+    return dict(
+        width=c.test_width, height=c.test_height, cache=True
+    )  # procedural pictures have the size at which the segmenter is tested; training takes crops
+
+
+def source_data(c: Config):
     "Open the source data set of a configuration. Raises AshError when it is not there."
-    if not c.source.startswith('streetworld'): return open_dataset(c.source, c.root or None, c.split)
+    if not c.source.startswith('streetworld'):
+        return open_dataset(c.source, c.root or None, c.split)
     return _open_once(c.source, None, c.split, n=c.scenes, **_drawn(c))
 
-def style_data(c:Config):
+
+def style_data(c: Config):
     "Open the style images of a configuration: a folder, 'paintings' of settings.ini, or 'procedural' ones."
-    if c.styles == 'procedural': return _open_once('procedural-paintings', None, 'train', n=200, **_drawn(c))
+    if c.styles == 'procedural':
+        return _open_once('procedural-paintings', None, 'train', n=200, **_drawn(c))
     return open_dataset('paintings', None if c.styles == 'paintings' else c.styles)
 
-def target_data(c:Config):
+
+def target_data(c: Config):
     "Open the target images that a method adapts to, without their labels; None for all other methods. Raises AshError for a target that is not allowed, or missing."
     if not adapts(c):
-        if c.target: raise AshError(f"target = {c.target!r}, but method {c.method} (access: {METHODS[c.method].access}, second_view: {c.second_view}) must not see target images: leave target empty")
+        if c.target:
+            raise AshError(
+                f'target = {c.target!r}, but method {c.method} (access: {METHODS[c.method].access}, second_view: {c.second_view}) must not see target images: leave target empty'
+            )
         return None
-    if not c.target: raise AshError(f"method {c.method} adapts to target images: set target, e.g. --set target=camvid, or --set second_view=stylized to show it restyled source images instead")
+    if not c.target:
+        raise AshError(
+            f'method {c.method} adapts to target images: set target, e.g. --set target=camvid, or --set second_view=stylized to show it restyled source images instead'
+        )
     world = dict(n=200, **_drawn(c)) if c.target.startswith('streetworld') else {}
-    return Unlabelled(_open_once(c.target, c.target_root or None, c.target_split, **world), 1 if METHODS[c.method].access == 'one_image' else None)
+    return Unlabelled(
+        _open_once(c.target, c.target_root or None, c.target_split, **world),
+        1 if METHODS[c.method].access == 'one_image' else None,
+    )
 
 # %% ../nbs/32_training.ipynb #ebae5c8e
 class Unlabelled(torch.utils.data.Dataset):
     "The images of a data set, or the first few of them, with no label in reach."
-    def __init__(self, data, n:int=None): self.data, self.n, self.names = data, min(n or len(data), len(data)), data.names
-    def __len__(self): return self.n
-    def __getitem__(self, k): return {k: v for k, v in self.data[k].items() if k != 'label'}
+
+    def __init__(self, data, n: int = None):
+        self.data, self.n, self.names = data, min(n or len(data), len(data)), data.names
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, k):
+        return {k: v for k, v in self.data[k].items() if k != 'label'}
 
 # %% ../nbs/32_training.ipynb #0ecb833b
-def batches(c:Config, start:int, workers:int=0, styles:bool=True):
+def batches(c: Config, start: int, workers: int = 0, styles: bool = True):
     "Yield (source batch, style images or None, target images or None) for the steps from `start` on; the batch says what was skipped in all three."
+
     def images_of(data, name, copies=1):
-        many = c.batch_size*copies
+        many = c.batch_size * copies
         common = dict(start_step=start, steps=c.steps - start, workers=workers, part=part_of(many), skip=c.skip_bad)
-        flip, scale = (c.flip, (c.scale_min, c.scale_max)) if name != 'styles' else (0.5, (1., 1.5))
-        return loader(data, many, stream_seed(c.seed, name), transform=train_transform(c.width, c.height, scale, flip), **common)
+        flip, scale = (c.flip, (c.scale_min, c.scale_max)) if name != 'styles' else (0.5, (1.0, 1.5))
+        return loader(
+            data, many, stream_seed(c.seed, name), transform=train_transform(c.width, c.height, scale, flip), **common
+        )
+
     source, target = images_of(source_data(c), 'source'), target_data(c)
-    paint = images_of(style_data(c), 'styles', c.views if METHODS[c.method].extra == 'pyramid' else 1) if styles and target is None else None
+    paint = (
+        images_of(style_data(c), 'styles', c.views if METHODS[c.method].extra == 'pyramid' else 1)
+        if styles and target is None
+        else None
+    )
     none = itertools.repeat({'images': None})
     for s, p, t in zip(source, paint or none, none if target is None else images_of(target, 'target')):
-        skipped = [(role, *x) for role, b in (('source', s), ('styles', p), ('target', t)) for x in b.get('skipped', ())]
-        yield s | dict(skipped=skipped, style_names=p.get('names', []), target_names=t.get('names', [])), p['images'], t['images']
+        skipped = [
+            (role, *x) for role, b in (('source', s), ('styles', p), ('target', t)) for x in b.get('skipped', ())
+        ]
+        yield (
+            s | dict(skipped=skipped, style_names=p.get('names', []), target_names=t.get('names', [])),
+            p['images'],
+            t['images'],
+        )
 
 # %% ../nbs/32_training.ipynb #9973686b
 def provenance() -> dict:
     "Describe what a run is computed with: versions, commit, processor."
     from ash_nb import __version__
+
     here = Path(__file__).parent if '__file__' in globals() else Path('.')
-    git = subprocess.run(['git', '-C', str(here), 'rev-parse', 'HEAD'], capture_output=True, text=True) if shutil.which('git') else None
-    return dict(ash_nb=__version__, torch=torch.__version__, python=platform.python_version(), machine=platform.machine(),
-                commit=git.stdout.strip() if git and git.returncode == 0 else '')
+    git = (
+        subprocess.run(['git', '-C', str(here), 'rev-parse', 'HEAD'], capture_output=True, text=True)
+        if shutil.which('git')
+        else None
+    )
+    return dict(
+        ash_nb=__version__,
+        torch=torch.__version__,
+        python=platform.python_version(),
+        machine=platform.machine(),
+        commit=git.stdout.strip() if git and git.returncode == 0 else '',
+    )
+
 
 def conditions(learner) -> dict:
     "Describe what the last bits of a run depend on, its configuration and the version of ash_nb aside."
     gpu = learner.device.type == 'cuda'
     cpu = f'{platform.machine()} {torch.backends.cpu.get_cpu_capability()}'
-    return dict(torch=torch.__version__, device=learner.device.type, threads=torch.get_num_threads(),
-                processor=torch.cuda.get_device_name(learner.device) if gpu else cpu, processes=rank_and_size()[1],
-                precision=str(learner.dtype)[6:])
+    return dict(
+        torch=torch.__version__,
+        device=learner.device.type,
+        threads=torch.get_num_threads(),
+        processor=torch.cuda.get_device_name(learner.device) if gpu else cpu,
+        processes=rank_and_size()[1],
+        precision=str(learner.dtype)[6:],
+    )
 
 # %% ../nbs/32_training.ipynb #b9bd1aca
 class Run:
     "A run folder: its configuration, log and checkpoints."
-    def __init__(self, path): self.path = plain_path(path)
+
+    def __init__(self, path):
+        self.path = plain_path(path)
 
     @property
     def config(self) -> Config:
         "The configuration of the run. Raises AshError when the folder holds none or one of another version."
-        given = read_json(self.path/'config.json', sealed=True).get('config')
-        if not isinstance(given, dict): raise AshError(f'{self.path}/config.json is not the record of a run: it has no "config"')
-        if odd := given.keys() ^ {f.name for f in fields(Config)}: raise AshError(f'{self.path}/config.json was written by another version of ash_nb: field {sorted(odd)[0]!r}; train again in a new folder')
+        given = read_json(self.path / 'config.json', sealed=True).get('config')
+        if not isinstance(given, dict):
+            raise AshError(f'{self.path}/config.json is not the record of a run: it has no "config"')
+        if odd := given.keys() ^ {f.name for f in fields(Config)}:
+            raise AshError(
+                f'{self.path}/config.json was written by another version of ash_nb: field {sorted(odd)[0]!r}; train again in a new folder'
+            )
         return Config(**given)
 
     @property
-    def checkpoints(self) -> list: # paths, oldest first
+    def checkpoints(self) -> list:  # paths, oldest first
         "List the complete checkpoints."
-        return sorted((p for p in (self.path/'checkpoints').glob('step-*') if p.is_dir() and p.name[5:].isdecimal()), key=lambda p: int(p.name[5:]))
+        return sorted(
+            (p for p in (self.path / 'checkpoints').glob('step-*') if p.is_dir() and p.name[5:].isdecimal()),
+            key=lambda p: int(p.name[5:]),
+        )
 
     @property
-    def finished(self): return bool(self.checkpoints) and self.checkpoints[-1].name == f'step-{self.config.steps:07d}'
+    def finished(self):
+        return bool(self.checkpoints) and self.checkpoints[-1].name == f'step-{self.config.steps:07d}'
 
 # %% ../nbs/32_training.ipynb #98398fe2
-def run_name(word:str, seed:int) -> str:
+def run_name(word: str, seed: int) -> str:
     "Return the name of a run's folder in a comparison."
     return f'{word.replace(":", "+")}-{seed}'
 
 # %% ../nbs/32_training.ipynb #4b06ebcf
 @patch
-def table(self:Run, name:str):
+def table(self: Run, name: str):
     "Read one of the folder's CSV files as a data frame. Raises AshError when it is missing or no table."
     import pandas as pd
-    if not (self.path/name).is_file(): raise AshError(f'{self.path/name} is missing: has the run been trained?')
-    try: return pd.read_csv(self.path/name)
-    except ValueError as e: raise AshError(f'{self.path/name} cannot be read as a table: {str(e).splitlines()[0]}') from None
+
+    if not (self.path / name).is_file():
+        raise AshError(f'{self.path / name} is missing: has the run been trained?')
+    try:
+        return pd.read_csv(self.path / name)
+    except ValueError as e:
+        raise AshError(f'{self.path / name} cannot be read as a table: {str(e).splitlines()[0]}') from None
+
 
 @patch(as_prop=True)
-def metrics(self:Run):
+def metrics(self: Run):
     "The log of losses: a row per logged step."
     return self.table('metrics.csv')
 
 # %% ../nbs/32_training.ipynb #b94382ae
 @patch
-def save_checkpoint(self:Run, learner, step:int):
+def save_checkpoint(self: Run, learner, step: int):
     "Write a checkpoint of `learner` after `step` steps. Raises AshError naming the reason when it cannot be written."
     average_buffers(learner.networks.values())
-    if chief(): self.write_checkpoint(learner, step)
+    if chief():
+        self.write_checkpoint(learner, step)
     wait_for_all()
 
+
 @patch
-def write_checkpoint(self:Run, learner, step:int):
+def write_checkpoint(self: Run, learner, step: int):
     "Write the files of a checkpoint, then drop the oldest ones."
-    folder = self.path/'checkpoints'
-    final, part = folder/f'step-{step:07d}', folder/'.part'
+    folder = self.path / 'checkpoints'
+    final, part = folder / f'step-{step:07d}', folder / '.part'
     self.still_there(step)
     try:
-        for left in (part, folder/'.old'): shutil.rmtree(left, ignore_errors=True)
+        for left in (part, folder / '.old'):
+            shutil.rmtree(left, ignore_errors=True)
         write_learner(learner, part, step)
-        for log in LOGS: settle_folder(self.path/log)
-        if final.exists(): self.drop(final)
+        for log in LOGS:
+            settle_folder(self.path / log)
+        if final.exists():
+            self.drop(final)
         os.replace(part, final)
         settle_folder(folder)
         c, there = self.config, self.checkpoints
         regular = [p for p in there if int(p.name[5:]) % c.checkpoint_every == 0 or int(p.name[5:]) == c.steps]
-        for old in there[:-1]:                             # one of a stop in between displaces none, and goes with the next
-            if old not in regular[-c.keep_checkpoints:]: self.drop(old)
-    except OSError as e: raise cannot_write(final, e) from None
-    finally: shutil.rmtree(part, ignore_errors=True)      # half a checkpoint only fills the disk
+        for old in there[:-1]:  # one of a stop in between displaces none, and goes with the next
+            if old not in regular[-c.keep_checkpoints :]:
+                self.drop(old)
+    except OSError as e:
+        raise cannot_write(final, e) from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)  # half a checkpoint only fills the disk
 
 # %% ../nbs/32_training.ipynb #05cfade4
 LOGS = ('metrics.csv', 'classwise.csv', 'skipped.csv')
 
-def write_learner(learner, folder, step:int, **more):
+
+def write_learner(learner, folder, step: int, **more):
     "Write networks, optimizers and step of a learner into a folder."
-    for name, network in learner.networks.items(): save_tensors(folder/f'{name}.safetensors', network.state_dict())
-    save_state(folder/'state.pt', {'step': step, 'optimizers': {k: o.state_dict() for k, o in learner.optimizers.items()}, **more})
+    for name, network in learner.networks.items():
+        save_tensors(folder / f'{name}.safetensors', network.state_dict())
+    save_state(
+        folder / 'state.pt',
+        {'step': step, 'optimizers': {k: o.state_dict() for k, o in learner.optimizers.items()}, **more},
+    )
+
 
 @patch
-def drop(self:Run, checkpoint):
+def drop(self: Run, checkpoint):
     "Delete a checkpoint, so that no half of it is ever seen under its name."
     old = checkpoint.with_name('.old')
     os.replace(checkpoint, old)
     shutil.rmtree(old)
 
+
 @patch
-def still_there(self:Run, step:int):
+def still_there(self: Run, step: int):
     "Raise AshError when the run folder has been removed."
-    if not (self.path/'config.json').is_file():
-        raise AshError(f'{self.path} has been removed or emptied, so step {step} cannot be saved: put the folder back and run the same command again, or begin anew in another one')
+    if not (self.path / 'config.json').is_file():
+        raise AshError(
+            f'{self.path} has been removed or emptied, so step {step} cannot be saved: put the folder back and run the same command again, or begin anew in another one'
+        )
 
 # %% ../nbs/32_training.ipynb #57c41131
 @patch
-def load_networks(self:Run, learner, folder):
+def load_networks(self: Run, learner, folder):
     "Load the networks of a checkpoint folder into `learner`. Raises AshError for damaged files and for networks of other shapes."
     for name, network in learner.networks.items():
-        file = folder/f'{name}.safetensors'
-        try: network.load_state_dict(load_tensors(file, f'delete {folder} and run the same ash-nb train command again'))
-        except RuntimeError as e: raise AshError(f'{file} does not fit this configuration: {str(e).splitlines()[1].strip()}') from None
+        file = folder / f'{name}.safetensors'
+        try:
+            network.load_state_dict(load_tensors(file, f'delete {folder} and run the same ash-nb train command again'))
+        except RuntimeError as e:
+            raise AshError(f'{file} does not fit this configuration: {str(e).splitlines()[1].strip()}') from None
 
 # %% ../nbs/32_training.ipynb #a704ef01
 @patch
-def read_checkpoint(self:Run, learner, folder) -> int: # steps done
+def read_checkpoint(self: Run, learner, folder) -> int:  # steps done
     "Load a checkpoint folder into `learner`. Raises AshError when anything in it is damaged or belongs elsewhere."
-    state = load_state(folder/'state.pt')
+    state = load_state(folder / 'state.pt')
     self.load_networks(learner, folder)
     try:
-        for k, o in learner.optimizers.items(): o.load_state_dict(state['optimizers'][k])
+        for k, o in learner.optimizers.items():
+            o.load_state_dict(state['optimizers'][k])
         step = int(state['step'])
-    except (AttributeError, KeyError, TypeError, ValueError) as e: raise AshError(f'{folder}/state.pt does not fit this configuration: {e}') from None
-    if step != int(folder.name[5:]): raise AshError(f'{folder} holds step {step}: was the folder renamed?')
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        raise AshError(f'{folder}/state.pt does not fit this configuration: {e}') from None
+    if step != int(folder.name[5:]):
+        raise AshError(f'{folder} holds step {step}: was the folder renamed?')
     return step
 
+
 @patch
-def damage(self:Run) -> str:
+def damage(self: Run) -> str:
     "Return what is wrong with the files of the newest checkpoint, '' when they are whole."
     files = [p for p in self.checkpoints[-1].iterdir() if p.suffix != '.sha256']
-    try: [read_hashed(p) for p in files]
-    except AshError as e: return str(e)
-    return '' if self.checkpoints[-1]/'state.pt' in files else f'{self.checkpoints[-1]}/state.pt is missing'
+    try:
+        [read_hashed(p) for p in files]
+    except AshError as e:
+        return str(e)
+    return '' if self.checkpoints[-1] / 'state.pt' in files else f'{self.checkpoints[-1]}/state.pt is missing'
 
 # %% ../nbs/32_training.ipynb #448bde99
 @patch
-def load_checkpoint(self:Run, learner) -> int: # steps done, 0 without a checkpoint
+def load_checkpoint(self: Run, learner) -> int:  # steps done, 0 without a checkpoint
     "Load the newest checkpoint that is whole into `learner`; return its steps. Raises AshError when there are some and none is."
     errors = []
     for folder in reversed(self.checkpoints):
-        try: step = self.read_checkpoint(learner, folder)
-        except AshError as e: errors.append(e); continue
-        for e in errors: print(f'{e}; going on from {folder.name}', file=sys.stderr)
+        try:
+            step = self.read_checkpoint(learner, folder)
+        except AshError as e:
+            errors.append(e)
+            continue
+        for e in errors:
+            print(f'{e}; going on from {folder.name}', file=sys.stderr)
         return step
-    if errors: raise errors[0]
+    if errors:
+        raise errors[0]
     return 0
 
 # %% ../nbs/32_training.ipynb #dc9b497a
 def load_run(
-    path, # a run folder
+    path,  # a run folder
 ) -> Run:
     "Open a run folder. Raises AshError if it is none."
     path = plain_path(path)
-    if not (path/'config.json').is_file(): raise AshError(f'{path} is not a run folder: it has no config.json; train one with: ash-nb train --out {path}')
+    if not (path / 'config.json').is_file():
+        raise AshError(f'{path} is not a run folder: it has no config.json; train one with: ash-nb train --out {path}')
     Run(path).config
     return Run(path)
 
+
 @patch
-def learner(self:Run, checkpoint=-1, device='cpu') -> Learner:
+def learner(self: Run, checkpoint=-1, device='cpu') -> Learner:
     "Return a learner with the networks of a checkpoint (an index into `checkpoints`), in eval mode."
-    if not self.checkpoints: raise AshError(f'{self.path} has no checkpoint yet: go on with: ash-nb train --out {self.path}')
+    if not self.checkpoints:
+        raise AshError(f'{self.path} has no checkpoint yet: go on with: ash-nb train --out {self.path}')
     result = Learner(self.config, device)
     self.load_networks(result, self.checkpoints[checkpoint])
-    for n in result.networks.values(): n.eval()
+    for n in result.networks.values():
+        n.eval()
     return result
 
 # %% ../nbs/32_training.ipynb #45958a66
-def append_row(path, row:dict):
+def append_row(path, row: dict):
     "Append a row to a CSV file and name the columns that are new to it. Raises AshError when it cannot be written."
     path = Path(path)
     try:
-        if not path.parent.is_dir(): raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if not path.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         old = path.read_bytes() if path.exists() else b''
         head, _, rows = old.decode().partition('\n')
-        row = {k: v.encode('utf-8', 'backslashreplace').decode() if isinstance(v, str) else v for k, v in row.items()}   # a name of old bytes
+        row = {
+            k: v.encode('utf-8', 'backslashreplace').decode() if isinstance(v, str) else v for k, v in row.items()
+        }  # a name of old bytes
         columns = head.split(',') if head else []
         if new := [k for k in row if k not in columns]:
             columns += new
-            filled = [r + ','*len(new) for r in rows.splitlines()]
+            filled = [r + ',' * len(new) for r in rows.splitlines()]
             write_atomic(path, '\n'.join([','.join(columns), *filled, '']).encode())
-        with open(path, 'a', newline='') as f: csv.DictWriter(f, columns, lineterminator='\n').writerow(row)
-    except OSError as e: raise cannot_write(path, e) from None
-    except UnicodeDecodeError: raise AshError(f'{path} is damaged: it is no text; mend it, or train again in a new folder') from None
+        with open(path, 'a', newline='') as f:
+            csv.DictWriter(f, columns, lineterminator='\n').writerow(row)
+    except OSError as e:
+        raise cannot_write(path, e) from None
+    except UnicodeDecodeError:
+        raise AshError(f'{path} is damaged: it is no text; mend it, or train again in a new folder') from None
 
 # %% ../nbs/32_training.ipynb #5a716223
-def truncate_log(path, step:int):
+def truncate_log(path, step: int):
     "Drop the rows of a CSV file whose step is above `step`, and a row cut short. Raises AshError for a file that is no log."
     path = Path(path)
-    if not path.is_file(): return
+    if not path.is_file():
+        return
     try:
-        if step == 0: return path.unlink()
+        if step == 0:
+            return path.unlink()
         head, *rows = path.read_text().splitlines(keepends=True) or ['']
         keep = [r for r in rows if r.endswith('\n') and int(r.split(',')[0]) <= step]
-    except OSError as e: raise cannot_write(path, e) from None
-    except ValueError: raise AshError(f'{path} is damaged: a row does not begin with its step; mend it, or train again in a new folder') from None
+    except OSError as e:
+        raise cannot_write(path, e) from None
+    except ValueError:
+        raise AshError(
+            f'{path} is damaged: a row does not begin with its step; mend it, or train again in a new folder'
+        ) from None
     write_atomic(path, ''.join([head] + keep).encode())
 
 # %% ../nbs/32_training.ipynb #67b4f2f3
-def probe_image(c:Config): # (1, 3, H, W)
+def probe_image(c: Config):  # (1, 3, H, W)
     "Return the fixed source image on which gamma and beta are followed."
     if not c.source.startswith('streetworld'):
         data = source_data(c)
-        return next(readable(data, range(len(data)), c.skip_bad))['image'][None].float()/255
-    return open_dataset('streetworld', split='val', n=1, seed=0, **_drawn(c))[0]['image'][None].float()/255
+        return next(readable(data, range(len(data)), c.skip_bad))['image'][None].float() / 255
+    return open_dataset('streetworld', split='val', n=1, seed=0, **_drawn(c))[0]['image'][None].float() / 255
+
 
 @torch.no_grad()
-def classwise_rows(learner, image, step:int) -> list: # one dictionary a class
+def classwise_rows(learner, image, step: int) -> list:  # one dictionary a class
     "Measure each class's share of the L1 norm of gamma and beta (the paper's Figure 4)."
     segmenter = learner.segmenter.eval()
     probs = sum(segmenter(image.to(learner.device))).float().softmax(1)
     segmenter.train()
-    return [dict(step=step, **row) for row in classwise_l1(learner.hallucinator.ash, smooth(probs, learner.config.label_smoothing))]
+    return [
+        dict(step=step, **row)
+        for row in classwise_l1(learner.hallucinator.ash, smooth(probs, learner.config.label_smoothing))
+    ]
 
 # %% ../nbs/32_training.ipynb #40a2973d
 @contextmanager
 def stop_requests():
     "Collect SIGINT and SIGTERM while the loop runs: yields a list that is not empty once one has come."
     asked, old = [], {}
+
     def ask(number, frame):
-        if asked and number == signal.SIGINT: raise KeyboardInterrupt
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
         asked.append(signal.Signals(number).name)
+
     try:
-        for s in (signal.SIGINT, signal.SIGTERM): old[s] = signal.signal(s, ask)
-    except ValueError: pass            # not the main thread: signals are not ours
-    try: yield asked
+        for s in (signal.SIGINT, signal.SIGTERM):
+            old[s] = signal.signal(s, ask)
+    except ValueError:
+        pass  # not the main thread: signals are not ours
+    try:
+        yield asked
     finally:
-        for s, handler in old.items(): signal.signal(s, handler)
+        for s, handler in old.items():
+            signal.signal(s, handler)
 
 # %% ../nbs/32_training.ipynb #76b022fa
-def log_losses(run:Run, step:int, losses:dict):
+def log_losses(run: Run, step: int, losses: dict):
     "Append the losses, averaged over the processes, to metrics.csv."
     losses = {k: f'{float(averaged(v)):.8g}' for k, v in losses.items()}
-    if chief(): append_row(run.path/'metrics.csv', dict(step=step, **losses))
+    if chief():
+        append_row(run.path / 'metrics.csv', dict(step=step, **losses))
 
-def log_skipped(run:Run, step:int, skipped:list):
+
+def log_skipped(run: Run, step: int, skipped: list):
     "List the samples that were skipped for a step in skipped.csv, those of all processes."
     found = gathered({rank_and_size()[0]: skipped})
     one_line = lambda text: ' '.join(str(text).split())
     for rank in sorted(found):
         for role, name, reason in found[rank]:
-            if chief(): append_row(run.path/'skipped.csv', dict(step=step, role=role, name=one_line(name), reason=one_line(reason)))
+            if chief():
+                append_row(
+                    run.path / 'skipped.csv', dict(step=step, role=role, name=one_line(name), reason=one_line(reason))
+                )
 
 # %% ../nbs/32_training.ipynb #68c02b4a
 @contextmanager
 def inspected(run, learner, recent):
     "Save what a step that was not finite had before it. Raises AshError saying what, in which step, on which samples, and where they are."
-    try: yield
+    try:
+        yield
     except NotFinite as e:
         number, batch, styles, target = next(r for r in recent if r[0] == e.step)
-        folder, rank = run.path/'inspection'/f'step-{number + 1:07d}', rank_and_size()[0]
+        folder, rank = run.path / 'inspection' / f'step-{number + 1:07d}', rank_and_size()[0]
         tensors = dict(images=batch['images'], labels=batch['labels'], styles=styles, target=target)
-        save_tensors(folder/f'batch-{rank}.safetensors', {k: v for k, v in tensors.items() if v is not None})
+        save_tensors(folder / f'batch-{rank}.safetensors', {k: v for k, v in tensors.items() if v is not None})
         names = {k: batch[k] for k in ('names', 'style_names', 'target_names')}
         names = gathered({rank: names})
         if chief():
             write_learner(learner, folder, number)
-            write_json(folder/'report.json', dict(step=number + 1, not_finite=e.names, samples=names, config=asdict(run.config)), sealed=True)
+            write_json(
+                folder / 'report.json',
+                dict(step=number + 1, not_finite=e.names, samples=names, config=asdict(run.config)),
+                sealed=True,
+            )
         samples = ', '.join(n for r in sorted(names) for k in names[r] for n in names[r][k])
-        raise AshError(f'step {number + 1} of {run.config.steps}: {", ".join(e.names)} is NaN or infinite; no weight was changed. Samples: {samples}. Batch, networks and optimizers are in {folder}. '
-                       f'Look at those samples; in a new folder, lower lr or set precision=float32') from None
+        raise AshError(
+            f'step {number + 1} of {run.config.steps}: {", ".join(e.names)} is NaN or infinite; no weight was changed. Samples: {samples}. Batch, networks and optimizers are in {folder}. '
+            f'Look at those samples; in a new folder, lower lr or set precision=float32'
+        ) from None
 
 # %% ../nbs/32_training.ipynb #2569280a
-def records(run:Run, learner:Learner, start:int, workers:int=0):
+def records(run: Run, learner: Learner, start: int, workers: int = 0):
     "Train from step `start` to the end; log, save and yield a record per step."
     c, recent = run.config, deque(maxlen=9)
     probe = probe_image(c) if 'ash' in learner.networks and chief() else None
@@ -353,193 +527,275 @@ def records(run:Run, learner:Learner, start:int, workers:int=0):
             recent.append((number, batch, styles, target))
             with inspected(run, learner, recent):
                 losses, done = learner.step(batch, styles, number, target), number + 1
-                if c.skip_bad: log_skipped(run, done, batch['skipped'])
-                if done % c.log_every == 0 or done == c.steps: log_losses(run, done, losses)
+                if c.skip_bad:
+                    log_skipped(run, done, batch['skipped'])
+                if done % c.log_every == 0 or done == c.steps:
+                    log_losses(run, done, losses)
                 if probe is not None and (done % c.classwise_every == 0 or done == c.steps):
-                    for row in classwise_rows(learner, probe, done): append_row(run.path/'classwise.csv', row)
+                    for row in classwise_rows(learner, probe, done):
+                        append_row(run.path / 'classwise.csv', row)
                 stop = any_process(bool(asked))
                 if done % c.checkpoint_every == 0 or done == c.steps or stop:
-                    while learner.guard.waiting: learner.guard.read()           # nothing is saved before it is judged
+                    while learner.guard.waiting:
+                        learner.guard.read()  # nothing is saved before it is judged
                     run.save_checkpoint(learner, done)
-            while recent[0][0] < number - learner.guard.lag: recent.popleft()
+            while recent[0][0] < number - learner.guard.lag:
+                recent.popleft()
             yield dict(step=done, **losses)
-            if stop and done < c.steps: raise Stopped(f'{(asked or ["another process"])[0]} after step {done} of {c.steps}')
+            if stop and done < c.steps:
+                raise Stopped(f'{(asked or ["another process"])[0]} after step {done} of {c.steps}')
 
 # %% ../nbs/32_training.ipynb #981b82d1
-def lock(file) -> bool: # whether it is ours now
+def lock(file) -> bool:  # whether it is ours now
     "Lock an open file until it is closed, where the system has locks; None: it has none."
-    try: import fcntl
-    except ImportError: return _lock_on_windows(file)
-    try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError: return False
+    try:
+        import fcntl
+    except ImportError:
+        return _lock_on_windows(file)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
     return True
 
+
 def _lock_on_windows(file):
-    try: import msvcrt
-    except ImportError: return None
-    try: msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    except OSError: return False
+    try:
+        import msvcrt
+    except ImportError:
+        return None
+    try:
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except OSError:
+        return False
     return True
+
 
 @contextmanager
 def only_one(folder):
     "Hold a run folder while training. Raises AshError when another process holds it or it cannot be written."
-    if not chief(): yield; return
+    if not chief():
+        yield
+        return
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        file = open(os.open(Path(folder)/'.lock', os.O_RDONLY | os.O_CREAT))
-    except OSError as e: raise cannot_write(Path(folder)/'.lock', e) from None
+        file = open(os.open(Path(folder) / '.lock', os.O_RDONLY | os.O_CREAT))
+    except OSError as e:
+        raise cannot_write(Path(folder) / '.lock', e) from None
     with file:
         ours, told = lock(file), f'this system has no file locks: see to it that no other process trains in {folder}'
-        if ours is None: print(told, file=sys.stderr)
+        if ours is None:
+            print(told, file=sys.stderr)
         elif not ours:
             raise AshError(f'{folder} is being trained by another process: wait for it, or choose another folder')
         yield
 
 # %% ../nbs/32_training.ipynb #460a814c
-def files_digest(data) -> str: # '' for what is drawn, not read
+def files_digest(data) -> str:  # '' for what is drawn, not read
     "Hash which files a data set is made of: names and sizes, or the SHA-256 that a prepared copy records."
-    data = getattr(data, 'data', data)                           # the images of a target, without their labels
-    if hasattr(data, 'records'): what = data.records
-    elif hasattr(data, 'pairs'): what = [[data.name(k), *(s for s, _ in stamp(pair))] for k, pair in enumerate(data.pairs)]
-    else: return ''
+    data = getattr(data, 'data', data)  # the images of a target, without their labels
+    if hasattr(data, 'records'):
+        what = data.records
+    elif hasattr(data, 'pairs'):
+        what = [[data.name(k), *(s for s, _ in stamp(pair))] for k, pair in enumerate(data.pairs)]
+    else:
+        return ''
     return sha256(json.dumps(what).encode())[:16]
 
-def data_record(c:Config) -> dict: # role -> folder, number of samples, digest
+
+def data_record(c: Config) -> dict:  # role -> folder, number of samples, digest
     "Describe the files that a run learns from."
     opened = dict(source=source_data(c), target=target_data(c))
-    if opened['target'] is None and needs_styles(c): opened['styles'] = style_data(c)
+    if opened['target'] is None and needs_styles(c):
+        opened['styles'] = style_data(c)
     place = lambda data: str(Path(getattr(getattr(data, 'data', data), 'root', '')).resolve())
-    return {role: dict(root=place(d), samples=len(d), files=digest) for role, d in opened.items() if d is not None and (digest := files_digest(d))}
+    return {
+        role: dict(root=place(d), samples=len(d), files=digest)
+        for role, d in opened.items()
+        if d is not None and (digest := files_digest(d))
+    }
 
-def refuse_other_files(run:Run, config:Config):
+
+def refuse_other_files(run: Run, config: Config):
     "Raise AshError when a run has learned from other files than those that its configuration finds now."
-    record = read_json(run.path/'config.json', sealed=True).get('data')
+    record = read_json(run.path / 'config.json', sealed=True).get('data')
     then, now = record if isinstance(record, dict) else {}, data_record(config)
     for role, old in then.items():
         new = now.get(role)
-        if new is None or not isinstance(old, dict) or old.get('files') == new['files']: continue
-        raise AshError(f'{run.path} was trained on other files as {role}: {old.get("samples")} samples in {old.get("root")} then, {new["samples"]} in {new["root"]} now, whose names or sizes differ. '
-                       'Choose another folder for the run, or put the files back')
+        if new is None or not isinstance(old, dict) or old.get('files') == new['files']:
+            continue
+        raise AshError(
+            f'{run.path} was trained on other files as {role}: {old.get("samples")} samples in {old.get("root")} then, {new["samples"]} in {new["root"]} now, whose names or sizes differ. '
+            'Choose another folder for the run, or put the files back'
+        )
 
 # %% ../nbs/32_training.ipynb #1627e4f4
-def refuse_other(run:Run, config:Config):
+def refuse_other(run: Run, config: Config):
     "Raise AshError, saying what differs, when a folder holds a run of another configuration or of other files."
     if changed := differences(run.config, config):
         told = '; '.join(f'{k} is {a!r} there and {b!r} here' for k, (a, b) in changed.items())
-        raise AshError(f'{run.path} holds a run of another configuration: {told}. Choose another folder, or the same settings to resume')
+        raise AshError(
+            f'{run.path} holds a run of another configuration: {told}. Choose another folder, or the same settings to resume'
+        )
     refuse_other_files(run, config)
 
-def prepare_run(config:Config, run:Run, learner:Learner=None):
+
+def prepare_run(config: Config, run: Run, learner: Learner = None):
     "Write the record of a new run. Raises AshError when the folder cannot be written, or holds another run by now."
-    if chief() and not (run.path/'config.json').is_file():
+    if chief() and not (run.path / 'config.json').is_file():
         made = provenance() | ({'conditions': conditions(learner)} if learner else {})
-        write_json(run.path/'config.json', dict(config=asdict(config), provenance=made, data=data_record(config)), sealed=True)
+        write_json(
+            run.path / 'config.json',
+            dict(config=asdict(config), provenance=made, data=data_record(config)),
+            sealed=True,
+        )
     wait_for_all()
     refuse_other(run, config)
 
+
 def other_conditions(
-    run:Run, # with a record of what it was begun with; one of an older version has none
-    learner:Learner, # that goes on with it
-) -> str: # one sentence; empty: nothing differs, or nothing is known
+    run: Run,  # with a record of what it was begun with; one of an older version has none
+    learner: Learner,  # that goes on with it
+) -> str:  # one sentence; empty: nothing differs, or nothing is known
     "Tell in which conditions a run goes on that change the last bits of its numbers."
     part = lambda record, key: record.get(key, {}) if isinstance(record, dict) else {}
-    began = part(part(read_json(run.path/'config.json', sealed=True), 'provenance'), 'conditions')
+    began = part(part(read_json(run.path / 'config.json', sealed=True), 'provenance'), 'conditions')
     now = conditions(learner)
     told = [f'{k} {part(began, k)} then and {v} now' for k, v in now.items() if part(began, k) not in (v, {})]
-    if not told: return ''
+    if not told:
+        return ''
     return f'{run.path} goes on under other conditions than it began with, so not to the same bits: {", ".join(told)}'
 
 # %% ../nbs/32_training.ipynb #8a272fbb
-def class_counts(data, n:int=200, skip:bool=False): # (19,) pixels
+def class_counts(data, n: int = 200, skip: bool = False):  # (19,) pixels
     "Count the pixels of each class in up to `n` samples, evenly spaced."
-    chosen = range(0, len(data), max(1, len(data)//n))
-    return sum(torch.bincount(s['label'].flatten().long(), minlength=256)[:len(CLASSES)] for s in readable(data, chosen, skip))
+    chosen = range(0, len(data), max(1, len(data) // n))
+    return sum(
+        torch.bincount(s['label'].flatten().long(), minlength=256)[: len(CLASSES)] for s in readable(data, chosen, skip)
+    )
 
-def readable(data, numbers, skip:bool):
+
+def readable(data, numbers, skip: bool):
     "Yield samples; with `skip` leave out, aloud, those that cannot be read."
     for k in numbers:
-        try: yield data[k]
+        try:
+            yield data[k]
         except AshError as e:
-            if not skip: raise
+            if not skip:
+                raise
             print(f'{e}; left out', file=sys.stderr)
 
-def ready_learner(config:Config, device) -> Learner:
+
+def ready_learner(config: Config, device) -> Learner:
     "Make a learner with what it takes from the data: class weights. Raises AshError when style images that it needs are missing."
     learner = Learner(config, device)
-    if learner.needs('styles'): style_data(config)
-    if config.class_balance: learner.class_weights = class_weights(class_counts(source_data(config), skip=config.skip_bad), config.class_balance).to(device)
+    if learner.needs('styles'):
+        style_data(config)
+    if config.class_balance:
+        learner.class_weights = class_weights(
+            class_counts(source_data(config), skip=config.skip_bad), config.class_balance
+        ).to(device)
     return learner
 
 # %% ../nbs/32_training.ipynb #541a041a
 def out_of_memory(error) -> bool:
     "Tell whether an error says that there is no memory left."
-    words = ("can't allocate memory", 'bad_alloc', 'bad allocation', 'could not create a memory object', 'CUBLAS_STATUS_ALLOC_FAILED')
+    words = (
+        "can't allocate memory",
+        'bad_alloc',
+        'bad allocation',
+        'could not create a memory object',
+        'CUBLAS_STATUS_ALLOC_FAILED',
+    )
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(w in str(error) for w in words)
 
+
 @contextmanager
-def memory_advice(c:Config):
+def memory_advice(c: Config):
     "Turn an error of memory into one that says which settings to lower."
-    try: yield
+    try:
+        yield
     except (RuntimeError, MemoryError) as e:
-        if not out_of_memory(e): raise
-        lower = [f'batch_size (now {c.batch_size})'] * (c.batch_size > 1) + [f'width and height (now {c.width} x {c.height})']
-        more = [s for s, on in (('precision=bf16', c.precision != 'bf16'), ('discriminator_size=stride', c.discriminator_size != 'stride')) if on]
-        raise AshError(f'out of memory: lower {" or ".join(lower)}, or set {" or ".join(more) or "fewer --workers"}, in a new folder; ash-nb train --forecast with the same options says what a step takes') from None
+        if not out_of_memory(e):
+            raise
+        lower = [f'batch_size (now {c.batch_size})'] * (c.batch_size > 1) + [
+            f'width and height (now {c.width} x {c.height})'
+        ]
+        more = [
+            s
+            for s, on in (
+                ('precision=bf16', c.precision != 'bf16'),
+                ('discriminator_size=stride', c.discriminator_size != 'stride'),
+            )
+            if on
+        ]
+        raise AshError(
+            f'out of memory: lower {" or ".join(lower)}, or set {" or ".join(more) or "fewer --workers"}, in a new folder; ash-nb train --forecast with the same options says what a step takes'
+        ) from None
 
 # %% ../nbs/32_training.ipynb #af95e0b0
-def read_sample(data, numbers=(0,), skip:bool=False, labelled:bool=False) -> dict:
+def read_sample(data, numbers=(0,), skip: bool = False, labelled: bool = False) -> dict:
     "Read a sample; with `skip` the first that can be read. Raises AshError for none, and for one without a label."
     sample = next(readable(data, range(len(data)) if skip else numbers, skip), None)
     if sample is None:
-        try: sample = data[0]
-        except AshError as e: raise AshError(f'none of {len(data)} samples can be read: {e}') from None
+        try:
+            sample = data[0]
+        except AshError as e:
+            raise AshError(f'none of {len(data)} samples can be read: {e}') from None
     if labelled and 'label' not in sample:
         raise AshError(f'{sample["name"]} has no label: expected a label map beside the image')
     return sample
 
-def needs_styles(c:Config) -> bool:
+
+def needs_styles(c: Config) -> bool:
     "Tell whether a run restyles by style images."
     m = METHODS[c.method]
     kind = m.hallucinator or ('adain' if c.second_view == 'stylized' and m.access != 'none' else '')
     return bool(kind) and 'styles' in getattr(HALLUCINATORS[kind], 'needs', ('stylizer', 'styles'))
 
-def first_samples(c:Config):
+
+def first_samples(c: Config):
     "Read a sample of the source and of the target or style images. Raises AshError naming what cannot be read."
     read_sample(source_data(c), skip=c.skip_bad, labelled=True)
     target = target_data(c)
-    if target is not None: read_sample(target, skip=c.skip_bad)
-    elif needs_styles(c): read_sample(style_data(c), skip=c.skip_bad)
+    if target is not None:
+        read_sample(target, skip=c.skip_bad)
+    elif needs_styles(c):
+        read_sample(style_data(c), skip=c.skip_bad)
 
 # %% ../nbs/32_training.ipynb #06bb7398
 def train(
-    config:Config, # what to run
-    out=None, # run folder; default: runs/METHOD-SEED under settings.ini's `runs`
-    device:str=None, # auto, cpu, cuda, ...; default: as settings.ini says
-    workers:int=None, # loader processes; default: as settings.ini says
-    progress:bool=True, # show a progress bar
-    tensorboard:bool=False, # write the losses to the run's folder tensorboard/ too
+    config: Config,  # what to run
+    out=None,  # run folder; default: runs/METHOD-SEED under settings.ini's `runs`
+    device: str = None,  # auto, cpu, cuda, ...; default: as settings.ini says
+    workers: int = None,  # loader processes; default: as settings.ini says
+    progress: bool = True,  # show a progress bar
+    tensorboard: bool = False,  # write the losses to the run's folder tensorboard/ too
 ) -> Run:
     "Train a run, or go on with it. Raises AshError for mistakes in what was given, Stopped when interrupted."
     own = settings()
     workers = own['workers'] if workers is None else workers
-    if workers: ready_to_start()
+    if workers:
+        ready_to_start()
     device = pick_device(join(device or own['device']))
     keep_memory(device)
-    source_data(config)                                # what is missing is told before anything is made
+    source_data(config)  # what is missing is told before anything is made
     target_data(config)
-    run = Run(out or Path(own['runs'])/f'{config.preset}-{config.method}-{config.seed}')
-    if (run.path/'config.json').is_file():
+    run = Run(out or Path(own['runs']) / f'{config.preset}-{config.method}-{config.seed}')
+    if (run.path / 'config.json').is_file():
         refuse_other(run, config)
-        if run.finished and not run.damage(): return run
+        if run.finished and not run.damage():
+            return run
     first_samples(config)
     with memory_advice(config):
         learner = ready_learner(config, device)
         with only_one(run.path):
             prepare_run(config, run, learner)
             start = run.load_checkpoint(learner)
-            if start and chief() and (told := other_conditions(run, learner)): print(told, file=sys.stderr)
-            if start == 0 and hasattr(learner.hallucinator, 'fit'): fit(learner)
+            if start and chief() and (told := other_conditions(run, learner)):
+                print(told, file=sys.stderr)
+            if start == 0 and hasattr(learner.hallucinator, 'fit'):
+                fit(learner)
             return _loop(run, learner, start, workers, progress, tensorboard)
 
 # %% ../nbs/32_training.ipynb #883a9f4e
@@ -551,17 +807,20 @@ def fit(learner):
 # %% ../nbs/32_training.ipynb #7a6d9c7d
 BAR = '{desc}{percentage:3.0f}%|{bar}|{n_fmt}/{total_fmt} {remaining}{postfix}'
 
-def _show(bar, losses): # in place of the name of the run
+
+def _show(bar, losses):  # in place of the name of the run
     bar.set_description_str('', refresh=False)
     bar.set_postfix_str(brief(losses))
 
 # %% ../nbs/32_training.ipynb #9092ae36
 def _loop(run, learner, start, workers, progress, tensorboard):
     from tqdm.auto import tqdm
+
     c, clock, record = run.config, time.perf_counter(), dict(step=start)
     reset_peak(learner.device)
     if chief():
-        for name in LOGS: truncate_log(run.path/name, start)
+        for name in LOGS:
+            truncate_log(run.path / name, start)
     board = tensorboard_writer(run.path, start) if tensorboard and chief() else None
     name = f'{c.method} seed {c.seed}: '
     silent = not progress or not chief()
@@ -569,49 +828,75 @@ def _loop(run, learner, start, workers, progress, tensorboard):
     try:
         for record in records(run, learner, start, workers):
             bar.update()
-            if record['step'] % c.log_every: continue
+            if record['step'] % c.log_every:
+                continue
             losses = {k: float(v) for k, v in record.items() if k != 'step'}
             _show(bar, losses)
-            if board: [board.add_scalar(k, v, record['step']) for k, v in losses.items()]
+            if board:
+                [board.add_scalar(k, v, record['step']) for k, v in losses.items()]
     finally:
         bar.bar_format = BAR.replace('remaining', 'elapsed')
         bar.set_postfix_str('', refresh=False)
         bar.set_description_str(name)
         bar.close()
-        if board: board.close()
-        if chief(): log_session(run, learner, start, record['step'], time.perf_counter() - clock)
+        if board:
+            board.close()
+        if chief():
+            log_session(run, learner, start, record['step'], time.perf_counter() - clock)
     return run
 
 # %% ../nbs/32_training.ipynb #9699348c
-def tensorboard_writer(folder, start:int):
+def tensorboard_writer(folder, start: int):
     "Open the TensorBoard log of a run, from step `start` on. Raises AshError when the package is missing."
-    try: from torch.utils.tensorboard import SummaryWriter
-    except ImportError: raise AshError('--tensorboard needs a package that is not installed: pip install tensorboard') from None
-    return SummaryWriter(str(Path(folder)/'tensorboard'), purge_step=start + 1)
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise AshError('--tensorboard needs a package that is not installed: pip install tensorboard') from None
+    return SummaryWriter(str(Path(folder) / 'tensorboard'), purge_step=start + 1)
 
 # %% ../nbs/32_training.ipynb #ac162968
 def reset_peak(device):
     "Begin to measure peak memory anew (on a GPU, and on Linux)."
-    if device.type == 'cuda': torch.cuda.reset_peak_memory_stats(device)
-    try: Path('/proc/self/clear_refs').write_text('5')
-    except OSError: pass
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        Path('/proc/self/clear_refs').write_text('5')
+    except OSError:
+        pass
 
-def peak_memory(device) -> int|None: # bytes; None: the system does not tell
+
+def peak_memory(device) -> int | None:  # bytes; None: the system does not tell
     "Return the most memory that this process has held, on a GPU that its tensors have."
-    if device.type == 'cuda': return torch.cuda.max_memory_allocated(device)
-    try: import resource
-    except ImportError: return None
-    unit = 1 if sys.platform == 'darwin' else 1024                    # bytes on macOS, KB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*unit
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == 'darwin' else 1024  # bytes on macOS, KB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
 
 def log_session(run, learner, start, end, seconds):
     "Append what a session cost to sessions.csv: steps, seconds, peak memory in MB (empty: unknown), device, precision."
     peak = peak_memory(learner.device)
     told = 'this system does not tell the peak memory of a process: peak_mb in sessions.csv stays empty'
-    if peak is None: print(told, file=sys.stderr)
-    mb = '' if peak is None else round(peak/2**20)
-    row = dict(start=start, end=end, seconds=round(seconds, 1), peak_mb=mb, device=str(learner.device),
-               threads=torch.get_num_threads(), precision=str(learner.dtype)[6:])
+    if peak is None:
+        print(told, file=sys.stderr)
+    mb = '' if peak is None else round(peak / 2**20)
+    row = dict(
+        start=start,
+        end=end,
+        seconds=round(seconds, 1),
+        peak_mb=mb,
+        device=str(learner.device),
+        threads=torch.get_num_threads(),
+        precision=str(learner.dtype)[6:],
+    )
     failing = sys.exc_info()[0]
-    try: append_row(run.path/'sessions.csv', row)
-    except AshError as e: failing or print(e, file=sys.stderr)       # what ended the session is the news, not that its cost is not written down
+    try:
+        append_row(run.path / 'sessions.csv', row)
+    except AshError as e:
+        failing or print(
+            e, file=sys.stderr
+        )  # what ended the session is the news, not that its cost is not written down

@@ -6,42 +6,74 @@
 __all__ = ['SOURCES', 'fetch', 'main']
 
 # %% ../nbs/26_weights.ipynb #9b1a4f0e
-import argparse, sys, urllib.request
+import argparse
+import sys
+import urllib.request
 from pathlib import Path
+
 from .config import AshError, one_of
 from .files import recorded_digest, sha256, write_hashed
 
 # %% ../nbs/26_weights.ipynb #2948941c
-SOURCES = {   # name -> (file, first digits of its SHA-256 or '', addresses)
-    'deeplab': ('DeepLab_resnet_pretrained_init-f81d91e8.pth', 'f81d91e8', ('http://vllab.ucmerced.edu/ytsai/CVPR18/DeepLab_resnet_pretrained_init-f81d91e8.pth',)),
-    'resnet101': ('resnet101-63fe2227.pth', '63fe2227', ('https://download.pytorch.org/models/resnet101-63fe2227.pth',)),
-    'encoder': ('vgg_normalised.pth', '', ('https://github.com/naoto0804/pytorch-AdaIN/releases/download/v0.0.0/vgg_normalised.pth',
-                                           'https://transformer-cds.s3-ap-southeast-1.amazonaws.com/vgg_normalised.pth')),
-    'decoder': ('decoder.pth', '', ('https://github.com/naoto0804/pytorch-AdaIN/releases/download/v0.0.0/decoder.pth',
-                                    'https://transformer-cds.s3-ap-southeast-1.amazonaws.com/decoder.pth'))}
+SOURCES = {  # name -> (file, first digits of its SHA-256 or '', addresses)
+    'deeplab': (
+        'DeepLab_resnet_pretrained_init-f81d91e8.pth',
+        'f81d91e8',
+        ('http://vllab.ucmerced.edu/ytsai/CVPR18/DeepLab_resnet_pretrained_init-f81d91e8.pth',),
+    ),
+    'resnet101': (
+        'resnet101-63fe2227.pth',
+        '63fe2227',
+        ('https://download.pytorch.org/models/resnet101-63fe2227.pth',),
+    ),
+    'encoder': (
+        'vgg_normalised.pth',
+        '',
+        (
+            'https://github.com/naoto0804/pytorch-AdaIN/releases/download/v0.0.0/vgg_normalised.pth',
+            'https://transformer-cds.s3-ap-southeast-1.amazonaws.com/vgg_normalised.pth',
+        ),
+    ),
+    'decoder': (
+        'decoder.pth',
+        '',
+        (
+            'https://github.com/naoto0804/pytorch-AdaIN/releases/download/v0.0.0/decoder.pth',
+            'https://transformer-cds.s3-ap-southeast-1.amazonaws.com/decoder.pth',
+        ),
+    ),
+}
 
 # %% ../nbs/26_weights.ipynb #8eed39db
 def fetch(
-    name:str, # one of SOURCES
-    folder, # where the file goes, with its SHA-256 beside it
-    sources:tuple=(), # addresses to try first
-    timeout:float=30, # seconds without an answer
-) -> Path: # the file
+    name: str,  # one of SOURCES
+    folder,  # where the file goes, with its SHA-256 beside it
+    sources: tuple = (),  # addresses to try first
+    timeout: float = 30,  # seconds without an answer
+) -> Path:  # the file
     "Return a published weights file, fetched from the first source that has it. Raises AshError saying what each source answered."
     file, digest, known = SOURCES[one_of(name, SOURCES, 'weights file')]
-    path, said = Path(folder)/file, []
-    if recorded_digest(path).startswith(digest): digest = recorded_digest(path) or digest
-    if path.is_file() and sha256(path.read_bytes()).startswith(digest): return path
+    path, said = Path(folder) / file, []
+    if recorded_digest(path).startswith(digest):
+        digest = recorded_digest(path) or digest
+    if path.is_file() and sha256(path.read_bytes()).startswith(digest):
+        return path
     for url in (*sources, *known):
         try:
-            with urllib.request.urlopen(url, timeout=timeout) as answer: data = answer.read()
-        except (OSError, ValueError) as e: said.append(f'{url}: {e}'); continue
-        if sha256(data).startswith(digest): return write_hashed(path, data) or path
+            with urllib.request.urlopen(url, timeout=timeout) as answer:
+                data = answer.read()
+        except (OSError, ValueError) as e:
+            said.append(f'{url}: {e}')
+            continue
+        if sha256(data).startswith(digest):
+            return write_hashed(path, data) or path
         said.append(f'{url}: another file, its SHA-256 begins with {sha256(data)[:8]}, not {digest}')
-    raise AshError(f'{file} is not to be had ({"; ".join(said)}): put the file into {folder} yourself, or name another source')
+    raise AshError(
+        f'{file} is not to be had ({"; ".join(said)}): put the file into {folder} yourself, or name another source'
+    )
 
 # %% ../nbs/26_weights.ipynb #087db2db
-def main(words=None) -> int: # exit code
+def main(words=None) -> int:  # exit code
     "Fetch weights files by name."
     p = argparse.ArgumentParser(prog='python -m ash_nb.weights', description=main.__doc__)
     p.add_argument('names', nargs='+', help=', '.join(SOURCES))
@@ -49,8 +81,13 @@ def main(words=None) -> int: # exit code
     p.add_argument('--source', action='append', default=[], help='address to try first')
     args = p.parse_args(words)
     try:
-        for name in args.names: print(fetch(name, args.out, args.source))
-    except AshError as e: print(f'ash_nb.weights: {e}', file=sys.stderr); return 2
+        for name in args.names:
+            print(fetch(name, args.out, args.source))
+    except AshError as e:
+        print(f'ash_nb.weights: {e}', file=sys.stderr)
+        return 2
     return 0
 
-if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())
+
+if __name__ == '__main__' and '__file__' in globals():
+    sys.exit(main())

@@ -6,10 +6,15 @@
 __all__ = ['Preview', 'bars_html', 'channels_html', 'linked_panels', 'framed', 'PreviewWidget', 'RunBrowser', 'run_line']
 
 # %% ../nbs/47_widgets.ipynb #68c827cd
-import base64, html, io, json
+import base64
+import html
+import io
+import json
 from pathlib import Path
+
 import numpy as np
 import torch
+
 from . import plots
 from .adain import channel_stats, perturb, restyle
 from .config import AshError, generator, one_of
@@ -23,48 +28,66 @@ from .training import Run, load_run
 # %% ../nbs/47_widgets.ipynb #874bbe78
 class Preview:
     "A street, a painting, a checkpoint and the settings between them. Raises AshError for a run that is no ASH method."
-    def __init__(self,
-        images:dict, # name -> (3, H, W) street in [0, 1]
-        paintings:dict, # name -> (3, H', W') painting in [0, 1]
-        run:Run, # of an ASH method
-        truths:dict=None, # name -> (H, W) train ids, for the error map
-        device='cpu', # where
+
+    def __init__(
+        self,
+        images: dict,  # name -> (3, H, W) street in [0, 1]
+        paintings: dict,  # name -> (3, H', W') painting in [0, 1]
+        run: Run,  # of an ASH method
+        truths: dict = None,  # name -> (H, W) train ids, for the error map
+        device='cpu',  # where
     ):
-        self.images, self.paintings, self.run, self.truths, self.device, self._kept = images, paintings, run, truths or {}, device, {}
+        self.images, self.paintings, self.run, self.truths, self.device, self._kept = (
+            images,
+            paintings,
+            run,
+            truths or {},
+            device,
+            {},
+        )
         self.image, self.painting, self.checkpoint = next(iter(images)), next(iter(paintings)), len(run.checkpoints) - 1
         c = run.config
-        self.alpha, self.delta, self.noise, self.strength, self.seed = 1., c.delta, c.noise, c.noise_strength, 0
-        self.gains, self.swap = [1.]*len(CLASSES), None
-        if not isinstance(self.learner.hallucinator, ASHHallucinator): raise AshError(f'{run.path}: a run of {c.method} has no gamma and beta to preview; give one of ash or ash_segmentation_loss')
+        self.alpha, self.delta, self.noise, self.strength, self.seed = 1.0, c.delta, c.noise, c.noise_strength, 0
+        self.gains, self.swap = [1.0] * len(CLASSES), None
+        if not isinstance(self.learner.hallucinator, ASHHallucinator):
+            raise AshError(
+                f'{run.path}: a run of {c.method} has no gamma and beta to preview; give one of ash or ash_segmentation_loss'
+            )
 
     def kept(self, key, make):
         "Return what `make` gave for this key the first time."
-        if key not in self._kept: self._kept[key] = make()
+        if key not in self._kept:
+            self._kept[key] = make()
         return self._kept[key]
 
 # %% ../nbs/47_widgets.ipynb #f473309c
 from fastcore.basics import patch
 
+
 @patch
-def same(self:Preview, picture) -> tuple:
+def same(self: Preview, picture) -> tuple:
     "Name a picture: another one in its place, or a change to it, has another name."
-    self._kept[id(picture)] = picture                      # as long as it is kept, no other can have its id
+    self._kept[id(picture)] = picture  # as long as it is kept, no other can have its id
     return id(picture), picture._version
 
-@patch(as_prop=True)
-def weights(self:Preview) -> str:
-    "Name the checkpoint's weights: its place in the list stays while training drops its oldest one."
-    if not self.run.checkpoints: raise AshError(f'{self.run.path} has lost its checkpoints: put the folder back, or open another run')
-    folder = self.run.checkpoints[self.checkpoint]
-    return f'{folder.name} {recorded_digest(folder/"segmenter.safetensors")}'
 
 @patch(as_prop=True)
-def learner(self:Preview):
+def weights(self: Preview) -> str:
+    "Name the checkpoint's weights: its place in the list stays while training drops its oldest one."
+    if not self.run.checkpoints:
+        raise AshError(f'{self.run.path} has lost its checkpoints: put the folder back, or open another run')
+    folder = self.run.checkpoints[self.checkpoint]
+    return f'{folder.name} {recorded_digest(folder / "segmenter.safetensors")}'
+
+
+@patch(as_prop=True)
+def learner(self: Preview):
     "Load the checkpoint."
     return self.kept(('learner', self.weights), lambda: self.run.learner(self.checkpoint, self.device))
 
+
 @patch(as_prop=True)
-def settings(self:Preview) -> dict:
+def settings(self: Preview) -> dict:
     "What the picture was made with."
     own = {k: getattr(self, k) for k in ('image', 'painting', 'alpha', 'delta', 'noise', 'strength', 'seed', 'swap')}
     changed = {CLASSES[k]: g for k, g in enumerate(self.gains) if g != 1}
@@ -73,24 +96,27 @@ def settings(self:Preview) -> dict:
 # %% ../nbs/47_widgets.ipynb #e4f567f3
 @patch
 @torch.no_grad()
-def encoded_picture(self:Preview, picture): # (1, D, h, w)
+def encoded_picture(self: Preview, picture):  # (1, D, h, w)
     "Encode a picture, kept under its name."
     encode = self.learner.hallucinator.stylizer.encode
     return self.kept(('features', self.same(picture)), lambda: encode(picture[None].to(self.device)).float())
 
+
 @patch
-def street_features(self:Preview): # (1, D, h, w)
+def street_features(self: Preview):  # (1, D, h, w)
     "Encode the street."
     return self.encoded_picture(self.images[self.image])
 
+
 @patch
-def painting_features(self:Preview): # (1, D, h', w')
+def painting_features(self: Preview):  # (1, D, h', w')
     "Encode the painting."
     return self.encoded_picture(self.paintings[self.painting])
 
+
 @patch
 @torch.no_grad()
-def style_features(self:Preview): # (1, D, h', w')
+def style_features(self: Preview):  # (1, D, h', w')
     "Encode the painting, with noise."
     noisy = lambda: perturb(self.painting_features(), self.noise, self.strength, generator(self.seed, 'preview'))
     return self.kept(('noisy', self.same(self.paintings[self.painting]), self.noise, self.strength, self.seed), noisy)
@@ -98,103 +124,145 @@ def style_features(self:Preview): # (1, D, h', w')
 # %% ../nbs/47_widgets.ipynb #f0fc4795
 @patch
 @torch.no_grad()
-def logits(self:Preview, name, image): # (1, C, h, w)
+def logits(self: Preview, name, image):  # (1, C, h, w)
     "Run the checkpoint's segmenter on an image, kept by a name."
-    return self.kept(('logits', self.weights, self.same(image), name),
-                     lambda: sum(x.float() for x in self.learner.segmenter(image[None].to(self.device))))
+    return self.kept(
+        ('logits', self.weights, self.same(image), name),
+        lambda: sum(x.float() for x in self.learner.segmenter(image[None].to(self.device))),
+    )
+
 
 @patch
-def condition(self:Preview): # (1, C, h, w)
+def condition(self: Preview):  # (1, C, h, w)
     "Return the class probabilities that ASH is given, with gains and exchange."
     probs = self.logits(self.image, self.images[self.image]).softmax(1)
     if self.swap:
         order, (a, b) = list(range(len(CLASSES))), self.swap
         order[a], order[b] = b, a
         probs = probs[:, order]
-    return smooth(probs, self.learner.config.label_smoothing)*torch.tensor(self.gains, device=probs.device).view(1, -1, 1, 1)
+    return smooth(probs, self.learner.config.label_smoothing) * torch.tensor(self.gains, device=probs.device).view(
+        1, -1, 1, 1
+    )
 
 # %% ../nbs/47_widgets.ipynb #5f0ee3f9
 @patch
 @torch.no_grad()
-def restyled(self:Preview) -> tuple: # image (3, H, W), gamma and beta (1, D, h', w')
+def restyled(self: Preview) -> tuple:  # image (3, H, W), gamma and beta (1, D, h', w')
     "Restyle the street as the settings say."
     h, f = self.learner.hallucinator, self.street_features()
-    h.delta, h.label_smoothing = self.delta, 0.                     # the condition is smoothed already
+    h.delta, h.label_smoothing = self.delta, 0.0  # the condition is smoothed already
     features, _, gamma, beta = h.transfer(f, self.style_features(), self.condition())
-    return self.decoded(self.alpha*features + (1 - self.alpha)*f), gamma, beta
+    return self.decoded(self.alpha * features + (1 - self.alpha) * f), gamma, beta
+
 
 @patch
 @torch.no_grad()
-def decoded(self:Preview, features): # (3, H, W)
+def decoded(self: Preview, features):  # (3, H, W)
     "Decode features in the precision that the run trains in."
-    with self.learner.autocast(): return self.learner.hallucinator.stylizer.decode(features, self.images[self.image].shape[-2:])[0]
+    with self.learner.autocast():
+        return self.learner.hallucinator.stylizer.decode(features, self.images[self.image].shape[-2:])[0]
+
 
 @patch
 @torch.no_grad()
-def plain(self:Preview): # (3, H, W)
+def plain(self: Preview):  # (3, H, W)
     "Restyle the street by AdaIN alone, without noise."
     f, s = self.street_features(), self.painting_features()
-    return self.kept(('plain', self.same(self.images[self.image]), self.same(self.paintings[self.painting]),
-                      self.alpha), lambda: self.decoded(self.alpha*restyle(f, *channel_stats(s)) + (1 - self.alpha)*f))
+    return self.kept(
+        ('plain', self.same(self.images[self.image]), self.same(self.paintings[self.painting]), self.alpha),
+        lambda: self.decoded(self.alpha * restyle(f, *channel_stats(s)) + (1 - self.alpha) * f),
+    )
 
 # %% ../nbs/47_widgets.ipynb #b7c686af
 @patch
-def segmented(self:Preview, image=None): # (H, W) train ids
+def segmented(self: Preview, image=None):  # (H, W) train ids
     "Segment an image by the checkpoint; None: the street."
     street = self.images[self.image]
     size = street.shape[-2:]
-    found = full_size(self.logits(self.image, street), size) if image is None else predict(self.learner.segmenter, image[None], size)
+    found = (
+        full_size(self.logits(self.image, street), size)
+        if image is None
+        else predict(self.learner.segmenter, image[None], size)
+    )
     return found[0].cpu().numpy()
 
 # %% ../nbs/47_widgets.ipynb #c77a6df7
 @patch
-def shares(self:Preview) -> list: # one dictionary a class
+def shares(self: Preview) -> list:  # one dictionary a class
     "Measure each class's share of the norms of gamma and beta (Figure 4), as things stand."
     return self.kept(('shares', *self.asked()), lambda: classwise_l1(self.learner.hallucinator.ash, self.condition()))
 
+
 @patch
-def asked(self:Preview) -> tuple:
+def asked(self: Preview) -> tuple:
     "What ASH's condition depends on."
     return self.weights, self.same(self.images[self.image]), tuple(self.gains), self.swap
 
+
 @patch
 @torch.no_grad()
-def by_channel(self:Preview, what='gamma') -> np.ndarray: # (C, D), channels by falling total
+def by_channel(self: Preview, what='gamma') -> np.ndarray:  # (C, D), channels by falling total
     "Measure how each class moves each channel of gamma or beta: the mean absolute change when it is switched off."
+
     def both():
         p = self.condition()
-        without = p*(1 - torch.eye(len(CLASSES), device=p.device))[:, :, None, None]
-        changes = [(maps[1:] - maps[:1]).abs().mean((2, 3)).cpu().numpy() for maps in self.learner.hallucinator.ash(torch.cat([p, without]))]
+        without = p * (1 - torch.eye(len(CLASSES), device=p.device))[:, :, None, None]
+        changes = [
+            (maps[1:] - maps[:1]).abs().mean((2, 3)).cpu().numpy()
+            for maps in self.learner.hallucinator.ash(torch.cat([p, without]))
+        ]
         return [c[:, np.argsort(-c.sum(0))] for c in changes]
+
     return self.kept(('channels', *self.asked()), both)[('gamma', 'beta').index(one_of(what, ('gamma', 'beta'), 'map'))]
 
 # %% ../nbs/47_widgets.ipynb #24ac2441
 def bars_html(shares) -> str:
     "Draw the shares of gamma and beta as bars, one line a predicted class."
     seen = [s for s in shares if s['pixels']]
-    top = max([abs(s[x])/max(s[f'{x}_all'], 1e-9) for s in seen for x in ('gamma', 'beta')] + [1e-9])
-    bar = lambda v, colour: f'<div style="display:inline-block;height:9px;width:{round(90*abs(v)/top)}px;background:{colour};vertical-align:middle"></div> <span style="font-size:11px">{100*v:+.1f} %</span>'
-    cell = lambda s, x, colour: f'<td style="padding:0 8px;white-space:nowrap">{bar(s[x]/max(s[f"{x}_all"], 1e-9), colour)}</td>'
+    top = max([abs(s[x]) / max(s[f'{x}_all'], 1e-9) for s in seen for x in ('gamma', 'beta')] + [1e-9])
+    bar = lambda v, colour: (
+        f'<div style="display:inline-block;height:9px;width:{round(90 * abs(v) / top)}px;background:{colour};vertical-align:middle"></div> <span style="font-size:11px">{100 * v:+.1f} %</span>'
+    )
+    cell = lambda s, x, colour: (
+        f'<td style="padding:0 8px;white-space:nowrap">{bar(s[x] / max(s[f"{x}_all"], 1e-9), colour)}</td>'
+    )
     head = '<tr><th></th><th style="text-align:left;padding:0 8px">of the norm of gamma</th><th style="text-align:left;padding:0 8px">of beta</th></tr>'
-    rows = ''.join(f'<tr><td style="font-size:12px;text-align:right"><span style="display:inline-block;width:10px;height:10px;background:rgb{tuple(map(int, PALETTE[s["class"]]))}"></span> {CLASSES[s["class"]]}</td>'
-                   + cell(s, 'gamma', '#0072B2') + cell(s, 'beta', '#D55E00') + '</tr>' for s in seen)
+    rows = ''.join(
+        f'<tr><td style="font-size:12px;text-align:right"><span style="display:inline-block;width:10px;height:10px;background:rgb{tuple(map(int, PALETTE[s["class"]]))}"></span> {CLASSES[s["class"]]}</td>'
+        + cell(s, 'gamma', '#0072B2')
+        + cell(s, 'beta', '#D55E00')
+        + '</tr>'
+        for s in seen
+    )
     return f'<table style="line-height:1.25">{head}{rows}</table>'
 
 # %% ../nbs/47_widgets.ipynb #0befa9da
 def channels_html(
-    maps:dict, # name -> (C, D) changes, channels ordered
-    classes, # train ids of the rows that are shown
+    maps: dict,  # name -> (C, D) changes, channels ordered
+    classes,  # train ids of the rows that are shown
 ) -> str:
     "Draw each class against each channel, a heat map a name, brighter for more."
     from matplotlib import colormaps
     from PIL import Image
-    classes, height, viridis = list(classes), 14, (255*colormaps['viridis'](np.linspace(0, 1, 256))[:, :3]).astype(np.uint8)
+
+    classes, height, viridis = (
+        list(classes),
+        14,
+        (255 * colormaps['viridis'](np.linspace(0, 1, 256))[:, :3]).astype(np.uint8),
+    )
+
     def column(what, change):
         out, shown = io.BytesIO(), change[classes]
-        Image.fromarray(viridis[(255*shown/max(shown.max(), 1e-9)).astype(int)]).save(out, 'PNG')
-        return (f'<div><b style="font-size:11px">change of {html.escape(what)}, {shown.shape[1]} channels</b><br><img alt="{html.escape(what)}" style="width:255px;display:block;height:{height*len(classes)}px;image-rendering:pixelated" '
-                f'src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"></div>')
-    names = ''.join(f'<div style="height:{height}px;line-height:{height}px">{CLASSES[k]} <span style="display:inline-block;width:10px;height:10px;background:rgb{tuple(map(int, PALETTE[k]))}"></span></div>' for k in classes)
+        Image.fromarray(viridis[(255 * shown / max(shown.max(), 1e-9)).astype(int)]).save(out, 'PNG')
+        return (
+            f'<div><b style="font-size:11px">change of {html.escape(what)}, {shown.shape[1]} channels</b><br><img alt="{html.escape(what)}" style="width:255px;display:block;height:{height * len(classes)}px;image-rendering:pixelated" '
+            f'src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"></div>'
+        )
+
+    names = ''.join(
+        f'<div style="height:{height}px;line-height:{height}px">{CLASSES[k]} <span style="display:inline-block;width:10px;height:10px;background:rgb{tuple(map(int, PALETTE[k]))}"></span></div>'
+        for k in classes
+    )
     return f'<div style="display:flex;gap:8px;align-items:flex-end"><div style="font-size:12px;text-align:right;white-space:nowrap">{names}</div>{"".join(column(*m) for m in maps.items())}</div>'
 
 # %% ../nbs/47_widgets.ipynb #1267bad8
@@ -212,50 +280,87 @@ a.c.onmousedown=e=>drag=[a,...at(a,e)];a.c.onmousemove=e=>{if(drag){const[u,v]=a
 
 # %% ../nbs/47_widgets.ipynb #8cac7093
 def linked_panels(
-    panels:dict, # title -> image (3, H, W) in [0, 1], label map (H, W), or picture (H, W, 3); all of one size
-    width:int=300, # of each panel on the page
-) -> str: # HTML page
+    panels: dict,  # title -> image (3, H, W) in [0, 1], label map (H, W), or picture (H, W, 3); all of one size
+    width: int = 300,  # of each panel on the page
+) -> str:  # HTML page
     "Lay pictures out so that they zoom and move together, with a pixel read-out."
     sizes = {plots.as_picture(x).shape[:2] for x in panels.values()}
-    if len(sizes) != 1: raise AshError(f'panels of different sizes {sorted(sizes)} cannot be linked: bring them to one size')
-    drawn = lambda x: x.ndim == 2 or x.shape[-1] == 3                 # label maps and error maps keep their exact colours
-    data = lambda x: f'data:image/{"png" if drawn(x) else "jpeg"};base64,' + base64.b64encode(encoded(x, lossless=drawn(x))).decode()
+    if len(sizes) != 1:
+        raise AshError(f'panels of different sizes {sorted(sizes)} cannot be linked: bring them to one size')
+    drawn = lambda x: x.ndim == 2 or x.shape[-1] == 3  # label maps and error maps keep their exact colours
+    data = lambda x: (
+        f'data:image/{"png" if drawn(x) else "jpeg"};base64,' + base64.b64encode(encoded(x, lossless=drawn(x))).decode()
+    )
     rows = [[t, data(x), x.ndim == 2] for t, x in panels.items()]
     classes = {','.join(map(str, PALETTE[k])): c for k, c in enumerate(CLASSES)}
     safe = lambda v: json.dumps(v).replace('</', '<\\/')
     return _PANELS.replace('PANELS', safe(rows), 1).replace('CLASSES', safe(classes), 1).replace('WIDTH', str(width), 1)
 
-def framed(page:str, height:int) -> str:
+
+def framed(page: str, height: int) -> str:
     "Put a page into a frame that a notebook can show."
     return f'<iframe srcdoc="{html.escape(page, quote=True)}" style="width:100%;height:{height}px;border:0"></iframe>'
 
 # %% ../nbs/47_widgets.ipynb #f694d978
 @patch
-def panels(self:Preview) -> dict: # title -> picture
+def panels(self: Preview) -> dict:  # title -> picture
     "The comparison of one street: source, AdaIN, ASH, what the segmenter says of both, and its errors."
     image = self.restyled()[0]
-    out = {'street': self.images[self.image], 'AdaIN': self.plain(), 'ASH': image, 'segmentation of the street': self.segmented(), 'of the ASH image': self.segmented(image)}
-    if self.image not in self.truths: return out
+    out = {
+        'street': self.images[self.image],
+        'AdaIN': self.plain(),
+        'ASH': image,
+        'segmentation of the street': self.segmented(),
+        'of the ASH image': self.segmented(image),
+    }
+    if self.image not in self.truths:
+        return out
     truth = self.truths[self.image]
-    return out | {'truth': truth, 'errors on the ASH image': plots.error_map(out['of the ASH image'], truth, self.images[self.image])}
+    return out | {
+        'truth': truth,
+        'errors on the ASH image': plots.error_map(out['of the ASH image'], truth, self.images[self.image]),
+    }
 
 # %% ../nbs/47_widgets.ipynb #5ed4f3b1
 class PreviewWidget:
     "The stylization preview for JupyterLab: `preview` holds the state, `parts` the widgets by name."
-    def __init__(self, preview:Preview, out='preview.png'):
+
+    def __init__(self, preview: Preview, out='preview.png'):
         import ipywidgets as w
+
         self.preview, self.out, p = preview, out, preview
         live = p.run.config.stylizer == 'small'
-        slider = lambda name, low, high, value: w.FloatSlider(value, min=low, max=high, step=.05, description=name, continuous_update=live, layout=w.Layout(width='290px'))
-        choose = lambda name, options, value: w.Dropdown(options=options, value=value, description=name, layout=w.Layout(width='290px'))
+        slider = lambda name, low, high, value: w.FloatSlider(
+            value,
+            min=low,
+            max=high,
+            step=0.05,
+            description=name,
+            continuous_update=live,
+            layout=w.Layout(width='290px'),
+        )
+        choose = lambda name, options, value: w.Dropdown(
+            options=options, value=value, description=name, layout=w.Layout(width='290px')
+        )
         steps = [(c.name.removeprefix('step-').lstrip('0'), k) for k, c in enumerate(p.run.checkpoints)]
-        self.parts = dict(image=choose('street', list(p.images), p.image), painting=choose('painting', list(p.paintings), p.painting),
-            checkpoint=w.SelectionSlider(options=steps, value=p.checkpoint, description='step', layout=w.Layout(width='290px')),
-            alpha=slider('alpha', 0, 1, p.alpha), delta=slider('delta', 0, 2, p.delta), strength=slider('noise', 0, 1, p.strength))
-        for name, part in self.parts.items(): part.observe(self._moved, 'value')
+        self.parts = dict(
+            image=choose('street', list(p.images), p.image),
+            painting=choose('painting', list(p.paintings), p.painting),
+            checkpoint=w.SelectionSlider(
+                options=steps, value=p.checkpoint, description='step', layout=w.Layout(width='290px')
+            ),
+            alpha=slider('alpha', 0, 1, p.alpha),
+            delta=slider('delta', 0, 2, p.delta),
+            strength=slider('noise', 0, 1, p.strength),
+        )
+        for name, part in self.parts.items():
+            part.observe(self._moved, 'value')
         self._buttons()
         self._class_controls()
-        self.pictures = {k: w.Image(layout=w.Layout(width='320px')) for k in ('street', 'painting', 'AdaIN', 'ASH', 'segmentation', 'restyled segmentation')}
+        self.pictures = {
+            k: w.Image(layout=w.Layout(width='320px'))
+            for k in ('street', 'painting', 'AdaIN', 'ASH', 'segmentation', 'restyled segmentation')
+        }
         self.pictures['painting'].layout.height, self.pictures['painting'].layout.object_fit = '180px', 'cover'
         self.bars, self.channels, self.message = w.HTML(), w.HTML(), w.HTML()
         self.widget = self._lay_out()
@@ -263,115 +368,167 @@ class PreviewWidget:
 
     def _ipython_display_(self):
         from IPython.display import display
+
         display(self.widget)
 
 # %% ../nbs/47_widgets.ipynb #91490223
 @patch
-def _buttons(self:PreviewWidget):
+def _buttons(self: PreviewWidget):
     import ipywidgets as w
-    actions = dict(resample=('new noise', self.resample), swap=('exchange classes', self.exchange), reset=('reset', self.reset), save=('save as PNG', self.save), compare=('panels with zoom', self.compare))
+
+    actions = dict(
+        resample=('new noise', self.resample),
+        swap=('exchange classes', self.exchange),
+        reset=('reset', self.reset),
+        save=('save as PNG', self.save),
+        compare=('panels with zoom', self.compare),
+    )
     for name, (text, action) in actions.items():
         self.parts[name] = w.Button(description=text, layout=w.Layout(width='142px'))
         self.parts[name].on_click(lambda _, action=action: action())
 
+
 @patch
-def _class_controls(self:PreviewWidget):
+def _class_controls(self: PreviewWidget):
     import ipywidgets as w
-    menu = lambda name, value: w.Dropdown(options=[(c, k) for k, c in enumerate(CLASSES)], value=value, description=name, layout=w.Layout(width='290px'))
-    self.parts |= dict(chosen=menu('class', 0), gain=w.FloatSlider(1., min=0, max=3, step=.1, description='counts', continuous_update=True, layout=w.Layout(width='290px')), first=menu('exchange', 0), second=menu('with', 10))
+
+    menu = lambda name, value: w.Dropdown(
+        options=[(c, k) for k, c in enumerate(CLASSES)], value=value, description=name, layout=w.Layout(width='290px')
+    )
+    self.parts |= dict(
+        chosen=menu('class', 0),
+        gain=w.FloatSlider(
+            1.0, min=0, max=3, step=0.1, description='counts', continuous_update=True, layout=w.Layout(width='290px')
+        ),
+        first=menu('exchange', 0),
+        second=menu('with', 10),
+    )
     self.parts['gain'].observe(lambda change: self.set_gain(self.parts['chosen'].value, change['new']), 'value')
-    self.parts['chosen'].observe(lambda change: setattr(self.parts['gain'], 'value', self.preview.gains[change['new']]), 'value')
+    self.parts['chosen'].observe(
+        lambda change: setattr(self.parts['gain'], 'value', self.preview.gains[change['new']]), 'value'
+    )
     self.toggles = {}
     for k, c in enumerate(CLASSES):
         colour = '#%02x%02x%02x' % tuple(map(int, PALETTE[k]))
-        self.toggles[k] = w.ToggleButton(True, description=c, layout=w.Layout(width='94px', border=f'2px solid {colour}'))
-        self.toggles[k].observe(lambda change, k=k: change['new'] != (self.preview.gains[k] > 0) and self.set_gain(k, float(change['new'])), 'value')
+        self.toggles[k] = w.ToggleButton(
+            True, description=c, layout=w.Layout(width='94px', border=f'2px solid {colour}')
+        )
+        self.toggles[k].observe(
+            lambda change, k=k: change['new'] != (self.preview.gains[k] > 0) and self.set_gain(k, float(change['new'])),
+            'value',
+        )
 
 # %% ../nbs/47_widgets.ipynb #1395f981
 @patch
-def _lay_out(self:PreviewWidget):
+def _lay_out(self: PreviewWidget):
     import ipywidgets as w
+
     parts, titled = self.parts, lambda k: w.VBox([w.HTML(f'<b>{k}</b>'), self.pictures[k]])
     rows = lambda *names: w.HBox([parts[n] for n in names], layout=w.Layout(flex_flow='row wrap', width='300px'))
     self.class_box = w.HBox(list(self.toggles.values()), layout=w.Layout(flex_flow='row wrap', width='300px'))
     sliders = [parts[k] for k in ('image', 'painting', 'checkpoint', 'alpha', 'delta', 'strength')]
-    classes = [w.HTML('<b>classes of ASH’s condition</b>'), self.class_box, *[parts[k] for k in ('chosen', 'gain', 'first', 'second')]]
-    left = w.VBox([*sliders, rows('resample', 'reset'), *classes, rows('swap', 'save', 'compare'), self.message], layout=w.Layout(width='310px', min_width='310px'))
+    classes = [
+        w.HTML('<b>classes of ASH’s condition</b>'),
+        self.class_box,
+        *[parts[k] for k in ('chosen', 'gain', 'first', 'second')],
+    ]
+    left = w.VBox(
+        [*sliders, rows('resample', 'reset'), *classes, rows('swap', 'save', 'compare'), self.message],
+        layout=w.Layout(width='310px', min_width='310px'),
+    )
     grid = w.GridBox([titled(k) for k in self.pictures], layout=w.Layout(grid_template_columns='repeat(2, 326px)'))
     self.frame = w.HTML()
     return w.VBox([w.HBox([left, w.VBox([grid, self.bars, self.channels])]), self.frame])
 
 # %% ../nbs/47_widgets.ipynb #be85d2d4
 @patch
-def _moved(self:PreviewWidget, change=None):
+def _moved(self: PreviewWidget, change=None):
     p = self.preview
-    for k in ('image', 'painting', 'checkpoint', 'alpha', 'delta', 'strength'): setattr(p, k, self.parts[k].value)
+    for k in ('image', 'painting', 'checkpoint', 'alpha', 'delta', 'strength'):
+        setattr(p, k, self.parts[k].value)
     self.refresh()
 
+
 @patch
-def refresh(self:PreviewWidget):
+def refresh(self: PreviewWidget):
     "Draw everything again, the restyled street first."
     p, show = self.preview, self.pictures
     image = p.restyled()[0]
     show['ASH'].value = encoded(image)
     show['street'].value, show['painting'].value = encoded(p.images[p.image]), encoded(p.paintings[p.painting])
     show['AdaIN'].value = encoded(p.plain())
-    show['segmentation'].value, show['restyled segmentation'].value = encoded(p.segmented()), encoded(p.segmented(image))
+    show['segmentation'].value, show['restyled segmentation'].value = (
+        encoded(p.segmented()),
+        encoded(p.segmented(image)),
+    )
     seen = set(np.unique(p.segmented()).tolist()) | {k for k, g in enumerate(p.gains) if g != 1}
-    self.bars.value, self.channels.value = bars_html(p.shares()), channels_html({w: p.by_channel(w) for w in ('gamma', 'beta')}, sorted(seen))
-    for k, t in self.toggles.items(): t.layout.display = '' if k in seen else 'none'
+    self.bars.value, self.channels.value = (
+        bars_html(p.shares()),
+        channels_html({w: p.by_channel(w) for w in ('gamma', 'beta')}, sorted(seen)),
+    )
+    for k, t in self.toggles.items():
+        t.layout.display = '' if k in seen else 'none'
     self.message.value = ''
 
+
 @patch
-def set_gain(self:PreviewWidget, k:int, gain:float):
+def set_gain(self: PreviewWidget, k: int, gain: float):
     "Let class k count `gain` times in ASH's condition."
-    if self.preview.gains[k] == gain: return
+    if self.preview.gains[k] == gain:
+        return
     self.preview.gains[k] = gain
     self.toggles[k].value = gain > 0
-    if self.parts['chosen'].value == k: self.parts['gain'].value = gain
+    if self.parts['chosen'].value == k:
+        self.parts['gain'].value = gain
     self.refresh()
 
 # %% ../nbs/47_widgets.ipynb #8df57e8a
 @patch
-def resample(self:PreviewWidget):
+def resample(self: PreviewWidget):
     "Draw new noise."
     self.preview.seed += 1
     self.refresh()
 
+
 @patch
-def exchange(self:PreviewWidget):
+def exchange(self: PreviewWidget):
     "Exchange the two chosen classes, or undo the exchange."
     pair = (self.parts['first'].value, self.parts['second'].value)
     self.preview.swap = None if self.preview.swap == pair or pair[0] == pair[1] else pair
     self.refresh()
-    if self.preview.swap: self.message.value = f'{CLASSES[pair[0]]} and {CLASSES[pair[1]]} are exchanged; press again to undo'
+    if self.preview.swap:
+        self.message.value = f'{CLASSES[pair[0]]} and {CLASSES[pair[1]]} are exchanged; press again to undo'
+
 
 @patch
-def reset(self:PreviewWidget):
+def reset(self: PreviewWidget):
     "Let every class count once, undo an exchange."
-    self.preview.gains, self.preview.swap = [1.]*len(CLASSES), None
-    for t in self.toggles.values(): t.value = True
-    self.parts['gain'].value = 1.
+    self.preview.gains, self.preview.swap = [1.0] * len(CLASSES), None
+    for t in self.toggles.values():
+        t.value = True
+    self.parts['gain'].value = 1.0
     self.refresh()
 
+
 @patch
-def compare(self:PreviewWidget):
+def compare(self: PreviewWidget):
     "Show the panels that zoom together."
     panels = self.preview.panels()
-    self.frame.value = framed(linked_panels(panels), 30 + 200*(-(-len(panels)//4)))
+    self.frame.value = framed(linked_panels(panels), 30 + 200 * (-(-len(panels) // 4)))
 
 # %% ../nbs/47_widgets.ipynb #591d25ad
 @patch
-def save(self:PreviewWidget, path=None) -> Path: # the file
+def save(self: PreviewWidget, path=None) -> Path:  # the file
     "Write all pictures and the settings to one PNG."
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
+
     p, info, out = self.preview, PngInfo(), io.BytesIO()
     info.add_text('settings', json.dumps(p.settings))
     panels = p.panels()
-    rows = [list(panels.values())[:4], (list(panels.values())[4:] + [None]*4)[:4]]
+    rows = [list(panels.values())[:4], (list(panels.values())[4:] + [None] * 4)[:4]]
     titles = list(panels)
-    picture = plots.encode(plots.grid(rows, titles[:4], [['']*4, (titles[4:] + ['']*4)[:4]]))
+    picture = plots.encode(plots.grid(rows, titles[:4], [[''] * 4, (titles[4:] + [''] * 4)[:4]]))
     Image.open(io.BytesIO(picture)).save(out, 'PNG', pnginfo=info)
     path = write_atomic(Path(path or self.out), out.getvalue())
     self.message.value = f'written: {html.escape(str(path))}'
@@ -380,42 +537,68 @@ def save(self:PreviewWidget, path=None) -> Path: # the file
 # %% ../nbs/47_widgets.ipynb #83172e04
 class RunBrowser:
     "Browse the runs below a folder: progress, loss curves, figures. Raises AshError for a folder without runs."
+
     def __init__(self, folder):
         import ipywidgets as w
+
         self.folder = Path(folder)
-        if not self.names(): raise AshError(f'{folder} holds no run: train one with ash-nb train --out {Path(folder)/"a"}')
-        self.chosen = w.SelectMultiple(options=self.names(), value=self.names()[:2], rows=10, layout=w.Layout(width='260px'))
+        if not self.names():
+            raise AshError(f'{folder} holds no run: train one with ash-nb train --out {Path(folder) / "a"}')
+        self.chosen = w.SelectMultiple(
+            options=self.names(), value=self.names()[:2], rows=10, layout=w.Layout(width='260px')
+        )
         self.play = w.Play(interval=5000, min=0, max=10**6, description='look again')
         self.status, self.curves, self.figures = w.HTML(), w.Image(layout=w.Layout(width='760px')), w.VBox([])
         self.chosen.observe(lambda _: self.refresh(), 'value')
         self.play.observe(lambda _: self.refresh(), 'value')
-        self.widget = w.VBox([w.HBox([w.VBox([self.chosen, self.play]), w.VBox([self.status, self.curves])]), self.figures])
+        self.widget = w.VBox(
+            [w.HBox([w.VBox([self.chosen, self.play]), w.VBox([self.status, self.curves])]), self.figures]
+        )
         self.refresh()
 
     def names(self) -> list:
         "List the runs, newest first."
-        found = [f.parent for f in [*self.folder.glob('config.json'), *self.folder.glob('*/config.json'), *self.folder.glob('*/*/config.json')]]
+        found = [
+            f.parent
+            for f in [
+                *self.folder.glob('config.json'),
+                *self.folder.glob('*/config.json'),
+                *self.folder.glob('*/*/config.json'),
+            ]
+        ]
         return [str(f.relative_to(self.folder)) for f in sorted(found, key=lambda f: -f.stat().st_mtime)]
 
     def _ipython_display_(self):
         from IPython.display import display
+
         display(self.widget)
 
 # %% ../nbs/47_widgets.ipynb #fec373ce
-def run_line(run:Run) -> str: # HTML
+def run_line(run: Run) -> str:  # HTML
     "Say in a line what a run is and how far it has come."
     c = run.config
-    done = int(run.metrics.step.max()) if (run.path/'metrics.csv').is_file() else 0
-    state = 'finished' if run.finished else f'{100*done/c.steps:.0f} %'
+    done = int(run.metrics.step.max()) if (run.path / 'metrics.csv').is_file() else 0
+    state = 'finished' if run.finished else f'{100 * done / c.steps:.0f} %'
     return f'<b>{html.escape(run.path.name)}</b>: {html.escape(plots.name_of(c.method))}, seed {c.seed}, {html.escape(c.source)}, step {done} of {c.steps} ({state})'
 
+
 @patch
-def refresh(self:RunBrowser):
+def refresh(self: RunBrowser):
     "Read the chosen runs again."
     import ipywidgets as w
-    runs = [load_run(self.folder/n) for n in self.chosen.value]
+
+    runs = [load_run(self.folder / n) for n in self.chosen.value]
     self.status.value = '<br>'.join(map(run_line, runs))
-    logs = {r.path.name: r.metrics for r in runs if (r.path/'metrics.csv').is_file()}
-    if logs: self.curves.value = plots.encode(plots.curves(logs))
-    files = [f for r in runs for f in sorted((r.path/'figures').glob('*.*')) if f.suffix in ('.png', '.jpg')]
-    self.figures.children = [w.VBox([w.HTML(html.escape(f'{f.parent.parent.name}: {f.stem}')), w.Image(value=f.read_bytes(), layout=w.Layout(width='760px'))]) for f in files]
+    logs = {r.path.name: r.metrics for r in runs if (r.path / 'metrics.csv').is_file()}
+    if logs:
+        self.curves.value = plots.encode(plots.curves(logs))
+    files = [f for r in runs for f in sorted((r.path / 'figures').glob('*.*')) if f.suffix in ('.png', '.jpg')]
+    self.figures.children = [
+        w.VBox(
+            [
+                w.HTML(html.escape(f'{f.parent.parent.name}: {f.stem}')),
+                w.Image(value=f.read_bytes(), layout=w.Layout(width='760px')),
+            ]
+        )
+        for f in files
+    ]

@@ -1,24 +1,43 @@
 "Several processes compute what one does: gradients of every method's step, confusion matrices, logs, resume."
-import json, os, subprocess, sys
+
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+
 from ash_nb.presets import METHODS
+
 
 def python(n, port):
     "Begin a command line that runs in n processes under torchrun, or in one without it."
-    return [sys.executable] if n == 1 else [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', str(n), '--master-port', str(port)]
+    return (
+        [sys.executable]
+        if n == 1
+        else [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', str(n), '--master-port', str(port)]
+    )
+
 
 def spawn(n, code, folder, port):
     "Run Python code in n processes under torchrun, or in this environment alone for n = 1."
-    file = Path(folder)/f'code{n}.py'
+    file = Path(folder) / f'code{n}.py'
     file.write_text(code)
-    done = subprocess.run([*python(n, port), str(file)], capture_output=True, text=True, env=os.environ | {'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}, timeout=1800)
+    done = subprocess.run(
+        [*python(n, port), str(file)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''},
+        timeout=1800,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
-STEPS = '''
+
+STEPS = """
 import torch
 from ash_nb.config import generator
 from ash_nb.presets import METHODS, adapts, preset
@@ -39,20 +58,31 @@ for method in METHODS:
             if p.grad is not None: answer[f'{method}/{k}/{name}/grad'], answer[f'{method}/{k}/{name}'] = p.grad, p.detach()
 if rank_and_size()[0] == 0: torch.save(answer, FILE)
 leave()
-'''
+"""
+
 
 @pytest.mark.parametrize('n, noise', [(2, 'elementwise'), (2, 'stat'), (4, 'orthogonal')])
 def test_gradients_equal_those_of_one_process(tmp_path, n, noise):
     answers = []
     for k in (1, n):
-        spawn(k, f'NOISE, FILE = {noise!r}, {str(tmp_path/f"{k}.pt")!r}\n' + STEPS, tmp_path, 29520 + 10*n + len(noise))
-        answers.append(torch.load(tmp_path/f'{k}.pt'))
+        spawn(
+            k,
+            f'NOISE, FILE = {noise!r}, {str(tmp_path / f"{k}.pt")!r}\n' + STEPS,
+            tmp_path,
+            29520 + 10 * n + len(noise),
+        )
+        answers.append(torch.load(tmp_path / f'{k}.pt'))
     one, many = answers
     assert one.keys() == many.keys() and {k.split('/')[0] for k in one} == set(METHODS)
-    worst = max((float((one[k] - many[k]).norm()/one[k].norm().clamp(min=1e-300)), k) for k in one if float(one[k].norm()) > 1e-15)   # a bias before an instance norm has none but rounding
+    worst = max(
+        (float((one[k] - many[k]).norm() / one[k].norm().clamp(min=1e-300)), k)
+        for k in one
+        if float(one[k].norm()) > 1e-15
+    )  # a bias before an instance norm has none but rounding
     assert worst[0] < 1e-12, worst
 
-EVALUATE = '''
+
+EVALUATE = """
 import json, torch
 from ash_nb.distributed import *
 from ash_nb.datasets import StreetWorld
@@ -62,30 +92,71 @@ join('cpu'); torch.manual_seed(0)
 e = evaluate(Segmenter('plain', pretrained=False).eval(), StreetWorld(7, width=96, height=64), 'x', width=96, height=64)
 if rank_and_size()[0] == 0: print(json.dumps([e.confusion.tolist(), e.per_image]))
 leave()
-'''
+"""
+
 
 def test_confusion_matrices_are_summed(tmp_path):
-    one, two = (json.loads(spawn(n, EVALUATE, tmp_path, 29561).splitlines()[-1]) for n in (1, 2))   # gloo may talk before
+    one, two = (
+        json.loads(spawn(n, EVALUATE, tmp_path, 29561).splitlines()[-1]) for n in (1, 2)
+    )  # gloo may talk before
     assert one == two and np.sum(one[0]) > 0 and len(one[1]) == 7
 
+
 def train(n, out, *more):
-    words = ['-m', 'ash_nb.cli', 'train', '--method', 'ash_segmentation_loss', '--steps', '6', '--out', str(out), '--device', 'cpu', '--tensorboard']
-    for s in ('body=plain', 'freeze_norm=true', 'scenes=6', 'width=96', 'height=72', 'precision=float32', 'log_every=1', 'checkpoint_every=3', 'classwise_every=3', *more): words += ['--set', s]
-    return subprocess.run([*python(n, 29571), *words], capture_output=True, text=True, timeout=1800, env=os.environ | {'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1'})
+    words = [
+        '-m',
+        'ash_nb.cli',
+        'train',
+        '--method',
+        'ash_segmentation_loss',
+        '--steps',
+        '6',
+        '--out',
+        str(out),
+        '--device',
+        'cpu',
+        '--tensorboard',
+    ]
+    for s in (
+        'body=plain',
+        'freeze_norm=true',
+        'scenes=6',
+        'width=96',
+        'height=72',
+        'precision=float32',
+        'log_every=1',
+        'checkpoint_every=3',
+        'classwise_every=3',
+        *more,
+    ):
+        words += ['--set', s]
+    return subprocess.run(
+        [*python(n, 29571), *words],
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        env=os.environ | {'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1'},
+    )
+
 
 def test_the_same_command_on_two_processes(tmp_path):
     "One command, alone and under torchrun: the same log up to rounding; a run goes on under another number of processes."
-    from ash_nb import load_run
     import shutil
+
+    from ash_nb import load_run
+
     for n in (1, 2):
-        done = train(n, tmp_path/str(n))
+        done = train(n, tmp_path / str(n))
         assert done.returncode == 0 and done.stdout.count('finished after 6 steps') == 1, done.stderr[-2000:]
-    logs = [load_run(tmp_path/str(n)).metrics for n in (1, 2)]
+    logs = [load_run(tmp_path / str(n)).metrics for n in (1, 2)]
     assert len(logs[0]) == 6 and np.allclose(*logs, rtol=2e-3, atol=1e-6)
-    assert list((tmp_path/'2'/'tensorboard').iterdir()) and len(load_run(tmp_path/'2').table('classwise.csv')) == 38
-    shutil.rmtree(tmp_path/'2'/'checkpoints'/'step-0000006')
-    assert train(1, tmp_path/'2').returncode == 0 and load_run(tmp_path/'2').finished
+    assert (
+        list((tmp_path / '2' / 'tensorboard').iterdir()) and len(load_run(tmp_path / '2').table('classwise.csv')) == 38
+    )
+    shutil.rmtree(tmp_path / '2' / 'checkpoints' / 'step-0000006')
+    assert train(1, tmp_path / '2').returncode == 0 and load_run(tmp_path / '2').finished
+
 
 def test_a_batch_that_cannot_be_divided(tmp_path):
-    done = train(2, tmp_path/'a', 'batch_size=3')
+    done = train(2, tmp_path / 'a', 'batch_size=3')
     assert done.returncode and 'batch_size = 3 cannot be divided among 2 processes: set batch_size=4' in done.stderr

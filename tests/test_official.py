@@ -1,55 +1,68 @@
 """Parity with the published networks: every answer of shared/parity/expected.npz, through files and load_official;
 and files as other kits leave them."""
-import argparse, os, zlib
+
+import argparse
+import os
+import zlib
 from pathlib import Path
-import numpy as np, pytest, torch
-from hypothesis import HealthCheck, given, settings, strategies as st
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
+
 from ash_nb.config import AshError
-from ash_nb.official import load_initial, load_official, published_state, read_checkpoint, _build
+from ash_nb.official import _build, load_initial, load_official, published_state, read_checkpoint
 from ash_nb.segmenter import Segmenter
 
-SHARED = Path(os.environ.get('ASH_SHARED', Path(__file__).resolve().parents[2]/'shared'))
-EXPECTED = SHARED/'parity'/'expected.npz'
+SHARED = Path(os.environ.get('ASH_SHARED', Path(__file__).resolve().parents[2] / 'shared'))
+EXPECTED = SHARED / 'parity' / 'expected.npz'
 SALT = 'public-1'
 absent = f'{EXPECTED} is not here (ASH_SHARED names the folder that holds parity/)'
 needs_parity = pytest.mark.skipif(not EXPECTED.is_file(), reason=absent)
 
 
-def wave(shape, name, scale=1.):
+def wave(shape, name, scale=1.0):
     i = np.arange(int(np.prod(shape)), dtype=np.float64)
-    phase = (zlib.crc32(f'{SALT}:{name}'.encode()) % 100003)/100003*2*np.pi
-    values = scale*np.sin(0.7391*i*(1 + (i % 7)*0.013) + phase)*np.cos(0.0137*i + 2*phase)
+    phase = (zlib.crc32(f'{SALT}:{name}'.encode()) % 100003) / 100003 * 2 * np.pi
+    values = scale * np.sin(0.7391 * i * (1 + (i % 7) * 0.013) + phase) * np.cos(0.0137 * i + 2 * phase)
     return torch.from_numpy(values.astype(np.float32).reshape(shape))
 
 
 def weight(name, shape):
-    if name.endswith('num_batches_tracked'): return torch.tensor(0)
-    if name.endswith('running_var'): return 1 + 0.3*wave(shape, name).abs()
-    if len(shape) == 4: return wave(shape, name, 1.6/np.sqrt(np.prod(shape[1:])))
+    if name.endswith('num_batches_tracked'):
+        return torch.tensor(0)
+    if name.endswith('running_var'):
+        return 1 + 0.3 * wave(shape, name).abs()
+    if len(shape) == 4:
+        return wave(shape, name, 1.6 / np.sqrt(np.prod(shape[1:])))
     affine = len(shape) == 1 and ('bn' in name and name.endswith('weight') or 'downsample.1.weight' in name)
     return 1 + wave(shape, name, 0.2) if affine else wave(shape, name, 0.1)
 
 
 @pytest.fixture(scope='module')
-def expected(): return dict(np.load(EXPECTED))
+def expected():
+    return dict(np.load(EXPECTED))
 
 
 def recipe(kind, folder):
     "Our network with the recipe's weights, read from a file as a reader would read a published one."
     shapes = {k: v.shape for k, v in published_state(kind, _build[kind]()).items()}
-    torch.save({k: weight(k, s) for k, s in shapes.items()}, folder/'checkpoint.pth')
-    return load_official(kind, folder/'checkpoint.pth')
+    torch.save({k: weight(k, s) for k, s in shapes.items()}, folder / 'checkpoint.pth')
+    return load_official(kind, folder / 'checkpoint.pth')
 
 
 def agree(ours, theirs):
     assert ours.shape == theirs.shape
-    assert np.abs(ours.numpy() - theirs).max() < 1e-4*np.abs(theirs).max()
+    assert np.abs(ours.numpy() - theirs).max() < 1e-4 * np.abs(theirs).max()
 
 
 def published_names(kind):
     import json
-    return {k: tuple(s) for k, s in json.loads((SHARED/'parity'/'state_dict_names.json').read_text())[kind]}
+
+    return {k: tuple(s) for k, s in json.loads((SHARED / 'parity' / 'state_dict_names.json').read_text())[kind]}
 
 
 @needs_parity
@@ -57,7 +70,8 @@ def published_names(kind):
 def test_names_and_shapes_are_the_published_ones(kind):
     ours = {k: tuple(v.shape) for k, v in published_state(kind, _build[kind]()).items()}
     theirs = published_names(kind)
-    if kind == 'encoder': theirs = {k: s for k, s in theirs.items() if int(k.split('.')[0]) < 31}
+    if kind == 'encoder':
+        theirs = {k: s for k, s in theirs.items() if int(k.split('.')[0]) < 31}
     assert list(ours.items()) == list(theirs.items())
 
 
@@ -66,14 +80,16 @@ def test_names_and_shapes_are_the_published_ones(kind):
 def test_segmenter(expected, tmp_path):
     published = wave((2, 3, 65, 97), 'x', 60)  # BGR minus mean, range 255
     mean = torch.tensor([104.00698793, 116.66876762, 122.67891434]).view(1, 3, 1, 1)
-    heads = recipe('segmenter', tmp_path)(((published + mean)/255).flip(1))
-    for head, key in zip(heads, ('segmenter.head1', 'segmenter.head2')): agree(head, expected[key])
+    heads = recipe('segmenter', tmp_path)(((published + mean) / 255).flip(1))
+    for head, key in zip(heads, ('segmenter.head1', 'segmenter.head2')):
+        agree(head, expected[key])
 
 
 @needs_parity
 @torch.no_grad()
 def test_discriminator_and_hallucinator(expected, tmp_path):
     from ash_nb.hallucinator import modulate
+
     probabilities, features = wave((2, 19, 64, 96), 'p', 3).softmax(1), wave((2, 512, 8, 12), 'f', 2)
     agree(recipe('discriminator', tmp_path)(probabilities), expected['discriminator.out'])
     gamma, beta = recipe('hallucinator', tmp_path)(probabilities)
@@ -86,6 +102,7 @@ def test_discriminator_and_hallucinator(expected, tmp_path):
 @torch.no_grad()
 def test_encoder_decoder_and_adain(expected, tmp_path):
     from ash_nb.adain import adain
+
     agree(recipe('encoder', tmp_path)(wave((2, 3, 50, 71), 'im', 0.5) + 0.5), expected['encoder.relu4_1'])
     agree(recipe('decoder', tmp_path)(wave((2, 512, 7, 9), 'z', 2).abs()), expected['decoder.out'])
     agree(adain(wave((2, 512, 7, 9), 'c', 2), wave((2, 512, 5, 6), 's', 3)), expected['adain.out'])
@@ -93,8 +110,8 @@ def test_encoder_decoder_and_adain(expected, tmp_path):
 
 @needs_parity
 def test_whole_vgg_file_is_read_as_the_encoder(tmp_path):
-    torch.save({k: weight(k, s) for k, s in published_names('encoder').items()}, tmp_path/'vgg.pth')
-    whole = load_official('encoder', tmp_path/'vgg.pth')
+    torch.save({k: weight(k, s) for k, s in published_names('encoder').items()}, tmp_path / 'vgg.pth')
+    whole = load_official('encoder', tmp_path / 'vgg.pth')
     part = recipe('encoder', tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), part.parameters(), strict=True))
 
@@ -102,6 +119,7 @@ def test_whole_vgg_file_is_read_as_the_encoder(tmp_path):
 @needs_parity
 def test_losses(expected):
     from ash_nb.losses import clan_weight_map, focal_cross_entropy, weighted_bce
+
     p1, p2 = (wave((1, 19, 32, 48), k, 3).softmax(1) for k in ('p1', 'p2'))
     weights, logits = clan_weight_map(p1, p2), wave((1, 1, 32, 48), 'do', 2)
     agree(weights, expected['clan.weight_map'])
@@ -117,62 +135,117 @@ def test_every_expected_answer_is_tested(expected):
     source = Path(__file__).read_text()
     assert [k for k in expected if f"'{k}'" not in source] == []
 
+
 def test_a_run_starts_from_the_initial_model(tmp_path):
     "`body_weights` fills the body of a resnet101 run; a missing file leaves no run folder behind."
     import torch
+
     from ash_nb import preset, train
     from ash_nb.config import AshError
     from ash_nb.methods import Learner
     from ash_nb.official import published_state
     from ash_nb.segmenter import Segmenter
+
     torch.manual_seed(3)
     net = Segmenter('resnet101', pretrained=False)
-    torch.save({k: v for k, v in published_state('segmenter', net).items() if not k.startswith('layer6')}, tmp_path/'initial.pth')
+    torch.save(
+        {k: v for k, v in published_state('segmenter', net).items() if not k.startswith('layer6')},
+        tmp_path / 'initial.pth',
+    )
     changes = dict(method='source_only', width=64, height=64, body='resnet101')
-    learner = Learner(preset('streetworld', body_weights=str(tmp_path/'initial.pth'), **changes))
+    learner = Learner(preset('streetworld', body_weights=str(tmp_path / 'initial.pth'), **changes))
     assert torch.equal(learner.segmenter.body.layer4[0].conv2.weight, net.body.layer4[0].conv2.weight)
-    with pytest.raises(AshError, match='nothing.pth: no such file'): train(preset('streetworld', body_weights='nothing.pth', **changes), tmp_path/'run', progress=False)
-    assert not (tmp_path/'run').exists()
+    with pytest.raises(AshError, match='nothing.pth: no such file'):
+        train(preset('streetworld', body_weights='nothing.pth', **changes), tmp_path / 'run', progress=False)
+    assert not (tmp_path / 'run').exists()
+
 
 # --- files as other kits leave them
 
 SGD = dict(state={0: dict(momentum_buffer=torch.ones(3), step=torch.ones(()))}, param_groups=[dict(lr=0.1, params=[0])])
-BESIDE = dict(epoch=7, args=argparse.Namespace(lr=0.1, out=Path('runs')), best=np.float64(0.3), scores=np.arange(3.),
-              optimizer=SGD, optimizer_states=[SGD], config=dict(lr=0.1, mean=torch.zeros(3)),
-              hyper_parameters=argparse.Namespace(width=3))
-NESTS = ('state_dict', 'model', 'net', 'network', 'state', 'params', 'weights', 'model_state_dict', 'model_state',
-         'ema', 'model_ema', 'generator')
-PREFIXES = ('', 'module.', 'Scale.', 'module.Scale.', 'model.', 'net.', 'backbone.', 'segmenter.', 'generator.',
-            'model.net.module.', '_orig_mod.', 'model.conv1.')
+BESIDE = dict(
+    epoch=7,
+    args=argparse.Namespace(lr=0.1, out=Path('runs')),
+    best=np.float64(0.3),
+    scores=np.arange(3.0),
+    optimizer=SGD,
+    optimizer_states=[SGD],
+    config=dict(lr=0.1, mean=torch.zeros(3)),
+    hyper_parameters=argparse.Namespace(width=3),
+)
+NESTS = (
+    'state_dict',
+    'model',
+    'net',
+    'network',
+    'state',
+    'params',
+    'weights',
+    'model_state_dict',
+    'model_state',
+    'ema',
+    'model_ema',
+    'generator',
+)
+PREFIXES = (
+    '',
+    'module.',
+    'Scale.',
+    'module.Scale.',
+    'model.',
+    'net.',
+    'backbone.',
+    'segmenter.',
+    'generator.',
+    'model.net.module.',
+    '_orig_mod.',
+    'model.conv1.',
+)
+
 
 def table(names=('conv1.weight', 'conv1.bias', 'layer.0.conv1.weight')):
     return {k: torch.full((2,), float(i)) for i, k in enumerate(names)}
 
-def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.sampled_from(NESTS), max_size=3), st.sampled_from(PREFIXES),
-       st.sets(st.sampled_from(sorted(BESIDE))), st.booleans(),
-       st.sampled_from(['', 'criterion.weight', 'discriminator.conv9.weight']))
+@given(
+    st.lists(st.sampled_from(NESTS), max_size=3),
+    st.sampled_from(PREFIXES),
+    st.sets(st.sampled_from(sorted(BESIDE))),
+    st.booleans(),
+    st.sampled_from(['', 'criterion.weight', 'discriminator.conv9.weight']),
+)
 def test_weights_are_found_inside(tmp_path, nests, prefix, beside, new, foreign):
     "Nested under any names, beside arguments and optimizers, behind a prefix, among other entries; in either format."
-    wanted, file = table(), tmp_path/'a.pth'
+    wanted, file = table(), tmp_path / 'a.pth'
     state = {prefix + k: v for k, v in wanted.items()} | ({foreign: torch.zeros(1)} if foreign else {})
-    for name in nests: state = {name: state} | {k: BESIDE[k] for k in beside}
+    for name in nests:
+        state = {name: state} | {k: BESIDE[k] for k in beside}
     torch.save(state, file, _use_new_zipfile_serialization=new)
     found = read_checkpoint(file, wanted)
     meaningless = prefix in ('', 'module.', 'Scale.', 'module.Scale.')
     assert same(found, wanted | ({foreign: torch.zeros(1)} if foreign and meaningless else {}))
 
-@pytest.mark.parametrize('wrap', [
-    lambda s: s, lambda s: dict(state_dict=s, **BESIDE),
-    lambda s: dict(hallucinator=s, discriminator=table(), ema=dict(decay=torch.ones(())))])
+
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda s: s,
+        lambda s: dict(state_dict=s, **BESIDE),
+        lambda s: dict(hallucinator=s, discriminator=table(), ema=dict(decay=torch.ones(()))),
+    ],
+)
 @pytest.mark.parametrize('prefix', PREFIXES[:-1])
 def test_a_network_is_read_from_them(tmp_path, wrap, prefix):
     torch.manual_seed(1)
     net = _build['hallucinator']()
-    torch.save(wrap({prefix + k: v for k, v in published_state('hallucinator', net).items()}), tmp_path/'a.pth')
-    assert same(load_official('hallucinator', tmp_path/'a.pth').state_dict(), net.state_dict())
+    torch.save(wrap({prefix + k: v for k, v in published_state('hallucinator', net).items()}), tmp_path / 'a.pth')
+    assert same(load_official('hallucinator', tmp_path / 'a.pth').state_dict(), net.state_dict())
+
 
 def test_a_body_is_read_from_other_kits(tmp_path):
     "The initial model as Lightning, mmseg and safetensors files hold it: the heads stay new."
@@ -181,52 +254,75 @@ def test_a_body_is_read_from_other_kits(tmp_path):
     body = {k: v for k, v in published_state('segmenter', net).items() if not k.startswith(('layer5', 'layer6'))}
     other = {'decode_head.conv_seg.weight': torch.zeros(19, 512, 1, 1), 'auxiliary_head.conv_seg.bias': torch.zeros(19)}
     mmseg = {f'backbone.{k}': v for k, v in body.items()} | other
-    torch.save(dict(meta=dict(iter=1), state_dict=mmseg, optimizer=SGD), tmp_path/'a.pth')
-    save_file({f'model.{k}': v for k, v in body.items()}, tmp_path/'b.safetensors')
+    torch.save(dict(meta=dict(iter=1), state_dict=mmseg, optimizer=SGD), tmp_path / 'a.pth')
+    save_file({f'model.{k}': v for k, v in body.items()}, tmp_path / 'b.safetensors')
     fresh = Segmenter('resnet101', pretrained=False)
     for name in ('a.pth', 'b.safetensors'):
         torch.nn.init.zeros_(fresh.body.layer4[0].conv2.weight)
-        load_initial(fresh, tmp_path/name)
+        load_initial(fresh, tmp_path / name)
         assert same(fresh.body.state_dict(), net.body.state_dict())
+
 
 class Trap:
     "What it holds when it is read as a pickle usually is: a call."
-    def __init__(self, *call): self.call = call
-    def __reduce__(self): return self.call
+
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call
+
 
 @pytest.mark.parametrize('new', [True, False])
-@pytest.mark.parametrize('inside, named', [
-    (lambda p: Trap(os.system, (f'touch {p}',)), 'posix.system'),
-    (lambda p: Trap(eval, (f'open({str(p)!r}, "w")',)), 'eval'),
-    (lambda p: Trap(Path.touch, (p,)), 'getattr'), (lambda p: torch.nn.Linear(2, 2), 'torch.nn.modules.linear.Linear')])
+@pytest.mark.parametrize(
+    'inside, named',
+    [
+        (lambda p: Trap(os.system, (f'touch {p}',)), 'posix.system'),
+        (lambda p: Trap(eval, (f'open({str(p)!r}, "w")',)), 'eval'),
+        (lambda p: Trap(Path.touch, (p,)), 'getattr'),
+        (lambda p: torch.nn.Linear(2, 2), 'torch.nn.modules.linear.Linear'),
+    ],
+)
 def test_code_is_refused_by_its_name_and_never_runs(tmp_path, inside, named, new):
-    seen = tmp_path/'seen'
+    seen = tmp_path / 'seen'
     for state in (inside(seen), dict(state_dict=table(), extra=inside(seen))):
-        torch.save(state, tmp_path/'a.pth', _use_new_zipfile_serialization=new)
-        with pytest.raises(AshError) as told: read_checkpoint(tmp_path/'a.pth')
+        torch.save(state, tmp_path / 'a.pth', _use_new_zipfile_serialization=new)
+        with pytest.raises(AshError) as told:
+            read_checkpoint(tmp_path / 'a.pth')
         said = str(told.value)
         assert f'a.pth is not read, because that would run code ({named}): ' in said
         assert 'save its weights alone' in said
         assert not seen.exists() and 'truncated' not in said and '\n' not in said
 
-@pytest.mark.parametrize('state, told', [
-    (dict(epoch=3, config='x', a=1, b=2, c=3), "which is no tensor; its keys are 'epoch', 'config', 'a', 'b', ..."),
-    ({}, "found 'nothing'"), ([1], "found 'list'"), (dict(optimizer=SGD), "found 'optimizer', which is no tensor"),
-    (dict(model=table(), model_ema=table()), "holds several state dicts, 'model', 'model_ema': save the one"),
-    ({p + k: v for p in ('one.', 'two.') for k, v in table().items()}, "under several prefixes, 'one.', 'two.'")])
+
+@pytest.mark.parametrize(
+    'state, told',
+    [
+        (dict(epoch=3, config='x', a=1, b=2, c=3), "which is no tensor; its keys are 'epoch', 'config', 'a', 'b', ..."),
+        ({}, "found 'nothing'"),
+        ([1], "found 'list'"),
+        (dict(optimizer=SGD), "found 'optimizer', which is no tensor"),
+        (dict(model=table(), model_ema=table()), "holds several state dicts, 'model', 'model_ema': save the one"),
+        ({p + k: v for p in ('one.', 'two.') for k, v in table().items()}, "under several prefixes, 'one.', 'two.'"),
+    ],
+)
 def test_what_is_not_clear_is_said(tmp_path, state, told):
-    torch.save(state, tmp_path/'a.pth')
-    with pytest.raises(AshError) as error: read_checkpoint(tmp_path/'a.pth', table())
+    torch.save(state, tmp_path / 'a.pth')
+    with pytest.raises(AshError) as error:
+        read_checkpoint(tmp_path / 'a.pth', table())
     assert told in str(error.value)
+
 
 def test_what_is_missing_is_said_with_what_is_there(tmp_path):
     state = published_state('hallucinator', _build['hallucinator']())
     del state['condlayer.3.bias']
-    torch.save({f'model.{k}': v for k, v in state.items()}, tmp_path/'a.pth')
+    torch.save({f'model.{k}': v for k, v in state.items()}, tmp_path / 'a.pth')
     said = r"expected condlayer.3.bias of shape \(256,\).*, but it is missing; the file begins with 'condlayer.0"
-    with pytest.raises(AshError, match=said): load_official('hallucinator', tmp_path/'a.pth')
-    torch.save(table(['a', 'b']), tmp_path/'a.pth')
+    with pytest.raises(AshError, match=said):
+        load_official('hallucinator', tmp_path / 'a.pth')
+    torch.save(table(['a', 'b']), tmp_path / 'a.pth')
     with pytest.raises(AshError, match="but it is missing; the file begins with 'a', 'b'$"):
-        load_official('hallucinator', tmp_path/'a.pth')
-    (tmp_path/'b.safetensors').write_bytes(b'\x10' + bytes(7) + b'{"a":')
-    with pytest.raises(AshError, match='not a readable checkpoint'): read_checkpoint(tmp_path/'b.safetensors')
+        load_official('hallucinator', tmp_path / 'a.pth')
+    (tmp_path / 'b.safetensors').write_bytes(b'\x10' + bytes(7) + b'{"a":')
+    with pytest.raises(AshError, match='not a readable checkpoint'):
+        read_checkpoint(tmp_path / 'b.safetensors')

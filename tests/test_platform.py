@@ -1,17 +1,23 @@
 "What a run needs of the system and says where it is missing, other conditions than it began with, and its bar."
-import json, os, subprocess, sys
+
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+
 import pytest
 import torch
+from soak import small
 from tqdm import tqdm
+
 import ash_nb.training
 from ash_nb.config import Config
 from ash_nb.distributed import start_method
 from ash_nb.files import read_json, write_json
 from ash_nb.methods import SHORT, Learner, brief
 from ash_nb.presets import METHODS, adapts
-from ash_nb.training import BAR, Run, _show, conditions, lock, load_run, other_conditions, peak_memory, train
-from soak import small
+from ash_nb.training import BAR, Run, _show, conditions, load_run, lock, other_conditions, peak_memory, train
 
 go = dict(device='cpu', workers=0, progress=False)
 plain = small(4, method='source_only', checkpoint_every=2)
@@ -48,9 +54,10 @@ if __name__ == '__main__':
     print(prepare('gta5', 'gta5', 'ready', workers=2, progress=False)['samples'])
 """
 
+
 def test_without_what_windows_lacks(tmp_path):
     "Every module is imported, a run trained with a loader process and scored, data prepared; what is missing is named."
-    (tmp_path/'script.py').write_text(BARE + TRAIN)
+    (tmp_path / 'script.py').write_text(BARE + TRAIN)
     done = subprocess.run([sys.executable, 'script.py'], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split() == ['2', 'True', 'True', 'True', 'True', '3'], done.stdout
@@ -58,99 +65,146 @@ def test_without_what_windows_lacks(tmp_path):
     assert 'this system does not tell the peak memory of a process: peak_mb in sessions.csv stays empty' in done.stderr
     assert 'Traceback' not in done.stderr
 
+
 def test_locks_of_windows(tmp_path, monkeypatch):
     "Where there is no fcntl, msvcrt's lock is taken; one that is taken is told as such."
     taken = []
+
     class Msvcrt:
         LK_NBLCK = 2
+
         @staticmethod
         def locking(handle, mode, n):
-            if taken: raise OSError(13, 'Permission denied')
+            if taken:
+                raise OSError(13, 'Permission denied')
             taken.append((mode, n))
+
     monkeypatch.setitem(sys.modules, 'fcntl', None)
     monkeypatch.setitem(sys.modules, 'msvcrt', Msvcrt)
-    with open(tmp_path/'a', 'w') as file: assert (lock(file), lock(file), taken) == (True, False, [(2, 1)])
+    with open(tmp_path / 'a', 'w') as file:
+        assert (lock(file), lock(file), taken) == (True, False, [(2, 1)])
     monkeypatch.setitem(sys.modules, 'msvcrt', None)
-    with open(tmp_path/'a') as file: assert lock(file) is None
+    with open(tmp_path / 'a') as file:
+        assert lock(file) is None
+
 
 @pytest.mark.parametrize('system, unit', [('darwin', 1), ('linux', 1024)])
 def test_peak_memory_has_the_unit_of_the_system(monkeypatch, system, unit):
     class Resource:
         RUSAGE_SELF = 0
+
         class getrusage:
-            def __init__(self, who): self.ru_maxrss = 12345
+            def __init__(self, who):
+                self.ru_maxrss = 12345
+
     monkeypatch.setitem(sys.modules, 'resource', Resource)
     monkeypatch.setattr(sys, 'platform', system)
-    assert peak_memory(torch.device('cpu')) == 12345*unit
+    assert peak_memory(torch.device('cpu')) == 12345 * unit
+
 
 def test_processes_are_started_as_the_system_can(monkeypatch):
     import multiprocessing
+
     assert start_method() in multiprocessing.get_all_start_methods()
     monkeypatch.setattr(multiprocessing, 'get_all_start_methods', lambda: ['spawn'])
     assert start_method() == 'spawn'
 
+
 # --- other conditions than a run began with
+
 
 @pytest.fixture(scope='module')
 def half(tmp_path_factory):
     "A run with one of its two checkpoints taken away."
     import shutil
-    run = train(plain, tmp_path_factory.mktemp('runs')/'half', **go)
+
+    run = train(plain, tmp_path_factory.mktemp('runs') / 'half', **go)
     shutil.rmtree(run.checkpoints[-1])
     return run
+
 
 def copy(run, out, change):
     "Copy a run with another record of what it was begun with."
     import shutil
+
     shutil.copytree(run.path, out)
-    record = read_json(out/'config.json', sealed=True)
+    record = read_json(out / 'config.json', sealed=True)
     change(record)
-    write_json(out/'config.json', record, sealed=True)
+    write_json(out / 'config.json', record, sealed=True)
     return out
 
-@pytest.mark.parametrize('key, value', [('threads', 64), ('torch', '1.0'), ('device', 'cuda'),
-                                        ('precision', 'bfloat16'), ('processes', 4), ('processor', 'abacus')])
+
+@pytest.mark.parametrize(
+    'key, value',
+    [
+        ('threads', 64),
+        ('torch', '1.0'),
+        ('device', 'cuda'),
+        ('precision', 'bfloat16'),
+        ('processes', 4),
+        ('processor', 'abacus'),
+    ],
+)
 def test_a_run_that_goes_on_under_other_conditions_says_so(half, tmp_path, capsys, key, value):
     now = conditions(Learner(plain))[key]
-    out = copy(half, tmp_path/'a', lambda record: record['provenance']['conditions'].update({key: value}))
+    out = copy(half, tmp_path / 'a', lambda record: record['provenance']['conditions'].update({key: value}))
     assert train(plain, out, **go).finished
     told = f'{out} goes on under other conditions than it began with, so not to the same bits: '
     assert capsys.readouterr().err == told + f'{key} {value} then and {now} now\n'
 
-@pytest.mark.parametrize('change', [
-    lambda r: None, lambda r: r['provenance'].pop('conditions'), lambda r: r.pop('provenance'),
-    lambda r: r.update(provenance=[]), lambda r: r['provenance'].update(conditions='?')])
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda r: None,
+        lambda r: r['provenance'].pop('conditions'),
+        lambda r: r.pop('provenance'),
+        lambda r: r.update(provenance=[]),
+        lambda r: r['provenance'].update(conditions='?'),
+    ],
+)
 def test_the_same_conditions_and_older_records_say_nothing(half, tmp_path, capsys, change):
-    out = copy(half, tmp_path/'a', change)
+    out = copy(half, tmp_path / 'a', change)
     assert train(plain, out, **go).finished and load_run(out).finished
     assert capsys.readouterr().err == ''
 
+
 def test_threads_are_recorded_and_told(tmp_path):
     "In processes of their own: begun with one thread, gone on with two, then again with two."
-    code = ("import shutil, sys, torch\nfrom soak import small\nfrom ash_nb.training import train\n"
-            "torch.set_num_threads(int(sys.argv[1]))\n"
-            "c = small(4, method='source_only', checkpoint_every=2)\n"
-            "run = train(c, sys.argv[2], device='cpu', workers=0, progress=False)\n"
-            "shutil.rmtree(run.checkpoints[-1])")
+    code = (
+        'import shutil, sys, torch\nfrom soak import small\nfrom ash_nb.training import train\n'
+        'torch.set_num_threads(int(sys.argv[1]))\n'
+        "c = small(4, method='source_only', checkpoint_every=2)\n"
+        "run = train(c, sys.argv[2], device='cpu', workers=0, progress=False)\n"
+        'shutil.rmtree(run.checkpoints[-1])'
+    )
     env = os.environ | {'PYTHONPATH': os.pathsep.join([os.path.dirname(__file__), *sys.path])}
+
     def said_with(threads):
-        words = [sys.executable, '-c', code, threads, str(tmp_path/'a')]
+        words = [sys.executable, '-c', code, threads, str(tmp_path / 'a')]
         return subprocess.run(words, capture_output=True, text=True, env=env, check=True).stderr
+
     said = [said_with(n) for n in '121']
     assert said[0] == said[2] == '' and said[1].endswith('so not to the same bits: threads 1 then and 2 now\n')
-    assert json.loads((tmp_path/'a'/'config.json').read_text())['provenance']['conditions']['threads'] == 1
+    assert json.loads((tmp_path / 'a' / 'config.json').read_text())['provenance']['conditions']['threads'] == 1
+
 
 # --- the bar
 
+
 def losses_of(method, **changes):
     "The losses that a step of a method logs."
-    c = small(10, method=method, views=2, begin=0., warmup=0., **changes)
-    if adapts(c): c = replace(c, target='streetworld-night')
+    c = small(10, method=method, views=2, begin=0.0, warmup=0.0, **changes)
+    if adapts(c):
+        c = replace(c, target='streetworld-night')
     g = torch.Generator().manual_seed(0)
     images = torch.rand(4, 3, c.height, c.width, generator=g)
-    batch = dict(images=images[:c.batch_size], labels=torch.randint(19, (c.batch_size, c.height, c.width), generator=g))
-    styles = images[:c.batch_size*(c.views if METHODS[method].extra == 'pyramid' else 1)]
-    return Learner(c).step(batch, styles, 3, images[:c.batch_size] if adapts(c) else None)
+    batch = dict(
+        images=images[: c.batch_size], labels=torch.randint(19, (c.batch_size, c.height, c.width), generator=g)
+    )
+    styles = images[: c.batch_size * (c.views if METHODS[method].extra == 'pyramid' else 1)]
+    return Learner(c).step(batch, styles, 3, images[: c.batch_size] if adapts(c) else None)
+
 
 @pytest.mark.parametrize('method', METHODS)
 def test_the_bar_of_every_method_fits_80_columns(method):
@@ -163,15 +217,19 @@ def test_the_bar_of_every_method_fits_80_columns(method):
             assert len(str(bar)) <= 80 and str(bar).startswith(f'{method} seed 10: ')
             bar.n = 99_999
             _show(bar, values)
-            bar.start_t -= 86_399*99_999                    # as if a day were left
+            bar.start_t -= 86_399 * 99_999  # as if a day were left
             text = str(bar)
             assert len(text) <= 80 and '99999/100000 ' in text and text.endswith(brief(values)), text
             assert all(f' {SHORT[k]} ' in text for k in values) and len({SHORT[k] for k in values}) == len(values)
 
-@pytest.mark.parametrize('value', [-9.5, 123., 1234., -0.01, 1e30, 0., float('inf'), 6.1e-39])
-def test_any_number_is_short(value): assert len(brief(dict(segmentation=value))) <= len('seg') + 1 + 6
+
+@pytest.mark.parametrize('value', [-9.5, 123.0, 1234.0, -0.01, 1e30, 0.0, float('inf'), 6.1e-39])
+def test_any_number_is_short(value):
+    assert len(brief(dict(segmentation=value))) <= len('seg') + 1 + 6
+
 
 def test_metrics_keep_the_long_names(tmp_path, capfd):
-    run = train(small(2, log_every=1), tmp_path/'a', **go | dict(progress=True))
+    run = train(small(2, log_every=1), tmp_path / 'a', **go | dict(progress=True))
     assert {'segmentation', 'adversarial', 'restraint', 'discriminator'} <= set(run.metrics.columns)
-    if not os.environ.get('TQDM_DISABLE'): assert 'ash seed 0: 100%|' in capfd.readouterr().err
+    if not os.environ.get('TQDM_DISABLE'):
+        assert 'ash seed 0: 100%|' in capfd.readouterr().err
