@@ -80,7 +80,7 @@ class Registry(MutableMapping):
         check: Callable = None,  # called with name and thing; raises AshError for one that cannot be used
     ):
         self.what, self.modules, self.check = what, modules, check
-        self._things, self._complete = {}, False
+        self._things, self._origins, self._complete = {}, {}, False
 
     def _fill(self):
         if self._complete:
@@ -110,9 +110,7 @@ class Registry(MutableMapping):
     def __iter__(self):
         self._fill()
         places = {module: k for k, module in enumerate(self.modules)}
-        own = [getattr(t, '__module__', '') if callable(t) else '' for t in self._things.values()]
-        order = [places.get(module, len(places)) for module in own]
-        return iter([name for _, name in sorted(zip(order, self._things), key=lambda pair: pair[0])])
+        return iter(sorted(self._things, key=lambda name: places.get(self._origins.get(name), len(places))))
 
     def __len__(self):
         self._fill()
@@ -127,17 +125,15 @@ class Registry(MutableMapping):
 
     def register(self, name: str, thing: Any = None) -> Any:
         "Add a thing, or without one return a decorator that does. Raises AshError for a name that is taken."
-        if thing is None:
-            return lambda thing: self.register(name, thing)
-        old = self._things.get(name)
-        if old is not None and _origin(old) != _origin(thing):
+        module = sys._getframe(1).f_globals.get('__name__')  # who calls
+        if thing is not None:
+            return self._add(name, thing, module)
+        return lambda thing: self._add(name, thing, module)
+
+    def _add(self, name, thing, module):
+        if module == '__main__':
+            self._fill()  # what a notebook says about a name of the kit comes after the kit
+        elif name in self._things and self._origins.get(name) != module:
             raise AshError(f'{self.what} {name!r} exists already: choose another name')
-        self[name] = thing
+        self[name], self._origins[name] = thing, module
         return thing
-
-
-def _origin(thing):
-    "Where something comes from: a cell that is run again defines the same thing anew."
-    if callable(thing):
-        return thing.__module__, thing.__qualname__
-    return type(thing).__qualname__, getattr(thing, 'name', None)
