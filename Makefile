@@ -5,7 +5,7 @@ export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
 DEVICE ?= cuda
 
-.PHONY: demo test soak gpu gpu-wheels setup export weights lab docs clean
+.PHONY: demo test soak gpu gpu-wheels setup export format shelf weights lab docs clean
 demo: setup
 	$(BIN)/ash-nb demo --out runs/demo
 
@@ -34,6 +34,14 @@ setup: .venv/ready
 
 export: setup  # notebooks -> ash_nb/
 	$(BIN)/nbdev-export && $(BIN)/nbdev-clean
+
+format: setup  # one layout for all code; then the package again
+	$(BIN)/ruff check -q --fix --select I nbs tests docs data_prep
+	$(BIN)/ruff format nbs tests docs data_prep
+	$(BIN)/nbdev-export && $(BIN)/nbdev-clean
+
+shelf: setup  # README's table of notebooks, and the last line of each, from docs/shelf.py
+	$(BIN)/python docs/shelf.py --write
 
 lab: setup
 	$(BIN)/jupyter lab nbs

@@ -1,0 +1,75 @@
+"The shelf: one order for README, site and every notebook's Next; names are links; pictures come first."
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+root = Path(__file__).parent.parent
+sys.path.insert(0, str(root / 'docs'))
+import shelf  # noqa: E402
+
+books = shelf.shelf()
+
+
+def source(cell):
+    return ''.join(cell['source'])
+
+
+def test_the_files_are_as_the_shelf_has_them():
+    done = subprocess.run([sys.executable, root / 'docs/shelf.py'], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_next_leads_from_the_tour_through_every_notebook_once():
+    at, met = root / 'nbs/start/01_tour.ipynb', []
+    while at:
+        assert at not in met, f'{at} is met twice'
+        met.append(at)
+        last = source(shelf.read(at)['cells'][-1])
+        found = re.search(r'^Next: \[[^]]+\]\(([^)]+)\)', last, re.M)
+        at = (at.parent / found[1]).resolve() if found else None
+    assert met == [b.path for b in books]
+
+
+@pytest.mark.parametrize('book', books, ids=lambda b: f'{b.path.parent.name}/{b.path.stem}')
+def test_a_notebook_opens_with_a_picture_and_hides_what_draws_it(book):
+    cells = json.loads(book.path.read_text())['cells']
+    assert source(cells[0]).startswith('# ') and '\n> ' in source(cells[0]), 'opens with a title and a one-line summary'
+    shown = [c for c in cells if c['cell_type'] == 'code' and any('data' in o for o in c.get('outputs', []))]
+    before = cells[: cells.index(shown[0])] if shown else cells
+    code = [source(c) for c in before if c['cell_type'] == 'code']
+    code = [s for s in code if not s.startswith('#| hide') and not re.fullmatch(r'#\| default_exp \S+', s.strip())]
+    equations = any(
+        '$$' in source(c) or '![' in source(c) or '|' in source(c) for c in cells[:2] if c['cell_type'] == 'markdown'
+    )
+    assert not code or equations, f'code before the first picture: {code[0][:80]!r}'
+    first = next((c for c in cells if c['cell_type'] == 'code' and source(c).startswith('#| echo: false')), None)
+    if first and len(source(first).splitlines()) > 12:
+        assert first['metadata'].get('jupyter', {}).get('source_hidden'), 'the code of a long picture is to be hidden'
+
+
+def pages():
+    yield from (
+        (b.path, [source(c) for c in shelf.read(b.path)['cells'] if c['cell_type'] == 'markdown']) for b in books
+    )
+    for p in (root / 'README.md', root / 'CONTRIBUTING.md', root / 'data_prep/README.md'):
+        yield p, [p.read_text()]
+
+
+@pytest.mark.parametrize('page', pages(), ids=lambda page: str(page[0].relative_to(root)))
+def test_every_link_to_a_file_leads_to_one(page):
+    path, texts = page
+    for text in texts:
+        text = re.sub(r'```.*?```', '', text, flags=re.S)
+        for target in re.findall(r'(?<!\\)\[[^]]*\]\(([^)\s]+)\)', text):
+            if not target.startswith(('http', '#', 'mailto:', 'attachment:')):
+                assert (path.parent / unquote(target.partition('#')[0])).exists(), f'{path}: dead link {target}'
+        loose = re.findall(
+            r'`((?:start|data|networks|hallucinators|methods|numbers|runs|look|results|core|workshop)/\d\d_\w+)`', text
+        )
+        assert not loose, f'{path}: names of notebooks are links: {loose}'
