@@ -1,8 +1,9 @@
-"Build the site from notebooks, README and docstrings: navigation by decade, links between notebooks, no dead link."
+"""Build the site from notebooks, README and docstrings: rooms as the shelf has them, no dead link."""
 
 import json
 import re
 import shutil
+import sys
 from html import unescape
 from pathlib import Path
 from urllib.parse import unquote
@@ -10,56 +11,73 @@ from urllib.parse import unquote
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
-root = Path(__file__).parent.parent
-notebooks = sorted(p.stem for p in (root / 'nbs').glob('[0-9]*.ipynb'))
-modules = sorted(p.stem for p in (root / 'ash_nb').glob('*.py') if not p.stem.startswith('_'))
-groups = {
-    '0': 'Words and foundations',
-    '1': 'Data',
-    '2': 'Networks',
-    '3': 'Learning',
-    '4': 'Looking',
-    '5': 'Experiments',
-    '6': "The paper's tables",
-}
+sys.path.insert(0, str(Path(__file__).parent))
+import shelf  # noqa: E402
+
+root = shelf.root
+books = shelf.shelf()
+modules = sorted(
+    p.relative_to(root / 'ash_nb').with_suffix('').as_posix().replace('/', '.')
+    for p in (root / 'ash_nb').rglob('*.py')
+    if not p.stem.startswith('_')
+)
+STYLE = """
+.jp-InputPrompt, .jp-OutputPrompt { display: none !important }
+.jupyter-wrapper .jp-Cell-inputWrapper { margin-left: 0 }
+.md-typeset h1 { font-weight: 500; color: inherit }
+.jupyter-wrapper table { font-size: .64rem }
+"""
 
 
-def reading_copy(folder):
-    "Write the notebooks without hidden cells, directives, and the code of cells that only show something, as a reader wants them."
+def page_of(book) -> str:
+    "Name the page of a notebook within the site's sources."
+    return f'{book.path.parent.name}/{book.path.name}'
+
+
+def for_readers(nb: dict) -> dict:
+    "Leave out hidden cells, directives, and the code of cells that only show something."
+    cells = [c for c in nb['cells'] if not ''.join(c['source']).startswith(('#| hide', '#| default_exp'))]
+    for c in cells:
+        if ''.join(c['source']).startswith('#| echo: false'):
+            c['metadata']['tags'] = ['hide_input']
+        if c['cell_type'] == 'code':
+            c['source'] = [line for line in c['source'] if not line.startswith('#|')]
+        else:  # beside the site's pages lie no other files of the repository
+            c['source'] = [
+                re.sub(r'\[([^]]+)\]\((?:\.\./)+[^)]*\.(?:md|py|csv|json)\)', r'`\1`', x) for x in c['source']
+            ]
+    return dict(nb, cells=cells)
+
+
+def reading_copy(folder: Path) -> None:
+    "Write the notebooks as a reader wants them."
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for n in notebooks:
-        book = json.loads((root / 'nbs' / f'{n}.ipynb').read_text())
-        book['cells'] = [c for c in book['cells'] if not ''.join(c['source']).startswith(('#| hide', '#| default_exp'))]
-        for c in book['cells']:
-            if ''.join(c['source']).startswith('#| echo: false'):
-                c['metadata']['tags'] = ['hide_input']
-            c['source'] = [line for line in c['source'] if not (c['cell_type'] == 'code' and line.startswith('#|'))]
-        (folder / f'{n}.ipynb').write_text(json.dumps(book))
-    (folder / 'style.css').write_text(
-        '.jp-InputPrompt, .jp-OutputPrompt {display: none !important} .jupyter-wrapper .jp-Cell-inputWrapper {margin-left: 0} .md-typeset h1 {font-weight: 500; color: inherit} .jupyter-wrapper table {font-size: .64rem}'
-    )
+    for book in books:
+        to = folder / page_of(book)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.write_text(json.dumps(for_readers(shelf.read(book.path))))
+    (folder / 'style.css').write_text(STYLE)
+    shutil.copy(root / 'docs/hero.jpg', folder)
+
+
+def front_page() -> str:
+    "Return README as the site's front page: links to notebooks lead to their pages, other files are only named."
+    text = (root / 'README.md').read_text().replace('](docs/hero.jpg)', '](hero.jpg)').replace('](nbs/', '](')
+    return re.sub(r'\[([^]]+)\]\((?:CONTRIBUTING|CHANGELOG|data_prep|CITATION)[^)]*\)', r'\1', text)
 
 
 def on_config(config):
-    "Order the pages: front page, tour, notebooks by decade, reference."
+    "Order the pages: front page, then room by room, then the reference."
     config.docs_dir = str(root / 'build' / 'pages')
     reading_copy(Path(config.docs_dir))
-    pages = {title: [f'{n}.ipynb' for n in notebooks if n[0] == digit] for digit, title in groups.items()}
-    config.nav = [
-        {'ash_nb': 'index.md'},
-        {'The tour': '53_tour.ipynb'},
-        *({t: p} for t, p in pages.items()),
-        {'Reference': [f'api/{m}.md' for m in modules]},
-    ]
+    rooms = [{r.title: [page_of(b) for b in books if b.path.parent.name == r.folder]} for r in shelf.ROOMS]
+    config.nav = [{'ash_nb': 'index.md'}, *rooms, {'Reference': [f'api/{m}.md' for m in modules]}]
     return config
 
 
 def on_files(files, config):
     "Add the front page from README.md and a page of docstrings for each module."
-    made = {'index.md': (root / 'README.md').read_text()} | {
-        f'api/{m}.md': f'# {m}\n\n::: ash_nb.{m}\n' for m in modules
-    }
+    made = {'index.md': front_page()} | {f'api/{m}.md': f'# {m}\n\n::: ash_nb.{m}\n' for m in modules}
     for path, text in made.items():
         files.append(File.generated(config, path, content=text))
     return files
@@ -68,26 +86,30 @@ def on_files(files, config):
 _literal = re.compile(r'(<(pre|code|script|style|svg|head)\b.*?</\2>)', re.S)
 
 
-def equations(text):
+def equations(text: str) -> str:
     "Turn $...$ and $$...$$ outside code into MathML, which browsers show without a script."
     from latex2mathml.converter import convert
 
-    math = lambda m: convert(unescape(m[1] or m[2]), display='block' if m[1] else 'inline')
-    parts = _literal.split(text)
-    return ''.join(
-        re.sub(r'\$\$([^$<]+)\$\$|\$([^$<\n]+?)\$', math, p) if k % 3 == 0 else p if k % 3 == 1 else ''
-        for k, p in enumerate(parts)
-    )
+    def mathml(found):
+        return convert(unescape(found[1] or found[2]), display='block' if found[1] else 'inline')
+
+    parts = _literal.split(text)  # text, a literal piece, its tag, text, ...
+    parts = [re.sub(r'\$\$([^$<]+)\$\$|\$([^$<\n]+?)\$', mathml, p) if k % 3 == 0 else p for k, p in enumerate(parts)]
+    return ''.join(p for k, p in enumerate(parts) if k % 3 != 2)
 
 
 def on_post_page(output, page, config):
-    "Make a link of every notebook that is named in code type, and show equations."
-    up, output = '../' * page.url.count('/'), equations(output) if page.file.src_uri.endswith('.ipynb') else output
-    return re.sub(
-        r'<code>(\d\d_\w+)</code>',
-        lambda m: f'<a href="{up}{m[1]}.html"><code>{m[1]}</code></a>' if m[1] in notebooks else m[0],
-        output,
-    )
+    "Show equations, and let links to notebooks lead to their pages."
+    if page.file.src_uri.endswith('.ipynb'):
+        output = equations(output)
+    return re.sub(r'(href="(?!http)[^"]*)\.ipynb', r'\1.html', output)
+
+
+def leads_outside(kind: str, link: str) -> bool:
+    "Tell whether a link is none to a file, or one that a reader may follow to elsewhere."
+    if link.startswith(('data:', 'mailto:', 'javascript:')):
+        return True
+    return link.startswith('http') and kind == 'href' and '.css' not in link
 
 
 def on_post_build(config):
@@ -98,13 +120,12 @@ def on_post_build(config):
     for page, text in pages.items():
         for kind, link in re.findall(r'<(?:a|link|script|img)\b[^>]*?\b(href|src)="([^"]*)"', text):
             link = unquote(unescape(link))
-            if link.startswith(('data:', 'mailto:', 'javascript:')) or (
-                link.startswith('http') and kind == 'href' and '.css' not in link
-            ):
+            if leads_outside(kind, link):
                 continue
             path, _, part = link.partition('#')
             target = (page.parent / path.split('?')[0]).resolve() if path else page.resolve()
-            if link.startswith('http') or not target.exists() or (target in anchors and part not in anchors[target]):
+            missing = target in anchors and part not in anchors[target]
+            if link.startswith('http') or not target.exists() or missing:
                 dead.append(f'{page.relative_to(site)}: {link}')
     if dead:
         raise PluginError(f'{len(dead)} dead links:\n' + '\n'.join(dead[:40]))
