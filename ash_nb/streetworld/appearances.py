@@ -14,14 +14,9 @@ from ..config import one_of
 from .plan import draw_street
 from .scene import GLASS, ID, LEAFY, LIGHT, PLASTER, ROUGH, Scene, Shot, finish, noise_tile, soften
 
-# %% ../../nbs/10_5_appearances.ipynb #c431339e
-def clouds(
-    shot: Shot,
-    top: np.ndarray,  # (3,) colour of the zenith
-    bottom: np.ndarray,  # (3,) colour at the horizon, and of clouds
-    cover: float,  # 0: clear, 1: overcast
-) -> np.ndarray:  # (H, W, 3)
-    "Return a sky with clouds, for the whole picture."
+# %% ../../nbs/10_5_appearances.ipynb #08e8f8d5
+def clouds(shot: Shot, top: np.ndarray, bottom: np.ndarray, cover: float) -> np.ndarray:  # (H, W, 3)
+    "Return a sky from top to bottom, clear (cover 0) to overcast (1), for the whole picture."
     scene = shot.scene
     t = np.clip(shot.row * scene.height / max(scene.horizon, 1), 0, 1)[..., None]
     sky = np.asarray(top) * (1 - t) + np.asarray(bottom) * t
@@ -64,12 +59,9 @@ def _soft_shadow(shot):
     small = Image.fromarray((shot.shadow * 255).astype(np.uint8)).resize((40, 30))
     return np.asarray(small.resize(shot.scene.image.size, Image.BILINEAR), np.float32) / 255
 
-# %% ../../nbs/10_5_appearances.ipynb #6b0c8136
-def photographic(
-    shot: Shot,
-    mute: float = 0.45,  # 0: full colours, 1: grey
-) -> np.ndarray:  # colours (H, W, 3)
-    "Return the colours of photo-like materials with soft shadows, before any light."
+# %% ../../nbs/10_5_appearances.ipynb #ef13210c
+def photographic(shot: Shot, mute: float = 0.45) -> np.ndarray:  # colours (H, W, 3)
+    "Return colours of photo-like materials with soft shadows, before any light; `mute` goes from 0 to 1 (grey)."
     rng = np.random.default_rng(shot.scene.rng.integers(2**31))
     tint = rng.normal(1, 0.13, (len(shot.scene.rows), 1)).astype(np.float32)[shot.index]
     colour = shot.colour * np.clip(tint, 0.6, 1.4)
@@ -99,7 +91,7 @@ def render_dusk(shot: Shot) -> np.ndarray:  # uint8 (H, W, 3)
     image = haze(shot, image, (0.75, 0.48, 0.32), 130) + lamps + soften(lamps, 3) * 0.8
     return finish(image, rng, 0.6, 0.03, 0.5)
 
-# %% ../../nbs/10_5_appearances.ipynb #cecaf39a
+# %% ../../nbs/10_5_appearances.ipynb #7308bf51
 def _night_lights(shot):
     "Return the light of lamps and lit windows, (H, W, 3)."
     rng = np.random.default_rng(shot.scene.rng.integers(2**31))
@@ -108,7 +100,7 @@ def _night_lights(shot):
     lamps = (shot.material == LIGHT)[..., None] * np.array([1.2, 1.0, 0.7])
     return lamps + windows[..., None] * np.array([0.75, 0.58, 0.3])
 
-
+# %% ../../nbs/10_5_appearances.ipynb #adf20e79
 def render_night(shot: Shot) -> np.ndarray:  # uint8 (H, W, 3)
     "Render lamps, lit windows and their glow in the dark."
     rng = shot.scene.rng
@@ -118,7 +110,7 @@ def render_night(shot: Shot) -> np.ndarray:  # uint8 (H, W, 3)
     glow = _night_lights(shot)
     return finish(image + glow + 1.2 * soften(glow, 4) + 0.8 * soften(glow, 12), rng, 0.7, 0.045, 0.6)
 
-# %% ../../nbs/10_5_appearances.ipynb #e2d308d5
+# %% ../../nbs/10_5_appearances.ipynb #cd7dbc83
 def _streaks(rng, width, height):
     "Return 130 streaks of rain, (H, W)."
     out = np.zeros((height, width), np.float32)
@@ -127,7 +119,7 @@ def _streaks(rng, width, height):
         out[y : y + n * height // 180, x] = rng.uniform(0.05, 0.22)
     return out
 
-
+# %% ../../nbs/10_5_appearances.ipynb #611d287f
 def render_rain(shot: Shot) -> np.ndarray:  # uint8 (H, W, 3)
     "Render a wet street under a grey sky: reflections and streaks."
     rng, scene = shot.scene.rng, shot.scene

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Side', 'Plan', 'layout', 'strip', 'marks', 'ground', 'Thing', 'everything', 'draw_street']
 
-# %% ../../nbs/10_4_plan.ipynb #a59644b7
-from collections.abc import Callable, Iterator
+# %% ../../nbs/10_4_plan.ipynb #e99587b6
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from .scene import ROUGH, SMOOTH, Scene, floor, polygon
 from .things import barrier, bush, house, light, pole, sign, tree
 from .traffic import VEHICLES, crossing_vehicle, person, two_wheeler, vehicle
 
-# %% ../../nbs/10_4_plan.ipynb #06042b7f
+# %% ../../nbs/10_4_plan.ipynb #3a564d62
 class Side(NamedTuple):
     "Describe one side of a street."
 
@@ -25,7 +25,7 @@ class Side(NamedTuple):
     trees: bool  # trees stand along the kerb
     parked: bool  # cars park along the kerb
 
-
+# %% ../../nbs/10_4_plan.ipynb #2d75aaa5
 class Plan(NamedTuple):
     "Describe a street."
 
@@ -55,11 +55,9 @@ def _perhaps(rng, low, high, chance):
     z = rng.uniform(low, high)
     return [z] if rng.random() < chance else []
 
-# %% ../../nbs/10_4_plan.ipynb #2d8f7879
-def layout(
-    scene: Scene,  # gives chance; nothing is drawn
-) -> Plan:
-    "Decide the profile of a street and what stands on each side."
+# %% ../../nbs/10_4_plan.ipynb #fa97ed06
+def layout(scene: Scene) -> Plan:
+    "Decide the profile of a street and what stands on each side; nothing is drawn yet."
     rng = scene.rng
     road = rng.choice([3.2, 4.2, 5.5, 7.5]) * rng.uniform(0.9, 1.1)
     sides = {d: _choose_side(rng) for d in (-1, 1)}
@@ -72,31 +70,20 @@ def layout(
     junctions, crossings = _perhaps(rng, 12, 45, 0.45), _perhaps(rng, 5, 25, 0.35)
     return Plan(road, sides, shift, lanes, asphalt, paving, grass, junctions, crossings)
 
-# %% ../../nbs/10_4_plan.ipynb #a191adbc
+# %% ../../nbs/10_4_plan.ipynb #b0f114c6
 _depths = np.geomspace(0.8, 150, 14)
 
 
 def strip(
-    scene: Scene,
-    name: str,  # class
-    colour: np.ndarray,  # (3,)
-    x0: float,  # left edge
-    x1: float,  # right edge
-    z0: float = 0.8,  # near end
-    z1: float = 150.0,  # far end
-    material: int = ROUGH,
-):
+    scene: Scene, name: str, colour: np.ndarray, x0: float, x1: float, z0=0.8, z1=150.0, material: int = ROUGH
+):  # z0 and z1: its near and its far end
     "Draw a strip of ground along the street."
     zs = np.concatenate([[z0], _depths[(_depths > z0) & (_depths < z1)], [z1]])
     left, right = ([(x, 0.0, z) for z in zs] for x in (x0, x1))
     polygon(scene, name, colour, left + right[::-1], material)
 
-# %% ../../nbs/10_4_plan.ipynb #bb67461d
-def marks(
-    scene: Scene,
-    plan: Plan,
-    white: np.ndarray,  # (3,) colour of the paint
-):
+# %% ../../nbs/10_4_plan.ipynb #ed54f9f9
+def marks(scene: Scene, plan: Plan, white: np.ndarray):
     "Draw lane marks, edge lines and crosswalks."
     rng, road = scene.rng, plan.road
     for x in plan.lanes:
@@ -256,7 +243,7 @@ def _traffic(rng, plan):
         yield Thing(z, two_wheeler, (x, z, kind, bool(rng.random() < 0.85), bool(rng.random() < 0.35)))
     yield from _crossing(rng, plan)
 
-# %% ../../nbs/10_4_plan.ipynb #6d2e7bf9
+# %% ../../nbs/10_4_plan.ipynb #3941d039
 def _far_end(rng):
     "Yield a row of houses and trees across the end of the street."
     for x in np.arange(-60, 60, 9.0):
@@ -265,11 +252,8 @@ def _far_end(rng):
         else:
             yield Thing(119.0, tree, (x, 118.0, rng.uniform(8, 16)))
 
-
-def everything(
-    scene: Scene,  # gives chance; nothing is drawn
-    plan: Plan,
-) -> list:  # of Thing
+# %% ../../nbs/10_4_plan.ipynb #75565b39
+def everything(scene: Scene, plan: Plan) -> list:  # of Thing
     "List everything that stands or moves in a street, from far to near."
     rng = scene.rng
     out = [*_side(rng, plan, -1), *_side(rng, plan, 1), *_traffic(rng, plan), *_far_end(rng)]

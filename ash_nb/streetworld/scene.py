@@ -189,7 +189,7 @@ def finish(
         image = image + grain * (shared * 0.7 + 0.5 * coloured)
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
-# %% ../../nbs/10_1_scene.ipynb #4b204a8f
+# %% ../../nbs/10_1_scene.ipynb #ea30f757
 def plain(
     seed: int = 0,  # of what is drawn later
     width: int = 120,  # pixels
@@ -203,7 +203,7 @@ def plain(
     floor(scene, 'terrain', (0.62, 0.68, 0.5), -200, 200, 0.8, 150)
     return scene
 
-
+# %% ../../nbs/10_1_scene.ipynb #73e2c9e6
 def portrait(
     draw: Callable,  # draws into the scene that is its first argument
     *args,  # its other arguments

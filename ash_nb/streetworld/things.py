@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['wall_grid', 'shop', 'roof', 'house', 'blobs', 'crown', 'tree', 'bush', 'pole', 'sign', 'light', 'barrier']
 
-# %% ../../nbs/10_2_things.ipynb #a844b375
+# %% ../../nbs/10_2_things.ipynb #c6f8bf8f
 import math
 
 import numpy as np
 
 from ash_nb.streetworld.scene import (
+    CLOTH,
     GLASS,
     LEAFY,
     LIGHT,
@@ -18,7 +19,6 @@ from ash_nb.streetworld.scene import (
     PLASTER,
     ROUGH,
     SMOOTH,
-    CLOTH,
     Scene,
     board,
     disc,
@@ -61,15 +61,9 @@ def wall_grid(
         window = [_on_wall(corner, along, up, *share) for share in ((a, b), (c, b), (c, d), (a, d))]
         polygon(scene, 'building', tone, window, GLASS)
 
-# %% ../../nbs/10_2_things.ipynb #e7d1d97c
-def shop(
-    scene: Scene,
-    x: float,  # lateral position of the wall
-    z0: float,  # near end
-    z1: float,  # far end
-    side: int,  # of the street: -1 left, 1 right
-):
-    "Draw a shop front with a sign, and perhaps an awning, on a wall along the street."
+# %% ../../nbs/10_2_things.ipynb #5d7c8c7c
+def shop(scene: Scene, x: float, z0: float, z1: float, side: int):
+    "Draw a shop front with a sign, and perhaps an awning, on a wall along a side (-1, 1) of the street, from z0 to z1."
     sign = scene.rng.uniform(0.1, 0.9, 3)
     flank(scene, 'building', (0.16, 0.18, 0.2), x, z0, z1, 0.4, 2.6, GLASS)
     panes = np.array([0.3, 0.34, 0.38])
@@ -80,16 +74,9 @@ def shop(
         awning = [(x, 2.7, z0), (x, 2.7, z1), (edge, 2.2, z1), (edge, 2.2, z0)]
         polygon(scene, 'building', sign[::-1], awning, CLOTH)
 
-# %% ../../nbs/10_2_things.ipynb #8427c863
-def roof(
-    scene: Scene,
-    x: float,  # lateral position of the eaves at the street
-    back: float,  # and of those behind
-    z0: float,  # near end
-    z1: float,  # far end
-    height: float,  # of the eaves
-):
-    "Draw a pitched roof and perhaps a chimney."
+# %% ../../nbs/10_2_things.ipynb #5ebffd9a
+def roof(scene: Scene, x: float, back: float, z0: float, z1: float, height: float):
+    "Draw a pitched roof, and perhaps a chimney, over eaves at x (by the street) and back."
     top, ridge = height + scene.rng.uniform(1.5, 3.5), (x + back) / 2
     colour = np.array([0.42, 0.22, 0.18]) + scene.rng.normal(0, 0.07, 3)
     upright(scene, 'building', colour * 0.8, [(x, height), (back, height), (ridge, top)], z0, PLASTER)
@@ -113,16 +100,9 @@ _house_colours = np.array(
     ]
 )
 
-# %% ../../nbs/10_2_things.ipynb #fa0e8666
-def house(
-    scene: Scene,
-    x: float,  # lateral position of the front
-    side: int,  # of the street: -1 left, 1 right
-    z0: float,  # near end
-    length: float,  # along the street
-    height: float,  # of the eaves
-):
-    "Draw a house whose front stands along the street."
+# %% ../../nbs/10_2_things.ipynb #f35a6e5d
+def house(scene: Scene, x: float, side: int, z0: float, length: float, height: float):
+    "Draw a house from z0 to z0 + length, its front at x, on a side (-1, 1) of the street; height is that of the eaves."
     rng, z1, back = scene.rng, z0 + length, x + side * 14
     colour = _house_colours[rng.integers(len(_house_colours))] + rng.normal(0, 0.05, 3)
     glass = np.array([0.22, 0.27, 0.33]) + rng.normal(0, 0.05, 3)
@@ -166,16 +146,9 @@ def blobs(
     for xy, colour in zip(corners.reshape(n, 14).tolist(), colours.tolist()):
         scene.pen.polygon(xy, fill=scene.new_index('vegetation', colour, z, LEAFY))
 
-# %% ../../nbs/10_2_things.ipynb #d4b0c8c2
-def crown(
-    scene: Scene,
-    x: float,  # lateral position
-    z: float,  # distance
-    height: float,  # of the tree
-    stem: float,  # where the crown begins, above the ground
-    green: np.ndarray,  # (3,)
-):
-    "Draw a crown with gaps; near crowns have more and smaller clusters than distant ones."
+# %% ../../nbs/10_2_things.ipynb #3775e486
+def crown(scene: Scene, x: float, z: float, height: float, stem: float, green: np.ndarray):
+    "Draw a crown with gaps, from the stem's height to the tree's; near crowns have more and smaller clusters."
     rng, n = scene.rng, int(min(55, max(10, 900 / z)))
     spread, tall = height * rng.uniform(0.22, 0.38), height - stem
     lobes = rng.normal(0, 0.35, (4, 2))[np.arange(n) % 4]
@@ -186,14 +159,9 @@ def crown(
     sizes = height * rng.uniform(0.05, 0.11, n) * (1.5 if n < 25 else 1)
     blobs(scene, colours, x + dx, (height + stem) / 2 + dy, z, sizes)
 
-# %% ../../nbs/10_2_things.ipynb #a36cc181
-def tree(
-    scene: Scene,
-    x: float,  # lateral position
-    z: float,  # distance
-    height: float = None,  # metres; default: by chance, 4 to 11
-):
-    "Draw a tree with trunk, branches and a crown; one in eight is bare."
+# %% ../../nbs/10_2_things.ipynb #f4c906b6
+def tree(scene: Scene, x: float, z: float, height: float = None):
+    "Draw a tree (by chance 4 to 11 metres high) with trunk, branches and a crown; one in eight is bare."
     rng = scene.rng
     height = height or rng.uniform(4, 11)
     bare = rng.random() < 0.12
@@ -208,29 +176,17 @@ def tree(
     if not bare:
         crown(scene, x, z, height, stem, green)
 
-# %% ../../nbs/10_2_things.ipynb #fcaa5bf7
-def bush(
-    scene: Scene,
-    x: float,  # lateral position
-    z: float,  # distance
-    width: float = 1.5,  # metres
-    height: float = 1.2,  # metres
-):
+# %% ../../nbs/10_2_things.ipynb #fca11f93
+def bush(scene: Scene, x: float, z: float, width: float = 1.5, height: float = 1.2):
     "Draw a bush or a piece of hedge."
     rng, n = scene.rng, int(min(14, max(5, 200 / z)))
     green = (np.array([0.22, 0.36, 0.14]) + rng.normal(0, 0.05, 3)) * rng.uniform(0.75, 1.2, (n, 1))
     xs, ys = x + rng.uniform(-0.5, 0.5, n) * width, rng.uniform(0.1, 0.85, n) * height
     blobs(scene, green, xs, ys, z, np.full(n, 0.3 * height))
 
-# %% ../../nbs/10_2_things.ipynb #bc845f22
-def pole(
-    scene: Scene,
-    x: float,  # lateral position
-    z: float,  # distance
-    height: float = None,  # metres; default: by chance, 5 to 9
-    radius: float = 0.07,  # metres
-):
-    "Draw a pole, perhaps with a lamp on an arm, and its shadow."
+# %% ../../nbs/10_2_things.ipynb #d39a0f8c
+def pole(scene: Scene, x: float, z: float, height: float = None, radius: float = 0.07):
+    "Draw a pole (by chance 5 to 9 metres high), perhaps with a lamp on an arm, and its shadow."
     rng, grey = scene.rng, np.full(3, scene.rng.uniform(0.25, 0.6))
     height = height or rng.uniform(5, 9)
     board(scene, 'pole', grey, x - radius, x + radius, 0, height, z, METAL)
@@ -255,7 +211,7 @@ def _triangular_sign(scene, x, y, z, size, colour, inner):
     for tone, half, low, high in ((colour, size, size * 0.8, size), (inner, size * 0.55, size * 0.5, size * 0.5)):
         upright(scene, 'traffic sign', tone, [(x - half, y - low), (x + half, y - low), (x, y + high)], z)
 
-# %% ../../nbs/10_2_things.ipynb #c4065ee7
+# %% ../../nbs/10_2_things.ipynb #263e3070
 def _square_sign(scene, x, y, z, size, colour, inner):
     board(scene, 'traffic sign', colour, x - size, x + size, y - size, y + size, z)
     board(scene, 'traffic sign', inner, x - size * 0.6, x + size * 0.6, y - size * 0.3, y + size * 0.3, z)
@@ -265,15 +221,11 @@ def _wide_sign(scene, x, y, z, size, colour, inner):
     board(scene, 'traffic sign', colour, x - size * 2, x + size * 2, y - size * 0.7, y + size * 0.9, z)
     board(scene, 'traffic sign', inner, x - size * 1.7, x + size * 1.7, y - size * 0.1, y + size * 0.3, z)
 
-# %% ../../nbs/10_2_things.ipynb #63552e0e
+
 _sign_shapes = (_round_sign, _triangular_sign, _square_sign, _wide_sign)
 
-
-def sign(
-    scene: Scene,
-    x: float,  # lateral position
-    z: float,  # distance
-):
+# %% ../../nbs/10_2_things.ipynb #460ba7fd
+def sign(scene: Scene, x: float, z: float):
     "Draw a traffic sign, mostly on a pole of its own."
     rng = scene.rng
     y, size = rng.uniform(2.1, 3), rng.uniform(0.3, 0.45)
@@ -283,16 +235,12 @@ def sign(
     draw = _sign_shapes[rng.integers(4)]
     draw(scene, x, y, z, size, colour, inner)
 
-# %% ../../nbs/10_2_things.ipynb #4cd004eb
+# %% ../../nbs/10_2_things.ipynb #4fc8ab9e
 _lamps = ((0.1, 0.9, 0.4), (1, 0.75, 0.1), (1, 0.15, 0.1))  # from below: green, amber, red
 
 
-def light(
-    scene: Scene,
-    x: float,  # lateral position of its pole
-    z: float,  # distance
-):
-    "Draw a traffic light with three lamps, on a pole or hanging over the road."
+def light(scene: Scene, x: float, z: float):
+    "Draw a traffic light with three lamps, on a pole at x or hanging from there over the road."
     rng = scene.rng
     y, on = rng.uniform(2.6, 3.6), rng.integers(3)
     pole(scene, x, z, y + 0.3, 0.06)
@@ -303,7 +251,7 @@ def light(
         colour, material = np.array(lamp) * (1 if k == on else 0.3), LIGHT if k == on else SMOOTH
         disc(scene, 'traffic light', colour, x, y + 0.12 + 0.32 * k, z, 0.13, 0.13, material)
 
-# %% ../../nbs/10_2_things.ipynb #5c52006f
+# %% ../../nbs/10_2_things.ipynb #05c64960
 def _bars(scene, x, z0, z1, height, colour):
     "Draw bars and posts of a fence along the street."
     for y in (0.15 * height, 0.55 * height, height):
@@ -311,16 +259,9 @@ def _bars(scene, x, z0, z1, height, colour):
     for z in np.arange(z0, min(z1, z0 + 14), max(0.35, z0 * 0.03)):
         flank(scene, 'fence', colour, x, z, z + 0.07, 0, height, METAL)
 
-
-def barrier(
-    scene: Scene,
-    x: float,  # lateral position
-    z0: float,  # near end
-    z1: float,  # far end
-    kind: str,  # 'wall' or 'fence'
-    height: float,  # metres
-):
-    "Draw a wall or a fence along the street."
+# %% ../../nbs/10_2_things.ipynb #1b593f86
+def barrier(scene: Scene, x: float, z0: float, z1: float, kind: str, height: float):
+    "Draw a wall or a fence (kind) along the street, from z0 to z1."
     rng = scene.rng
     colour = rng.uniform(0.3, 0.65) + rng.normal(0, 0.05, 3)
     if kind == 'wall' or rng.random() < 0.4:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VEHICLES', 'Body', 'vehicle', 'crossing_vehicle', 'person', 'two_wheeler']
 
-# %% ../../nbs/10_3_traffic.ipynb #4ba985f7
+# %% ../../nbs/10_3_traffic.ipynb #0558d6bc
 import math
 from typing import NamedTuple
 
@@ -16,7 +16,6 @@ from ash_nb.streetworld.scene import (
     GLASS,
     LIGHT,
     METAL,
-    SMOOTH,
     Scene,
     board,
     disc,
@@ -37,13 +36,15 @@ class Body(NamedTuple):
     windows: tuple  # of the side: (from, to, low, high), shares
     wheel: float  # radius in metres
 
-# %% ../../nbs/10_3_traffic.ipynb #f1f16411
+# %% ../../nbs/10_3_traffic.ipynb #93c96a05
 _car = ((0, 0.2), (0, 0.58), (0.12, 0.63), (0.27, 1), (0.68, 1), (0.82, 0.62), (1, 0.52), (1, 0.2))
 _van = ((0, 0.15), (0, 0.95), (0.05, 1), (0.72, 1), (0.85, 0.58), (1, 0.48), (1, 0.15))
 _cab = ((0.70, 0.30), (0.74, 0.30), (0.74, 0.80), (0.94, 0.80), (1, 0.45), (1, 0.18))
 _truck = ((0, 0.18), (0, 1), (0.70, 1), *_cab)
 _bus = ((0, 0.12), (0, 0.97), (0.02, 1), (0.99, 1), (1, 0.94), (1, 0.12))
 _train = ((0, 0.08), (0.01, 0.9), (0.03, 1), (0.97, 1), (0.99, 0.9), (1, 0.08))
+
+# %% ../../nbs/10_3_traffic.ipynb #75e3fb96
 _bus_windows = tuple((0.03 + 0.16 * k, 0.17 + 0.16 * k, 0.45, 0.85) for k in range(6))
 _train_windows = tuple((0.03 + 0.095 * k, 0.11 + 0.095 * k, 0.45, 0.82) for k in range(10))
 VEHICLES = {
@@ -54,7 +55,7 @@ VEHICLES = {
     'train': Body(24.0, 2.65, 3.5, _train, _train_windows, 0.3),
 }
 
-# %% ../../nbs/10_3_traffic.ipynb #234dff9a
+# %% ../../nbs/10_3_traffic.ipynb #2e91a781
 _paint = np.array(
     [
         (0.75, 0.75, 0.77),
@@ -69,6 +70,8 @@ _paint = np.array(
         (0.85, 0.4, 0.1),
     ]
 )
+
+# %% ../../nbs/10_3_traffic.ipynb #a2f82c0b
 _glass, _tyre = (0.16, 0.19, 0.23), (0.07, 0.07, 0.08)
 
 
@@ -122,15 +125,9 @@ def _tail(scene, name, x0, x1, z, height, away, colour):
         board(scene, name, lamp, x, x + 0.15 * w, low, high, z, LIGHT)
     board(scene, name, (0.85, 0.85, 0.8), x0 + 0.38 * w, x1 - 0.38 * w, 0.3 * height, 0.36 * height, z)
 
-# %% ../../nbs/10_3_traffic.ipynb #69239efa
-def vehicle(
-    scene: Scene,
-    kind: str,  # one of VEHICLES
-    x: float,  # its middle
-    z: float,  # its near end
-    away: bool = True,  # we see its tail, else its nose
-):
-    "Draw a vehicle along the street."
+# %% ../../nbs/10_3_traffic.ipynb #78c22f5d
+def vehicle(scene: Scene, kind: str, x: float, z: float, away: bool = True):
+    "Draw a vehicle (one of VEHICLES) along the street, its middle at x, its near end at z."
     rng, name, body = scene.rng, _class_of(kind), VEHICLES[kind]
     colour = _repaint(rng)
     height = body.height * rng.uniform(0.93, 1.1)
@@ -147,15 +144,9 @@ def vehicle(
     _trim(scene, name, side, z, body, height, away)
     _tail(scene, name, x0, x1, z, height, away, colour)
 
-# %% ../../nbs/10_3_traffic.ipynb #4621b8a1
-def crossing_vehicle(
-    scene: Scene,
-    kind: str,  # one of VEHICLES
-    x: float,  # its left end
-    z: float,  # distance
-    flip: bool,  # it drives to the left
-):
-    "Draw a vehicle that crosses our street."
+# %% ../../nbs/10_3_traffic.ipynb #a4186678
+def crossing_vehicle(scene: Scene, kind: str, x: float, z: float, flip: bool):
+    "Draw a vehicle (one of VEHICLES) that crosses our street, its left end at x; flip it to drive to the left."
     name, body = _class_of(kind), VEHICLES[kind]
     length, width, height = body.length, body.width, body.height
     colour = _repaint(scene.rng)
@@ -170,7 +161,7 @@ def crossing_vehicle(
     for a in (0.19, 0.8):
         disc(scene, name, _tyre, place(a), body.wheel, z, body.wheel, body.wheel)
 
-# %% ../../nbs/10_3_traffic.ipynb #85c0fbdd
+# %% ../../nbs/10_3_traffic.ipynb #bd9663f2
 _skin = np.array([(0.87, 0.68, 0.55), (0.60, 0.42, 0.30), (0.36, 0.24, 0.17), (0.93, 0.76, 0.63)])
 
 
@@ -181,7 +172,7 @@ def _legs(scene, name, colour, x, hip, foot, h, step, z):
         leg = [(x - 0.05 * h, hip), (x + 0.05 * h, hip), (end + 0.035 * h, foot), (end - 0.035 * h, foot)]
         upright(scene, name, colour, leg, z, CLOTH)
 
-
+# %% ../../nbs/10_3_traffic.ipynb #38da3a2e
 def _arms(scene, name, colour, x, shoulder, elbow, hand, w, step, z):
     "Draw two arms that swing with the step."
     for d in (-1, 1):
@@ -220,7 +211,7 @@ def person(
         tip = x + scene.sun * h
         shade(scene, [(x - 0.2, 0, z), (x + 0.2, 0, z), (tip, 0, z + 0.8), (tip - 0.25, 0, z + 0.8)], 110)
 
-# %% ../../nbs/10_3_traffic.ipynb #d5a11858
+# %% ../../nbs/10_3_traffic.ipynb #5bc361d7
 def _from_side(scene, kind, colour, x, z, wheel):
     "Draw wheels, frame, and the tank of a motorcycle, seen from the side."
     heavy = kind == 'motorcycle'
@@ -237,7 +228,7 @@ def _from_side(scene, kind, colour, x, z, wheel):
     if heavy:
         disc(scene, kind, colour * 0.8, x, 0.62, z, 0.42, 0.22, METAL)
 
-
+# %% ../../nbs/10_3_traffic.ipynb #3ba3fa86
 def _from_end(scene, kind, colour, x, z, wheel):
     "Draw wheel, body, handlebar, and the headlight of a motorcycle, seen from the end."
     heavy = kind == 'motorcycle'
@@ -248,16 +239,9 @@ def _from_end(scene, kind, colour, x, z, wheel):
     if heavy:
         disc(scene, kind, (0.9, 0.85, 0.7), x, 0.85, z, 0.09, 0.09, LIGHT)
 
-# %% ../../nbs/10_3_traffic.ipynb #afc4c395
-def two_wheeler(
-    scene: Scene,
-    x: float,  # lateral position
-    z: float,  # distance
-    kind: str,  # bicycle or motorcycle
-    ridden: bool,  # with a rider
-    sideways: bool,  # seen from the side
-):
-    "Draw a bicycle or motorcycle, with a rider or parked."
+# %% ../../nbs/10_3_traffic.ipynb #d550357c
+def two_wheeler(scene: Scene, x: float, z: float, kind: str, ridden: bool, sideways: bool):
+    "Draw a bicycle or motorcycle (kind), with a rider or parked, seen from the side or from its end."
     heavy = kind == 'motorcycle'
     colour = scene.rng.uniform(0.1, 0.8, 3)
     if ridden:
