@@ -88,7 +88,7 @@ def dabs(easel: Easel):
     for x, y in zip(rng.uniform(0, w, 2200), rng.uniform(0, h, 2200)):
         pen.ellipse([x - size, y - size, x + size, y + size], fill=easel.mix(x, y, 0.35))
 
-# %% ../../nbs/10_6_paintings.ipynb #1f83c1b7
+# %% ../../nbs/10_6_paintings.ipynb #8b68b51d
 def planes(easel: Easel):
     "Draw overlapping planes with straight edges, some of them outlined."
     rng, pen = easel.rng, easel.pen
@@ -96,10 +96,8 @@ def planes(easel: Easel):
     for _ in range(130):
         x, y = rng.uniform(0, w), rng.uniform(0, h)
         n, turn = rng.uniform(0.05, 0.22) * h, rng.uniform(0, 6.3)
-        corners = []
-        for t in (0, 1.4, 2.9, 4.5):
-            right = x + n * rng.uniform(0.5, 1.4) * math.cos(turn + t)
-            corners.append((right, y + n * rng.uniform(0.5, 1.4) * math.sin(turn + t)))
+        reach, angles = n * rng.uniform(0.5, 1.4, (4, 2)), (turn, turn + 1.4, turn + 2.9, turn + 4.5)
+        corners = [(x + a * math.cos(t), y + b * math.sin(t)) for (a, b), t in zip(reach.tolist(), angles)]
         fill = easel.mix(x, y, 0.2)
         pen.polygon(corners, fill=fill, outline=(30, 25, 25) if rng.random() < 0.35 else None)
 

@@ -70,19 +70,33 @@ def layout(scene: Scene) -> Plan:
     junctions, crossings = _perhaps(rng, 12, 45, 0.45), _perhaps(rng, 5, 25, 0.35)
     return Plan(road, sides, shift, lanes, asphalt, paving, grass, junctions, crossings)
 
-# %% ../../nbs/10_4_plan.ipynb #b0f114c6
+# %% ../../nbs/10_4_plan.ipynb #362b58d7
 _depths = np.geomspace(0.8, 150, 14)
 
-
+# %% ../../nbs/10_4_plan.ipynb #612cefef
 def strip(
-    scene: Scene, name: str, colour: np.ndarray, x0: float, x1: float, z0=0.8, z1=150.0, material: int = ROUGH
-):  # z0 and z1: its near and its far end
+    scene: Scene,
+    name: str,  # class
+    colour: np.ndarray,  # (3,)
+    x0: float,  # left edge
+    x1: float,  # right edge
+    z0: float = 0.8,  # near end
+    z1: float = 150.0,  # far end
+    material: int = ROUGH,
+):
     "Draw a strip of ground along the street."
     zs = np.concatenate([[z0], _depths[(_depths > z0) & (_depths < z1)], [z1]])
     left, right = ([(x, 0.0, z) for z in zs] for x in (x0, x1))
     polygon(scene, name, colour, left + right[::-1], material)
 
-# %% ../../nbs/10_4_plan.ipynb #ed54f9f9
+# %% ../../nbs/10_4_plan.ipynb #9545ca27
+def _crosswalks(scene, plan, white):
+    "Draw bars across the road, three metres long."
+    for z in plan.crossings:
+        for x in np.arange(-plan.road + 0.4, plan.road - 0.5, 1.0):
+            floor(scene, 'road', white, x, x + 0.5, z, z + 3)
+
+# %% ../../nbs/10_4_plan.ipynb #a310bee4
 def marks(scene: Scene, plan: Plan, white: np.ndarray):
     "Draw lane marks, edge lines and crosswalks."
     rng, road = scene.rng, plan.road
@@ -94,24 +108,21 @@ def marks(scene: Scene, plan: Plan, white: np.ndarray):
     if rng.random() < 0.5:
         for side in (-1, 1):
             strip(scene, 'road', white, side * (road - 0.35), side * (road - 0.25), material=SMOOTH)
-    for z in plan.crossings:
-        for x in np.arange(-road + 0.4, road - 0.5, 1.0):
-            floor(scene, 'road', white, x, x + 0.5, z, z + 3)
+    _crosswalks(scene, plan, white)
 
-# %% ../../nbs/10_4_plan.ipynb #623a33f6
+# %% ../../nbs/10_4_plan.ipynb #5f91298c
 def ground(scene: Scene, plan: Plan):
     "Draw terrain, sidewalks with kerbs, the road with its side streets, and the marks on it."
-    rng, road = scene.rng, plan.road
     strip(scene, 'terrain', plan.grass, -60, 60)
     for side, which in plan.sides.items():
-        colour = plan.grass if which.ground == 'terrain' else plan.paving
-        strip(scene, which.ground, colour, side * road, side * (road + 25))
-        strip(scene, 'sidewalk', plan.paving, side * road, side * (road + which.walk))
-        strip(scene, 'sidewalk', plan.paving + 0.12, side * road, side * (road + 0.2), material=SMOOTH)
-    strip(scene, 'road', plan.asphalt, -road, road)
+        kerb, colour = side * plan.road, plan.grass if which.ground == 'terrain' else plan.paving
+        strip(scene, which.ground, colour, kerb, side * (plan.road + 25))
+        strip(scene, 'sidewalk', plan.paving, kerb, side * (plan.road + which.walk))
+        strip(scene, 'sidewalk', plan.paving + 0.12, kerb, side * (plan.road + 0.2), material=SMOOTH)
+    strip(scene, 'road', plan.asphalt, -plan.road, plan.road)
     for z in plan.junctions:
         floor(scene, 'road', plan.asphalt, -60, 60, z, z + 9, ROUGH)
-    marks(scene, plan, np.full(3, rng.uniform(0.75, 0.95)) + rng.normal(0, 0.02, 3))
+    marks(scene, plan, np.full(3, scene.rng.uniform(0.75, 0.95)) + scene.rng.normal(0, 0.02, 3))
 
 # %% ../../nbs/10_4_plan.ipynb #7e11ceb4
 class Thing(NamedTuple):
@@ -178,14 +189,18 @@ def _walkers(rng, d, kerb, walk):
             t = z + rng.uniform(-1, 1)
             yield Thing(t, person, (x + rng.normal(0, 0.6), t))
 
-# %% ../../nbs/10_4_plan.ipynb #9df4095a
-def _furniture(rng, plan, d, kerb):
-    "Yield trees, lamps, signs and traffic lights along a kerb."
+# %% ../../nbs/10_4_plan.ipynb #c4f9bf47
+def _trees_and_lamps(rng, plan, d, kerb):
+    "Yield a row of trees, if the side has one, and a row of lamps or poles."
     if plan.sides[d].trees:
         for z in np.arange(rng.uniform(4, 9), 80, rng.uniform(6, 11)):
             yield Thing(z, tree, (kerb + d * rng.uniform(0.7, 1.2), z, rng.uniform(4, 8)))
     for z in np.arange(rng.uniform(4, 12), 90, rng.uniform(14, 26)):
         yield Thing(z, pole, (kerb + d * 0.5, z))
+
+# %% ../../nbs/10_4_plan.ipynb #e8b6375b
+def _signs(rng, plan, d, kerb):
+    "Yield traffic signs, and the traffic lights of junctions and crosswalks."
     for _ in range(rng.poisson(2.2)):
         z = rng.uniform(5, 40)
         yield Thing(z, sign, (kerb + d * rng.uniform(0.4, 0.9), z))
@@ -193,18 +208,24 @@ def _furniture(rng, plan, d, kerb):
         if rng.random() < 0.75:
             yield Thing(j - 0.6, light, (kerb + d * 0.5, j - 0.6))
 
-# %% ../../nbs/10_4_plan.ipynb #f5442912
-def _side(rng, plan, d):
-    "Yield everything on side d of a street (-1 or 1)."
-    side = plan.sides[d]
-    kerb, line = d * plan.road, d * (plan.road + side.walk)
+# %% ../../nbs/10_4_plan.ipynb #aa63cab1
+def _lots(rng, plan, d, line):
+    "Yield the lots of a side one after the other, now and then with a gap; side streets are left free."
     z = rng.uniform(1.5, 4)
     while z < 110:
         step = rng.uniform(7, 18)
         if not any(j - step < z < j + 9 for j in plan.junctions):
-            yield from _lot(rng, side.kind, d, line, z, step)
+            yield from _lot(rng, plan.sides[d].kind, d, line, z, step)
         z += step + (rng.uniform(2, 6) if rng.random() < 0.2 else 0)
-    yield from _furniture(rng, plan, d, kerb)
+
+# %% ../../nbs/10_4_plan.ipynb #c1f5a74a
+def _side(rng, plan, d):
+    "Yield everything on side d of a street (-1 or 1)."
+    side = plan.sides[d]
+    kerb, line = d * plan.road, d * (plan.road + side.walk)
+    yield from _lots(rng, plan, d, line)
+    yield from _trees_and_lamps(rng, plan, d, kerb)
+    yield from _signs(rng, plan, d, kerb)
     if side.parked and plan.road > 3.5:
         yield from _parked(rng, plan, d, kerb)
     yield from _walkers(rng, d, kerb, side.walk)

@@ -189,16 +189,11 @@ def finish(
         image = image + grain * (shared * 0.7 + 0.5 * coloured)
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
-# %% ../../nbs/10_1_scene.ipynb #ea30f757
-def plain(
-    seed: int = 0,  # of what is drawn later
-    width: int = 120,  # pixels
-    height: int = 90,  # pixels
-    zoom: float = 1.0,  # focal length in heights of the picture
-) -> Scene:
-    "Return a scene with nothing but grass and sky, seen straight ahead."
+# %% ../../nbs/10_1_scene.ipynb #b2f78b26
+def plain(seed: int = 0, width: int = 120, height: int = 90, zoom: float = 1.0, eye: float = 1.6) -> Scene:
+    "Return a scene of nothing but grass and sky, seen from eye metres above the ground."
     scene = Scene(np.random.default_rng(seed), width, height)
-    scene.focal, scene.eye, scene.horizon = zoom * height, 1.6, 0.6 * height
+    scene.focal, scene.eye, scene.horizon = zoom * height, eye, 0.6 * height
     scene.centre, scene.bend, scene.sun = width / 2, 0.0, 0.4
     floor(scene, 'terrain', (0.62, 0.68, 0.5), -200, 200, 0.8, 150)
     return scene
@@ -216,7 +211,7 @@ def portrait(
     lit = 1 - 0.4 * shot.shadow * shot.ground
     return finish(shot.colour * lit[..., None], scene.rng), shot.label
 
-# %% ../../nbs/10_1_scene.ipynb #5da77681
+# %% ../../nbs/10_1_scene.ipynb #3f958b03
 def show(
     *pictures,  # images (H, W, 3), or pairs of an image and its label map
     photo: bool = False,  # store as JPEG instead of PNG
@@ -229,5 +224,5 @@ def show(
     columns = [(p,) if isinstance(p, np.ndarray) else (p[0], colorize(p[1])) for p in pictures]
     framed = [[np.pad(x, ((2, 2), (2, 2), (0, 0)), constant_values=255) for x in column] for column in columns]
     sheet, file = np.hstack([np.vstack(column) for column in framed]), io.BytesIO()
-    Image.fromarray(sheet).save(file, 'JPEG' if photo else 'PNG', optimize=True, **(dict(quality=85) if photo else {}))
+    Image.fromarray(sheet).save(file, 'JPEG' if photo else 'PNG', optimize=True, **(dict(quality=70) if photo else {}))
     return Display(file.getvalue())
