@@ -20,23 +20,15 @@ from ..labels import CLASSES, colorize
 ID = {name: k for k, name in enumerate(CLASSES)}  # a class's name -> its train id
 ROUGH, SMOOTH, LEAFY, GLASS, PLASTER, METAL, CLOTH, LIGHT = range(8)  # materials
 
-# %% ../../nbs/10_1_scene.ipynb #5951ef00
+# %% ../../nbs/10_1_scene.ipynb #8aa96e29
 class Scene:
     "Hold an index map under construction (which shape is seen at each pixel) and a row of attributes for each shape."
 
-    def __init__(
-        self,
-        rng: np.random.Generator,  # decides everything that chance decides
-        width: int,  # pixels
-        height: int,  # pixels
-        zoom: float = 1.0,  # how much longer the lens is
-        lift: float = 0.0,  # how many metres higher the camera stands
-    ):
+    def __init__(self, rng: np.random.Generator, width: int, height: int, zoom: float = 1.0, lift: float = 0.0):
         self.rng, self.width, self.height = rng, width, height
         self.image = Image.new('I', (width, height), 0)  # index of the shape seen at each pixel
         self.shadow = Image.new('L', (width, height), 0)  # how dark the ground is, up to 255
-        self.pen = ImageDraw.Draw(self.image)
-        self.shade_pen = ImageDraw.Draw(self.shadow)
+        self.pen, self.shade_pen = ImageDraw.Draw(self.image), ImageDraw.Draw(self.shadow)
         self.rows = [(ID['sky'], 0.5, 0.7, 0.9, 200.0, SMOOTH)]  # class, red, green, blue, distance, material
         self.focal = rng.uniform(0.85, 1.35) * height * zoom
         self.eye = rng.uniform(1.3, 2.1) + lift  # height of the camera in metres
@@ -125,7 +117,16 @@ def noise_tile(
         out.append(x / (2.2 * x.std()))
     return np.stack(out).astype(np.float32)
 
-# %% ../../nbs/10_1_scene.ipynb #2645f0ea
+# %% ../../nbs/10_1_scene.ipynb #6a5941ed
+def _tile_cells(scene, index, ground, z, u, v):
+    "Return for each pixel (u, v) its place in the tile of noise: 40 cells a metre, shifted from shape to shape."
+    x = (u - scene.centre) * z / scene.focal
+    y = np.where(ground, z, v * z / scene.focal)
+    down = np.mod(y * 40 + index * 7, 256).astype(np.intp)
+    across = np.mod(x * 40 + index * 13, 256).astype(np.intp)
+    return down * 256 + across
+
+# %% ../../nbs/10_1_scene.ipynb #1a0dd1b2
 class Shot:
     "Look up what a renderer wants to know of each pixel: label, colour, distance, material, place in the world."
 
@@ -144,17 +145,9 @@ class Shot:
         self.sky = self.label == ID['sky']
         # on the ground each pixel has its own distance, elsewhere each shape
         self.z = np.where(self.ground, scene.focal * scene.eye / np.maximum(v - scene.horizon, 1), rows[:, 4][index])
-        self.cell = self._cell(u, v)
+        self.cell = _tile_cells(scene, index, self.ground, self.z, u, v)
         self.row = v / scene.height
         self.shadow = np.asarray(scene.shadow, np.float32) / 255
-
-    def _cell(self, u, v):
-        "Return for each pixel its place in the tile of noise, 40 cells a metre, shifted from shape to shape."
-        x = (u - self.scene.centre) * self.z / self.scene.focal
-        y = np.where(self.ground, self.z, v * self.z / self.scene.focal)
-        down = np.mod(y * 40 + self.index * 7, 256).astype(np.intp)
-        across = np.mod(x * 40 + self.index * 13, 256).astype(np.intp)
-        return down * 256 + across
 
     def texture(
         self,
