@@ -10,9 +10,9 @@ The lower row is stored, in nbs/results/tour.csv and tour.npz. Two runs of 900 s
     ash-nb train --preset streetworld --method source_only --steps 900 --seed 0 --out runs/tour/source_only
     ash-nb train --preset best --seed 0 --out runs/tour/best
 
-and `nbdev-test --flags slow` on the notebook of the tour scored them and kept their predictions. The street of the lower
-row is chosen by rule: of the five unseen appearances the one of middling mean gain of `best` over source only, and of its
-24 scenes the one of middling gain.
+and `nbdev-test --flags slow` on the notebook of the tour scored them and kept their predictions. The street of the
+lower row is chosen by rule: of the five unseen appearances the one of middling mean gain of `best` over source only,
+and of its 24 scenes the one of middling gain.
 """
 
 import io
@@ -33,7 +33,7 @@ from ash_nb.presets import preset
 
 root = Path(__file__).parent.parent
 STREET, PAINTING, DRAW = 7, 7, 7  # of the training split; and which random share of the amplitudes
-WIDTH, GAP, HEADING, CAPTION = 1600, 16, 58, 50  # pixels
+WIDTH, MARGIN, GAP, HEADING, CAPTION = 1600, 20, 16, 66, 50  # pixels
 INK, FAINT = '#1d2327', '#56616a'
 LIMIT = 250_000  # bytes
 
@@ -54,8 +54,8 @@ def learned_from() -> list:  # (picture, caption)
     return [
         (street['image'], 'a drawn street'),
         (painting, 'a painting'),
-        (restyled, 'the street restyled'),
-        (np.asarray(street['label']), 'its label: exact, and unchanged'),
+        (restyled, 'the street, restyled'),
+        (np.asarray(street['label']), 'its label: exact, unchanged'),
     ]
 
 
@@ -76,32 +76,35 @@ def seen() -> list:  # (picture, caption)
     return [
         (sample['image'], f'an unseen street: {target.removeprefix("streetworld-")}'),
         (maps['source_only'], f'source only: mIoU {100 * row.source_only:.0f} %'),
-        (maps['best'], f'preset best: mIoU {100 * row.best:.0f} %'),
+        (maps['best'], f'preset “best”: mIoU {100 * row.best:.0f} %'),
         (np.asarray(sample['label']), 'truth'),
     ]
 
 
-def strip(rows: list) -> Image.Image:  # rows: (heading, [(picture, caption), ...])
+def strip(rows: list) -> Image.Image:  # rows: (heading, remark, [(picture, caption), ...])
     "Draw rows of captioned pictures, each under its heading."
-    columns = len(rows[0][1])
-    width = (WIDTH - GAP * (columns - 1)) // columns
+    columns = len(rows[0][-1])
+    width = (WIDTH - 2 * MARGIN - GAP * (columns - 1)) // columns
     height = round(0.75 * width)
-    page = Image.new('RGB', (WIDTH, len(rows) * (HEADING + height + CAPTION)), 'white')
+    page = Image.new('RGB', (WIDTH, len(rows) * (HEADING + height + CAPTION) + MARGIN // 2), 'white')
     pen = ImageDraw.Draw(page)
-    for i, (heading, pictures) in enumerate(rows):
+    for i, (heading, remark, pictures) in enumerate(rows):
         top = i * (HEADING + height + CAPTION)
-        pen.text((0, top + 14), heading, INK, font(26, bold=True))
+        pen.text((MARGIN, top + 48), heading, INK, font(27, bold=True), anchor='ls')
+        pen.text((WIDTH - MARGIN, top + 48), remark, FAINT, font(21), anchor='rs')
         for j, (picture, caption) in enumerate(pictures):
-            left = j * (width + GAP)
+            left = MARGIN + j * (width + GAP)
             tile = Image.fromarray(as_picture(picture)).resize((width, height), Image.Resampling.LANCZOS)
             page.paste(tile, (left, top + HEADING))
-            pen.text((left, top + HEADING + height + 10), caption, FAINT, font(22))
+            pen.text((left, top + HEADING + height + 32), caption, INK, font(23), anchor='ls')
     return page
 
 
 def main():
     "Write docs/hero.jpg at the best quality that keeps it under the limit."
-    page = strip([('What it learns from', learned_from()), ('What it sees in a street of a kind it never met', seen())])
+    upper = ('What it learns from', 'nothing here was labelled by hand', learned_from())
+    lower = ('What it sees in a street of a kind it has never met', 'a middling scene, chosen by rule', seen())
+    page = strip([upper, lower])
     for quality in range(92, 40, -4):
         page.save(out := io.BytesIO(), 'JPEG', quality=quality, optimize=True)
         if len(out.getvalue()) <= LIMIT:
