@@ -60,7 +60,7 @@ def learned_from() -> list:  # (picture, caption)
 
 
 def middling(gains: pd.Series):  # an index of `gains`
-    "Return where the gain stands that has as many above as below."
+    "Return the place of the gain that is in the middle."
     return gains.sort_values(kind='stable').index[len(gains) // 2]
 
 
