@@ -31,10 +31,40 @@ from ash_nb.files import (
 )
 from .methods import Learner
 
+# %% ../nbs/32b_run_folder.ipynb #b1c0de40
+def _read_config(folder: Path) -> Config:
+    "Read the configuration of a run folder. Raises AshError when it has none or one of another version."
+    given = read_json(folder / 'config.json', sealed=True).get('config')
+    if not isinstance(given, dict):
+        raise AshError(f'{folder}/config.json is not the record of a run: it has no "config"')
+    if odd := given.keys() ^ {f.name for f in fields(Config)}:
+        told = f'{folder}/config.json was written by another version of ash_nb: field {min(odd)!r}'
+        raise AshError(f'{told}; train again in a new folder')
+    return Config(**given)
+
+# %% ../nbs/32b_run_folder.ipynb #b1c0de42
+def _read_table(file: Path):  # pandas DataFrame
+    "Read a CSV file of a run. Raises AshError when it is missing or no table."
+    import pandas as pd
+
+    if not file.is_file():
+        raise AshError(f'{file} is missing: has the run been trained?')
+    try:
+        return pd.read_csv(file)
+    except ValueError as e:
+        raise AshError(f'{file} cannot be read as a table: {str(e).splitlines()[0]}') from None
+
+# %% ../nbs/32b_run_folder.ipynb #b1c0de44
+def _step_of(checkpoint: Path) -> int:
+    "Return how many steps were done when a checkpoint was made, as its name says."
+    return int(checkpoint.name[5:])
+
+
+def _is_whole(path: Path) -> bool:
+    "Tell whether a path is a complete checkpoint, as its name says."
+    return path.is_dir() and path.name[5:].isdecimal()
+
 # %% ../nbs/32b_run_folder.ipynb #b9bd1aca
-LOGS = ('metrics.csv', 'classwise.csv', 'skipped.csv')  # each row begins with its step
-
-
 class Run:
     "A run folder: its configuration, logs and checkpoints."
 
@@ -44,19 +74,12 @@ class Run:
     @property
     def config(self) -> Config:
         "The configuration of the run. Raises AshError when the folder holds none or one of another version."
-        given = read_json(self.path / 'config.json', sealed=True).get('config')
-        if not isinstance(given, dict):
-            raise AshError(f'{self.path}/config.json is not the record of a run: it has no "config"')
-        if odd := given.keys() ^ {f.name for f in fields(Config)}:
-            told = f'{self.path}/config.json was written by another version of ash_nb: field {min(odd)!r}'
-            raise AshError(f'{told}; train again in a new folder')
-        return Config(**given)
+        return _read_config(self.path)
 
     @property
     def checkpoints(self) -> list:  # paths, oldest first
         "List the complete checkpoints."
-        there = (self.path / 'checkpoints').glob('step-*')
-        return sorted((p for p in there if p.is_dir() and p.name[5:].isdecimal()), key=_step_of)
+        return sorted(filter(_is_whole, (self.path / 'checkpoints').glob('step-*')), key=_step_of)
 
     @property
     def finished(self) -> bool:
@@ -65,24 +88,12 @@ class Run:
 
     def table(self, name: str):  # pandas DataFrame
         "Read one of the folder's CSV files. Raises AshError when it is missing or no table."
-        import pandas as pd
-
-        if not (self.path / name).is_file():
-            raise AshError(f'{self.path / name} is missing: has the run been trained?')
-        try:
-            return pd.read_csv(self.path / name)
-        except ValueError as e:
-            raise AshError(f'{self.path / name} cannot be read as a table: {str(e).splitlines()[0]}') from None
+        return _read_table(self.path / name)
 
     @property
     def metrics(self):  # pandas DataFrame
         "The log of losses: a row per logged step."
         return self.table('metrics.csv')
-
-
-def _step_of(checkpoint: Path) -> int:
-    "Return how many steps were done when a checkpoint was made, as its name says."
-    return int(checkpoint.name[5:])
 
 # %% ../nbs/32b_run_folder.ipynb #dc9b497a
 def load_run(
@@ -104,6 +115,9 @@ def run_name(
     return f'{word.replace(":", "+")}-{seed}'
 
 # %% ../nbs/32b_run_folder.ipynb #05cfade4
+LOGS = ('metrics.csv', 'classwise.csv', 'skipped.csv')  # each row begins with its step
+
+
 def write_learner(
     learner: Learner,
     folder: Path,  # made if it is not there
