@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from soak import difference, flip_bits, poison_steps, small, soak
 
-import ash_nb.training
+import ash_nb.run_batches
 from ash_nb.cli import main
 from ash_nb.config import AshError, Stopped
 from ash_nb.datasets import StreetWorld, loader, train_transform
@@ -294,7 +294,7 @@ class Deadly(StreetWorld):
 
 
 def test_a_worker_that_is_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr(ash_nb.training, 'source_data', lambda c: Deadly(6, width=64, height=64))
+    monkeypatch.setattr(ash_nb.run_batches, 'source_data', lambda c: Deadly(6, width=64, height=64))
     with pytest.raises(
         AshError,
         match='a loader process was killed, most likely for lack of memory: run the same command again, with fewer --workers',
@@ -308,7 +308,7 @@ def test_a_worker_that_is_killed(tmp_path, monkeypatch):
 HEAD = """
 import os, signal, sys
 import torch
-import ash_nb.training
+import ash_nb.run_batches
 from ash_nb import preset, train
 from ash_nb.compare import compare
 from ash_nb.datasets import Loader, StreetWorld
@@ -327,7 +327,7 @@ def local():
     class Local(StreetWorld): pass
     return Local(4)
 def with_mine():
-    ash_nb.training.source_data = lambda c: Mine(6, width=64, height=64)
+    ash_nb.run_batches.source_data = lambda c: Mine(6, width=64, height=64)
     train(tiny, 'runs', 'cpu', workers=1, progress=False)
 def work(does): list(run_parallel(does, [(k,) for k in range(9)], 2))
 """
