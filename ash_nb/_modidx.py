@@ -799,6 +799,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'ash_nb.stylizer.Stylizer.encode': ('stylizer.html#stylizer.encode', 'ash_nb/stylizer.py'),
                                  'ash_nb.stylizer.Stylizer.run': ('stylizer.html#stylizer.run', 'ash_nb/stylizer.py'),
                                  'ash_nb.stylizer.Stylizer.stylize': ('stylizer.html#stylizer.stylize', 'ash_nb/stylizer.py'),
+                                 'ash_nb.stylizer._check_images': ('stylizer.html#_check_images', 'ash_nb/stylizer.py'),
+                                 'ash_nb.stylizer._check_range': ('stylizer.html#_check_range', 'ash_nb/stylizer.py'),
                                  'ash_nb.stylizer._conv': ('stylizer.html#_conv', 'ash_nb/stylizer.py'),
                                  'ash_nb.stylizer.clamp_through': ('stylizer.html#clamp_through', 'ash_nb/stylizer.py'),
                                  'ash_nb.stylizer.decoder_loss': ('stylizer.html#decoder_loss', 'ash_nb/stylizer.py'),
