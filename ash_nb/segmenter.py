@@ -93,8 +93,8 @@ def _as_product(pairs, features):
     terms = F.conv2d(features, matrix)  # (B, branches*2C*9, h, w)
     terms = terms.to(torch.promote_types(terms.dtype, torch.float32)).contiguous()
     terms = terms.view(n, len(pairs), outputs * 9, h * w)
-    shifted = [F.fold(terms[:, k], (h, w), 3, a.dilation, a.padding) for k, (a, _) in enumerate(pairs)]
-    return sum(shifted) + sum(biases).view(-1, 1, 1)  # (B, 2C, h, w)
+    parts = [F.fold(terms[:, k], (h, w), 3, dilation=a.dilation, padding=a.padding) for k, (a, _) in enumerate(pairs)]
+    return sum(parts) + sum(biases).view(-1, 1, 1)  # (B, 2C, h, w)
 
 # %% ../nbs/23_segmenter.ipynb #5e91e702
 def both_heads(
