@@ -25,7 +25,7 @@ groups = {
 
 
 def reading_copy(folder):
-    "Write the notebooks without hidden cells, directives, and the code of cells that only show something, as a reader wants them."
+    "Write the notebooks as a reader wants them: no hidden cells, no directives, no code that only shows something."
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for n in notebooks:
@@ -37,7 +37,10 @@ def reading_copy(folder):
             c['source'] = [line for line in c['source'] if not (c['cell_type'] == 'code' and line.startswith('#|'))]
         (folder / f'{n}.ipynb').write_text(json.dumps(book))
     (folder / 'style.css').write_text(
-        '.jp-InputPrompt, .jp-OutputPrompt {display: none !important} .jupyter-wrapper .jp-Cell-inputWrapper {margin-left: 0} .md-typeset h1 {font-weight: 500; color: inherit} .jupyter-wrapper table {font-size: .64rem}'
+        '.jp-InputPrompt, .jp-OutputPrompt {display: none !important} '
+        '.jupyter-wrapper .jp-Cell-inputWrapper {margin-left: 0} '
+        '.md-typeset h1 {font-weight: 500; color: inherit} '
+        '.jupyter-wrapper table {font-size: .64rem}'
     )
 
 
@@ -72,12 +75,16 @@ def equations(text):
     "Turn $...$ and $$...$$ outside code into MathML, which browsers show without a script."
     from latex2mathml.converter import convert
 
-    math = lambda m: convert(unescape(m[1] or m[2]), display='block' if m[1] else 'inline')
-    parts = _literal.split(text)
-    return ''.join(
-        re.sub(r'\$\$([^$<]+)\$\$|\$([^$<\n]+?)\$', math, p) if k % 3 == 0 else p if k % 3 == 1 else ''
-        for k, p in enumerate(parts)
-    )
+    def math(m):
+        return convert(unescape(m[1] or m[2]), display='block' if m[1] else 'inline')
+
+    out = []
+    for k, part in enumerate(_literal.split(text)):
+        if k % 3 == 0:  # text
+            out.append(re.sub(r'\$\$([^$<]+)\$\$|\$([^$<\n]+?)\$', math, part))
+        elif k % 3 == 1:  # literal; what follows it is the name of its tag alone
+            out.append(part)
+    return ''.join(out)
 
 
 def on_post_page(output, page, config):
