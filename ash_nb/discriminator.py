@@ -33,5 +33,5 @@ class Discriminator(nn.Module):
         least = 2 ** len(self.convolutions)
         x = F.pad(probabilities, (0, max(0, least - w), 0, max(0, least - h)))
         for conv in self.convolutions[:-1]:
-            x = F.leaky_relu(conv(x), 0.2)
+            x = F.leaky_relu(conv(x), 0.2)  # (B, width * 2**i, h / 2**(i + 1), w / 2**(i + 1))
         return self.convolutions[-1](x)

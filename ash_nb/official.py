@@ -9,6 +9,7 @@ __all__ = ['KINDS', 'published_names', 'load_harmless', 'weight_tables', 'fittin
 # %% ../nbs/25_official.ipynb #45428945
 import re
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,24 +26,23 @@ from .stylizer import Decoder, Encoder
 _layers = {
     'discriminator': ('conv1', 'conv2', 'conv3', 'conv4', 'classifier'),
     'hallucinator': (
-        'condlayer.0',
-        'condlayer.3',
-        'condlayer.5',
-        'SFT_scale_conv0',
-        'SFT_scale_conv1',
-        'SFT_shift_conv0',
-        'SFT_shift_conv1',
+        *('condlayer.0', 'condlayer.3', 'condlayer.5'),
+        *('SFT_scale_conv0', 'SFT_scale_conv1'),
+        *('SFT_shift_conv0', 'SFT_shift_conv1'),
     ),
     'encoder': (0, 2, 5, 9, 12, 16, 19, 22, 25, 29),
     'decoder': (1, 5, 8, 11, 14, 18, 21, 25, 28),
 }
-_vgg_tail = {
-    f'{i}.{entry}': torch.Size(shape)
-    for i in (32, 35, 38, 42, 45, 48, 51)
-    for entry, shape in (('weight', (512, 512, 3, 3)), ('bias', (512,)))
-}
+
+# %% ../nbs/25_official.ipynb #0ff1c001
+_vgg_tail = {}  # entry name -> shape
+for _position in (32, 35, 38, 42, 45, 48, 51):
+    _vgg_tail[f'{_position}.weight'] = torch.Size((512, 512, 3, 3))
+    _vgg_tail[f'{_position}.bias'] = torch.Size((512,))
+
+# %% ../nbs/25_official.ipynb #0ff1c003
 _build = {
-    'segmenter': lambda: Segmenter('resnet101', pretrained=False),
+    'segmenter': partial(Segmenter, 'resnet101', pretrained=False),
     'discriminator': Discriminator,
     'hallucinator': ASH,
     'encoder': Encoder,
@@ -51,22 +51,26 @@ _build = {
 KINDS = tuple(_build)
 
 # %% ../nbs/25_official.ipynb #4c91e4db
+_heads = {'head1.branches': 'layer5.conv2d_list', 'head2.branches': 'layer6.conv2d_list', 'body.': ''}
+
+
 def published_names(
     kind: str,  # one of KINDS
     net: nn.Module,  # our network of that kind
 ) -> dict:  # published entry name -> our entry name, in the published order
-    "Pair the entries of a published checkpoint with those of our network."
+    "Pair the entries of a published checkpoint with those of our network. Raises AshError for an unknown kind."
     ours = list(net.state_dict())
     if kind == 'segmenter':
-        heads = {'head1.branches': 'layer5.conv2d_list', 'head2.branches': 'layer6.conv2d_list', 'body.': ''}
-        return {re.sub('|'.join(map(re.escape, heads)), lambda m: heads[m[0]], k): k for k in ours}
-    theirs = [
-        f'{layer}.{entry}' for layer in _layers[one_of(kind, KINDS, 'kind of network')] for entry in ('weight', 'bias')
-    ]
+        ours_to_theirs = re.compile('|'.join(map(re.escape, _heads)))
+        return {ours_to_theirs.sub(lambda found: _heads[found[0]], k): k for k in ours}
+    layers = _layers[one_of(kind, KINDS, 'kind of network')]
+    theirs = [f'{layer}.{entry}' for layer in layers for entry in ('weight', 'bias')]
     return dict(zip(theirs, ours, strict=True))
 
 # %% ../nbs/25_official.ipynb #2b5351e9
 class _Aside:
+    "What stands in for an object beside the weights: takes anything and does nothing."
+
     def __new__(cls, *args, **kw):
         return super().__new__(cls)
 
@@ -76,8 +80,8 @@ class _Aside:
     def __setstate__(self, state):
         pass
 
-
-_aside = [
+# %% ../nbs/25_official.ipynb #0ff1c006
+_aside = [  # what training scripts leave beside the weights, by the names that a pickle calls
     'argparse.Namespace',
     'numpy.dtype',
     'numpy.ndarray',
@@ -86,9 +90,22 @@ _aside = [
     *(f'numpy.{k}.multiarray.{f}' for k in ('core', '_core') for f in ('scalar', '_reconstruct')),
 ]
 
+# %% ../nbs/25_official.ipynb #0ff1c030
+def _refusal(path, error):
+    "Say why a file was not read: because it would run code, or because it is no checkpoint."
+    if called := re.findall(r'GLOBAL ([\w.]+)|function <?([\w .]+)', str(error)):
+        return AshError(
+            f'{path} is not read, because that would run code ({"".join(called[0])}): expected names and tensors; '
+            'where it comes from, save its weights alone: torch.save(model.state_dict(), FILE)'
+        )
+    return AshError(
+        f'{path}: not a readable checkpoint ({type(error).__name__}): truncated, or not a state dict written by '
+        'torch.save; download it again'
+    )
 
+# %% ../nbs/25_official.ipynb #0ff1c008
 def load_harmless(
-    path,  # file written by torch.save, or of the safetensors format
+    path: str | Path,  # file written by torch.save, or of the safetensors format
 ):  # what it holds
     "Read a file of weights and run nothing of it. Raises AshError for one that is truncated, something else, or code."
     try:
@@ -101,16 +118,7 @@ def load_harmless(
         with torch.serialization.safe_globals([(_Aside, name) for name in _aside]):
             return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e:  # a reader of foreign bytes raises anything
-        if called := re.findall(r'GLOBAL ([\w.]+)|function <?([\w .]+)', str(e)):
-            raise AshError(
-                f'{path} is not read, because that would run code ({"".join(called[0])}): expected names '
-                'and tensors; where it comes from, save its weights alone: '
-                'torch.save(model.state_dict(), FILE)'
-            ) from None
-        raise AshError(
-            f'{path}: not a readable checkpoint ({type(e).__name__}): truncated, or not a state dict '
-            'written by torch.save; download it again'
-        ) from None
+        raise _refusal(path, e) from None
 
 # %% ../nbs/25_official.ipynb #320a6fc4
 def weight_tables(
@@ -123,30 +131,37 @@ def weight_tables(
         return {}
     if state and all(isinstance(v, Tensor) for v in state.values()):
         return {at: state}
-    inside = [weight_tables(v, f'{at}.{k}' if at else k, depth - 1) for k, v in state.items()]
-    return {k: table for found in inside for k, table in found.items()}
+    found = {}
+    for k, v in state.items():
+        found |= weight_tables(v, f'{at}.{k}' if at else k, depth - 1)
+    return found
 
-
+# %% ../nbs/25_official.ipynb #0ff1c009
 def fitting_prefixes(
-    names,  # entry names, as found
-    expected,  # entry names, as looked for
+    names: list,  # entry names, as found
+    expected: list,  # entry names, as looked for
 ) -> Counter:  # prefix -> how many of the expected names stand behind it
     "Count the expected names behind each prefix that ends at a dot, and behind none."
-    cuts = [(name[:i], name[i:]) for name in names for i in (0, *(m.end() for m in re.finditer(r'\.', name)))]
-    wanted = set(expected)
-    return Counter(prefix for prefix, rest in cuts if rest in wanted)
+    wanted, hits = set(expected), Counter()
+    for name in names:
+        for cut in (0, *(dot.end() for dot in re.finditer(r'\.', name))):
+            if name[cut:] in wanted:
+                hits[name[:cut]] += 1
+    return hits
 
 # %% ../nbs/25_official.ipynb #efaf2eec
-def _named(keys):  # the first few of them, for a message
+def _named(keys):
+    "List the first few names, for a message."
     return ', '.join(map(repr, list(keys)[:4])) + ', ...' * (len(keys) > 4)
 
-
+# %% ../nbs/25_official.ipynb #0ff1c026
 def _without_prefix(state, expected, path):
+    "Take off the prefix behind which the expected names stand, and keep what stands behind it."
     bare = {re.sub(r'^(module\.|Scale\.)+', '', k): v for k, v in state.items()}
     if len(bare) == len(state):
         state = bare
     hits = fitting_prefixes(state, expected)
-    whole = [p for p, n in hits.items() if n == len(expected)]
+    whole = [prefix for prefix, n in hits.items() if n == len(expected)]
     if len(whole) > 1 and '' not in whole:
         raise AshError(
             f'{path} holds what is looked for under several prefixes, {_named(whole)}: save what you mean alone'
@@ -156,9 +171,28 @@ def _without_prefix(state, expected, path):
         return state
     return {k[len(best) :]: v for k, v in state.items() if k.startswith(best)}
 
+# %% ../nbs/25_official.ipynb #0ff1c013
+def _only_table(state, expected, path):
+    "Return the one dictionary of names and tensors in a checkpoint; among several, the one with the expected names."
+    found = {at: _without_prefix(table, expected, path) for at, table in weight_tables(state).items()}
+    fits = [at for at, table in found.items() if expected and table.keys() >= set(expected)] or list(found)
+    if len(fits) == 1:
+        return found[fits[0]]
+    if fits:
+        raise AshError(
+            f'{path} holds several state dicts, {_named(fits)}: save the one that you mean alone, '
+            'torch.save(STATE_DICT, FILE)'
+        )
+    held = state if isinstance(state, dict) else {type(state).__name__: None}
+    odd = next((k for k, v in held.items() if not isinstance(v, Tensor)), 'nothing')
+    raise AshError(
+        f'{path}: expected a state dict (names and tensors), alone or inside another dictionary, '
+        f'found {odd!r}, which is no tensor; its keys are {_named(held)}'
+    )
+
 # %% ../nbs/25_official.ipynb #2854357a
 def read_checkpoint(
-    path,  # file written by torch.save, or of the safetensors format
+    path: str | Path,  # file written by torch.save, or of the safetensors format
     expected=(),  # names that are looked for: they choose among several dictionaries, and a prefix
 ) -> dict:  # entry name without prefixes -> tensor
     "Read a state dict, alone or in another dictionary. Raises AshError for a file that is missing, damaged, unclear."
@@ -167,25 +201,10 @@ def read_checkpoint(
         raise AshError(f'{path}: no such file; expected a checkpoint written by torch.save')
     if Path(f'{path}.sha256').is_file():
         read_hashed(path, 'fetch it again')
-    state = load_harmless(path)
-    found = {at: _without_prefix(table, expected, path) for at, table in weight_tables(state).items()}
-    fits = [at for at, table in found.items() if expected and table.keys() >= set(expected)] or list(found)
-    if len(fits) > 1:
-        raise AshError(
-            f'{path} holds several state dicts, {_named(fits)}: save the one that you mean alone, '
-            'torch.save(STATE_DICT, FILE)'
-        )
-    if fits:
-        return found[fits[0]]
-    held = state if isinstance(state, dict) else {type(state).__name__: None}
-    odd = next((k for k, v in held.items() if not isinstance(v, Tensor)), 'nothing')
-    raise AshError(
-        f'{path}: expected a state dict (names and tensors), alone or inside another dictionary, '
-        f'found {odd!r}, which is no tensor; its keys are {_named(held)}'
-    )
+    return _only_table(load_harmless(path), expected, path)
 
 # %% ../nbs/25_official.ipynb #26b7f815
-_signature = dict(
+_signature = dict(  # an entry that only this kind has
     segmenter='layer5.conv2d_list.0.weight',
     discriminator='classifier.weight',
     hallucinator='condlayer.0.weight',
@@ -194,31 +213,40 @@ _signature = dict(
 )
 
 
+def _looks_like(state, kind):
+    "Name another kind of network whose checkpoint this seems to be, for a message."
+    others = [k for k, name in _signature.items() if name in state and k != kind]
+    return f'; it looks like a checkpoint of kind {others[0]!r}' if others else ''
+
+# %% ../nbs/25_official.ipynb #0ff1c016
+def _check_values(x, name, path):
+    "Raise AshError for an entry that holds no ordinary finite floating-point numbers."
+    plain = x.layout == torch.strided and not x.is_meta and not x.is_quantized
+    if not plain or not (x.is_floating_point() or name.endswith('num_batches_tracked')):
+        dtype = str(x.dtype).removeprefix('torch.')
+        stored = '' if plain else ' that are not stored plainly'
+        raise AshError(
+            f'{path}: {name} holds {dtype} values{stored}: expected floating-point weights; save them as float32'
+        )
+    if not torch.isfinite(x).all():
+        raise AshError(f'{path}: {name} holds NaN or infinity: these weights are damaged, or their training went wrong')
+
+# %% ../nbs/25_official.ipynb #0ff1c018
 def check_entries(
     state: dict,  # entry name -> tensor, as read
     shapes: dict,  # entry name -> shape, as expected
-    path,  # where the state came from, for the message
+    path: str | Path,  # where the state came from, for the message
     kind: str,  # one of KINDS, for the message
 ):
-    "Compare a checkpoint with what it should hold. Raises AshError naming the first entry that is missing, misshapen or extra."
-    looks = [k for k, name in _signature.items() if name in state and k != kind]
-    hint = f'; it looks like a checkpoint of kind {looks[0]!r}' if looks else ''
+    "Compare a checkpoint with what it should hold. Raises AshError at the first entry missing, misshapen or extra."
+    hint = _looks_like(state, kind)
     for name, shape in shapes.items():
         expected = f'expected {name} of shape {tuple(shape)} for kind {kind!r}'
         if name not in state:
             raise AshError(f'{path}: {expected}, but it is missing{hint}; the file begins with {_named(state)}')
-        x = state[name]
-        if x.shape != shape:
-            raise AshError(f'{path}: {expected}, found shape {tuple(x.shape)}{hint}')
-        plain = x.layout == torch.strided and not x.is_meta and not x.is_quantized
-        if not plain or not (x.is_floating_point() or name.endswith('num_batches_tracked')):
-            raise AshError(
-                f'{path}: {name} holds {str(x.dtype).removeprefix("torch.")} values{"" if plain else " that are not stored plainly"}: expected floating-point weights; save them as float32'
-            )
-        if not torch.isfinite(x).all():
-            raise AshError(
-                f'{path}: {name} holds NaN or infinity: these weights are damaged, or their training went wrong'
-            )
+        if state[name].shape != shape:
+            raise AshError(f'{path}: {expected}, found shape {tuple(state[name].shape)}{hint}')
+        _check_values(state[name], name, path)
     for name in state:
         if name not in shapes:
             raise AshError(f'{path}: found {name}, which a checkpoint of kind {kind!r} does not have{hint}')
@@ -226,7 +254,7 @@ def check_entries(
 # %% ../nbs/25_official.ipynb #dc03e7c5
 def load_official(
     kind: str,  # segmenter, hallucinator, discriminator, encoder or decoder
-    path,  # a published checkpoint: a state dict written by torch.save or as safetensors, also inside another dictionary
+    path: str | Path,  # a published checkpoint: a state dict, also inside another dictionary; torch.save or safetensors
 ) -> nn.Module:  # our network, in eval mode, on the CPU
     "Return our network with a published checkpoint's weights. Raises AshError naming what is wrong with the file."
     net = _build[one_of(kind, KINDS, 'kind of network')]()
@@ -249,16 +277,20 @@ def published_state(
     return {theirs: own[ours] for theirs, ours in published_names(kind, net).items()}
 
 # %% ../nbs/25_official.ipynb #2acdc637
+def _only_in_one(name):
+    "Tell whether an entry is of the heads or a counter, which the initial model and ours do not share."
+    return name.startswith(('layer5.', 'layer6.')) or name.endswith('num_batches_tracked')
+
+# %% ../nbs/25_official.ipynb #0ff1c028
 def load_initial(
     segmenter: Segmenter,  # built with body='resnet101', pretrained=False
-    path,  # DeepLab's initial model
+    path: str | Path,  # DeepLab's initial model
 ):
-    "Fill the body of a segmenter from a checkpoint and leave its heads new. Raises AshError naming what is wrong with the file."
+    "Fill a segmenter's body from a checkpoint; its heads stay new. Raises AshError naming what is wrong with the file."
     if segmenter.convention != 'caffe':
         raise AshError("DeepLab's initial model needs Segmenter('resnet101', pretrained=False)")
-    skip = lambda name: name.startswith(('layer5.', 'layer6.')) or name.endswith('num_batches_tracked')
-    names = {theirs: ours for theirs, ours in published_names('segmenter', segmenter).items() if not skip(theirs)}
-    state = {k: v for k, v in read_checkpoint(path, names).items() if not skip(k)}
+    names = {k: ours for k, ours in published_names('segmenter', segmenter).items() if not _only_in_one(k)}
+    state = {k: v for k, v in read_checkpoint(path, names).items() if not _only_in_one(k)}
     own = segmenter.state_dict()
     check_entries(state, {theirs: own[ours].shape for theirs, ours in names.items()}, path, 'segmenter')
     segmenter.load_state_dict(own | {ours: state[theirs] for theirs, ours in names.items()})

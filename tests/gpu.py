@@ -63,7 +63,10 @@ def identity(o) -> dict:
 
 def commit() -> str:
     "Return the commit that is checked out, with a + where files differ from it."
-    git = lambda *words: subprocess.run(['git', '-C', str(ROOT), *words], capture_output=True, text=True)
+
+    def git(*words):
+        return subprocess.run(['git', '-C', str(ROOT), *words], capture_output=True, text=True)
+
     try:
         head = git('rev-parse', 'HEAD')
     except OSError:
@@ -184,7 +187,7 @@ def measure(o, file, wanted, again, missing, start) -> dict:  # the run's record
             continue
         entry = run['parts'][name] = dict(state='not finished', seconds=old.get('seconds', 0), rows=old.get('rows', {}))
 
-        def take(row, values):
+        def take(row, values, entry=entry):
             entry['rows'][row] = values
             write_json(file, whole)
 

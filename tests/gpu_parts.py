@@ -160,7 +160,10 @@ def some_steps(c, device, dtype, numbers):  # losses of all steps; how the weigh
     if dtype == torch.float64:
         in_float64(learner)
     parameters = [p for net in learner.networks.values() for p in net.parameters()]
-    weights = lambda: torch.cat([p.detach().double().cpu().flatten() for p in parameters])
+
+    def weights():
+        return torch.cat([p.detach().double().cpu().flatten() for p in parameters])
+
     take, before = stepper(learner, *small_inputs(c, dtype, device)), weights()
     for number in numbers:
         losses += [float(v) for v in take(number).values()]
@@ -238,7 +241,7 @@ def step(o, emit):
             limits[p] = convolution_limit(dtype, o.device, 5 if o.full else 1) / 1e3
         emit(f'limit: a convolution, {p}', tflop_s=limits[p])
     works, costs = step_works(o), {}
-    for name, (work, p) in works.items():
+    for name, (work, _) in works.items():
         costs[name] = cost(o, work)
         emit(name, **costs[name])
     spans = in_turn({k: w for k, (w, _) in works.items()}, 3 if o.full else 1)
@@ -388,7 +391,10 @@ def loop_waits(o) -> list:  # places
 
     every = dict(log_every=10, checkpoint_every=20, classwise_every=20)
     c = small_config('ash_segmentation_loss', scenes=8, jitter=1.0, **every)
-    unwatched = lambda step: step < 2 or (step + 1) % c.log_every == 0
+
+    def unwatched(step):
+        return step < 2 or (step + 1) % c.log_every == 0
+
     with tempfile.TemporaryDirectory() as folder:
         run, learner = Run(folder), ready_learner(c, o.device)
         prepare_run(c, run)
@@ -501,9 +507,16 @@ def same_bits(o) -> dict:  # what was repeated -> names of the files that differ
     small = dict(body='plain', width=96, height=64, test_width=96, test_height=64, batch_size=2)
     every = dict(steps=6, log_every=1, checkpoint_every=3, classwise_every=3, scenes=8, pretrained=False)
     c = preset('streetworld', method='ash_segmentation_loss', **every | ({} if o.full else small))
-    go = lambda folder: train(c, folder, device=o.device, workers=0, progress=False)
-    bits = lambda run: {p.name: p.read_bytes() for p in run.checkpoints[-1].glob('*.safetensors')}
-    odd = lambda x, y: [k for k in x if x[k] != y.get(k)]
+
+    def go(folder):
+        return train(c, folder, device=o.device, workers=0, progress=False)
+
+    def bits(run):
+        return {p.name: p.read_bytes() for p in run.checkpoints[-1].glob('*.safetensors')}
+
+    def odd(x, y):
+        return [k for k in x if x[k] != y.get(k)]
+
     with tempfile.TemporaryDirectory() as folder:
         first, second = bits(go(f'{folder}/a')), bits(b := go(f'{folder}/b'))
         shutil.rmtree(b.checkpoints[-1])
@@ -547,8 +560,13 @@ def variants(o, emit):
     on_device = mock.patch.object(adain, '_normal', drawn_on_device)
     cholesky = mock.patch.object(adain, '_orthonormal', by_cholesky)
     in_order = mock.patch.object(torch, 'channels_last', torch.contiguous_format)
-    fresh = lambda **changes: learner_of(o, precision='bf16', **changes)
-    measure = lambda name, work: emit(name, **both_clocks(o, work))
+
+    def fresh(**changes):
+        return learner_of(o, precision='bf16', **changes)
+
+    def measure(name, work):
+        emit(name, **both_clocks(o, work))
+
     for name, row in noise_costs(o).items():
         emit(name, **row)
     work = steps_of(o, fresh())
@@ -607,7 +625,10 @@ def noise_costs(o) -> dict:  # what -> milliseconds
     from ash_nb.config import generator
 
     shape, like = (1, 512, 160, 90) if o.full else (1, 8, 16, 9), torch.empty(0, device=o.device)
-    normal = lambda: adain._normal(shape, like, generator(0, 'noise'))
+
+    def normal():
+        return adain._normal(shape, like, generator(0, 'noise'))
+
     g = normal()
     works = {
         'noise: drawn on the host': lambda: torch.randn(shape, generator=generator(0, 'noise')),
@@ -670,7 +691,10 @@ def profile(o, emit):
 
     n, learner = 3 if o.full else 1, learner_of(o, precision='bf16')
     inputs = steps_of(o, learner).args
-    steps = lambda: [learner.step(*inputs) for _ in range(n)]
+
+    def steps():
+        return [learner.step(*inputs) for _ in range(n)]
+
     steps()
     with phases(learner) as spent:
         steps()
@@ -679,7 +703,10 @@ def profile(o, emit):
     kinds = [torch.profiler.ProfilerActivity.CPU] + [torch.profiler.ProfilerActivity.CUDA] * o.gpu
     with torch.profiler.profile(activities=kinds) as p:
         wall = once(steps) / n
-    ms = lambda e: (e.self_device_time_total if o.gpu else e.self_cpu_time_total) / 1e3 / n
+
+    def ms(e):
+        return (e.self_device_time_total if o.gpu else e.self_cpu_time_total) / 1e3 / n
+
     rows = sorted((e for e in p.key_averages() if not o.gpu or on_gpu(e)), key=ms, reverse=True)
     total, idle = sum(map(ms, rows)), gaps(p, n) if o.gpu else {}
     emit('a step under the profiler', wall_ms=wall, kernels_ms=total, kernels=sum(e.count for e in rows) / n, **idle)
@@ -858,7 +885,10 @@ def fed(o, learner, c, workers, n) -> dict:
     from ash_nb.training import batches as stream
 
     it = iter(stream(c, 0, workers))
-    take = lambda: learner.step(*next(it)[:2], 5)
+
+    def take():
+        return learner.step(*next(it)[:2], 5)
+
     for _ in range(max(2, 2 * workers)):
         take()
     ms = once(lambda: [take() for _ in range(n)]) / n
@@ -875,7 +905,8 @@ def copy_costs(o, emit):
     x = torch.rand(1, 3, 720, 1280) if o.full else torch.rand(1, 3, 64, 96)
     for name, y in (('ordinary', x), ('pinned', x.pin_memory() if o.gpu else x)):
         for word, free in (('waits', False), ('does not wait', True)):
-            row = timed(lambda: y.to(o.device, copy=True, non_blocking=free), 10 if o.full else 1)
+            to_device = functools.partial(y.to, o.device, copy=True, non_blocking=free)
+            row = timed(to_device, 10 if o.full else 1)
             emit(f'copy of an image, {name} memory, {word}', **row)
 
 
@@ -911,7 +942,10 @@ def together(o, n, backend, methods, seconds):  # weights by name, or in words w
         those = [fork.Process(target=one_of_several, args=(o.gpu, n, rank, *rest)) for rank in range(n)]
         for p in those:
             p.start()
-        running = lambda: any(p.is_alive() for p in those) and not any(p.exitcode for p in those)
+
+        def running():
+            return any(p.is_alive() for p in those) and not any(p.exitcode for p in those)
+
         while running() and time.monotonic() < end:
             time.sleep(0.05)
         late = running()

@@ -2,14 +2,17 @@
 
     python tests/mutate.py --edits 100 --json nbs/results/mutations.json
 
-An edit changes one place of one exported module: a sign, a comparison, a constant, a mapping, an order of arguments, a lost `detach`, a line
-left out. Messages, drawing, bookkeeping and what only a GPU runs (ASIDE) are left alone, as is what changes speed or memory alone. The module's own notebook is run against it, cell by cell (cells that are exported define nothing: their names come
-from the changed module), then the test files named below; the first failure ends it. Every edit is tried in a process forked from one that
-has imported the libraries, with a limit of time; an edit that makes the tests hang is caught as well.
+An edit changes one place of one exported module: a sign, a comparison, a constant, a mapping, an order of arguments,
+a lost `detach`, a line left out. Messages, drawing, bookkeeping and what only a GPU runs (ASIDE) are left alone, as is
+what changes speed or memory alone. The module's own notebook is run against it, cell by cell (cells that are exported
+define nothing: their names come from the changed module), then the test files named below; the first failure ends it.
+Every edit is tried in a process forked from one that has imported the libraries, with a limit of time; an edit that
+makes the tests hang is caught as well.
 """
 
 import argparse
 import ast
+import importlib
 import json
 import os
 import random
@@ -18,6 +21,8 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
+from functools import partial
 from pathlib import Path
 
 os.environ |= {'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1', 'MPLBACKEND': 'agg'}
@@ -32,7 +37,13 @@ CORE = {  # module -> notebook, and pytest files with a choice of tests
     'methods': ('31_methods', ['test_numerics.py', 'test_faults.py::test_every_method_goes_on_to_the_same_bits']),
     'training': ('32_training', ['test_numerics.py', 'test_faults.py']),
 }
-QUICK = 'signal or late or looking or removed or skip or cut_off or nan_and or two_processes or first or paintings'  # of test_faults.py: those that take a second or so
+# of test_faults.py: those that take a second or so
+QUICK = 'signal or late or looking or removed or skip or cut_off or nan_and or two_processes or first or paintings'
+
+LIBRARIES = (
+    *('fastcore.test', 'hypothesis', 'matplotlib.pyplot', 'pandas', 'pytest', 'scipy.stats', 'timm', 'torch'),
+    *('torchmetrics', 'torchmetrics.functional.classification', 'torchvision'),
+)
 
 ASIDE = {
     'legend',
@@ -111,9 +122,12 @@ def edits(source: str) -> list:  # of (what kind, line, begin, end, new text), b
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line.encode()))
     raw, found = source.encode(), []
-    at = lambda line, col: starts[line - 1] + col
-    span = lambda n: (at(n.lineno, n.col_offset), at(n.end_lineno, n.end_col_offset))
-    text = lambda n: raw[slice(*span(n))].decode()
+
+    def span(n):
+        return starts[n.lineno - 1] + n.col_offset, starts[n.end_lineno - 1] + n.end_col_offset
+
+    def text(n):
+        return raw[slice(*span(n))].decode()
 
     def add(kind, n, new, place=None):
         found.append((kind, n.lineno, *(place or span(n)), new))
@@ -169,13 +183,11 @@ def edits(source: str) -> list:  # of (what kind, line, begin, end, new text), b
             and not text(n).count('\n') > 3
         ):
             k = len(found) % (len(n.values) - 1)
-            if text(n.values[k]) != text(n.values[k + 1]):
-                add(
-                    'mapping',
-                    n,
-                    f'{text(n.values[k + 1])}{raw[span(n.values[k])[1] : span(n.values[k + 1])[0]].decode()}{text(n.values[k])}',
-                    (span(n.values[k])[0], span(n.values[k + 1])[1]),
-                )
+            one, other = n.values[k], n.values[k + 1]
+            if text(one) != text(other):
+                (begin, middle), (middle_end, end) = span(one), span(other)
+                swapped = f'{text(other)}{raw[middle:middle_end].decode()}{text(one)}'
+                add('mapping', n, swapped, (begin, end))
         if isinstance(n, ast.Tuple) and len(n.elts) > 2 and all(isinstance(e, ast.Constant) for e in n.elts):
             k = len(found) % (len(n.elts) - 1)
             if text(n.elts[k]) != text(n.elts[k + 1]):
@@ -247,9 +259,7 @@ def cells(notebook) -> list:
 
 
 def run_cells(module, skip=()):
-    "Run a notebook's test cells with the names of its exported module; return the numbers of those that fail, the first only unless all may."
-    import importlib
-
+    "Run a notebook's test cells, but for some, with the names of its exported module. Raises what a cell raises."
     space = dict(vars(importlib.import_module(f'ash_nb.{module}'))) | {
         'display': lambda *a: None,
         '__name__': '__main__',
@@ -268,10 +278,9 @@ def attempt(folder, module, skip, tests):
     os.chdir(folder / 'nbs')
     run_cells(module, skip)
     if module == 'methods' and tests:
+        compared = {'__name__': '__main__'}
         for k, c in enumerate(cells('35_compared')):
-            exec(compile(c, f'35_compared, {k}', 'exec'), compared) if k else exec(
-                c, compared := {'__name__': '__main__'}
-            )
+            exec(compile(c, f'35_compared, {k}', 'exec'), compared)
     import pytest
 
     for t in CORE[module][1] if tests else ():
@@ -324,35 +333,30 @@ def copy(folder):
     return folder
 
 
+def first_failing_cell(folder, module, skip):
+    "In this process: raise KeyError with the number of the cell that fails."
+    try:
+        attempt(folder, module, skip, False)
+    except BaseException as e:
+        frames = [f.filename for f in traceback.extract_tb(e.__traceback__) if 'test cell' in f.filename]
+        raise KeyError(int(frames[-1].rsplit(' ', 1)[1])) from None
+
+
 def baseline(folder, modules) -> dict:  # module -> (cells that do not run outside a notebook, seconds)
     "Find the cells that fail without any edit, and stop if a test does."
     kept = {}
     for m in modules:
         skip, start = [], time.monotonic()
-        if not forked(lambda: attempt(folder, m, skip, True), 900):
+        if not forked(partial(attempt, folder, m, skip, True), 900):
             kept[m] = ([], time.monotonic() - start)
             print(f'{m}: {kept[m][1]:.0f} s', file=sys.stderr, flush=True)
             continue
-        while told := forked(lambda: attempt(folder, m, skip, False), 600):
-
-            def which():
-                import traceback
-
-                try:
-                    attempt(folder, m, skip, False)
-                except BaseException as e:
-                    k = next(
-                        int(f.filename.rsplit(' ', 1)[1])
-                        for f in reversed(traceback.extract_tb(e.__traceback__))
-                        if 'test cell' in f.filename
-                    )
-                    raise KeyError(k) from None
-
-            number = forked(which, 600)
+        while told := forked(partial(attempt, folder, m, skip, False), 600):
+            number = forked(partial(first_failing_cell, folder, m, skip), 600)
             if not number.startswith('KeyError'):
                 sys.exit(f'{m}: {told}; {number}')
             skip.append(int(number.split()[1]))
-        if told := forked(lambda: attempt(folder, m, skip, True), 900):
+        if told := forked(partial(attempt, folder, m, skip, True), 900):
             sys.exit(f'{m}: without any edit, {told}')
         kept[m] = (skip, time.monotonic() - start)
         print(f'{m}: {len(cells(CORE[m][0]))} cells, left out {skip}, {kept[m][1]:.0f} s', file=sys.stderr, flush=True)
@@ -370,18 +374,9 @@ def main():
         help='try those alone that survived in the report of --json, with the tests as they are now',
     )
     args = p.parse_args()
-    import fastcore.test
-    import hypothesis
-    import matplotlib.pyplot
-    import pandas
-    import pytest
-    import scipy.stats
-    import timm
-    import torch
-    import torchmetrics
-    import torchmetrics.functional.classification  # once, for all forks
-    import torchvision
-
+    for name in LIBRARIES:  # once, for all forks
+        importlib.import_module(name)
+    torch = importlib.import_module('torch')
     torch.set_num_threads(1)
     begin, chosen = time.monotonic(), [(m, e, described(m, e)) for m, e in choose(args.edits, args.seed)]
     caught = [d for m, e, d in chosen]
@@ -400,15 +395,18 @@ def main():
             source = file.read_text()
             file.write_text(applied(source, edit))
             shutil.rmtree(folder / 'ash_nb' / '__pycache__', ignore_errors=True)
-            told = forked(lambda: attempt(folder, m, kept[m][0], True), 60 + 3 * kept[m][1])
+            told = forked(partial(attempt, folder, m, kept[m][0], True), 60 + 3 * kept[m][1])
             file.write_text(source)
             (caught if told else survivors).append(known)
             hangs += told == 'hangs'
-            print(
-                f'{k + 1:3} {m:12} {edit[0]:10} {"caught" if told else "SURVIVED":8} {known["line"][:90]} | {edit[4][:40]} | {told[:80]}',
-                flush=True,
-            )
-    of = lambda m: f'{sum(d["module"] == m for d in caught)} of {sum(d["module"] == m for d in caught + survivors)}'
+            outcome = 'caught' if told else 'SURVIVED'
+            line = f'{known["line"][:90]} | {edit[4][:40]} | {told[:80]}'
+            print(f'{k + 1:3} {m:12} {edit[0]:10} {outcome:8} {line}', flush=True)
+
+    def of(m):
+        mine, all_of_mine = (sum(d['module'] == m for d in those) for those in (caught, caught + survivors))
+        return f'{mine} of {all_of_mine}'
+
     report = dict(
         edits=args.edits,
         caught=len(caught),

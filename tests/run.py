@@ -1,4 +1,7 @@
-"Run every test: notebooks in sync and clean, every notebook executed, then pytest. Both halves always run; ends with one line that counts."
+"""Run every test: notebooks in sync and clean, every notebook executed, then pytest.
+
+Both halves always run; the last line counts.
+"""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Kill a small run at random instants, over and over, and compare what is left at the end with a run that was never killed.
+"""Kill a small run at random instants, over and over, and compare what is left at the end with one never killed.
 
 python tests/soak.py --kills 200 --flips 1000 --poisons 200 --cases 10000 --json nbs/results/reliability.json
 """
@@ -22,7 +22,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 import torch
 
 from ash_nb.config import AshError
-from ash_nb.files import load_state, load_tensors, read_hashed
+from ash_nb.files import load_state, load_tensors
 from ash_nb.presets import preset
 from ash_nb.training import LOGS, Run, source_data, style_data, train
 
@@ -105,7 +105,7 @@ def fresh(config, out) -> int:
 
 
 def await_end(pid, seconds, until=lambda: False):
-    "Wait for a process to end, for the time to pass or for something to happen; return its exit status, or None while it lives."
+    "Wait for a process to end, some seconds, or something to happen; return its exit status, or None while it lives."
     end = time.perf_counter() + seconds
     while time.perf_counter() < end and not until():
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -148,7 +148,10 @@ def bits(x):
 
 
 def difference(a, b) -> list:
-    "Name the files of two finished runs that are not the same to the bit. (A pickle of equal floats depends on which of them are one object: states are compared by what they hold.)"
+    """Name the files of two finished runs that are not the same to the bit.
+
+    A pickle of equal floats depends on which of them are one object: states are compared by what they hold.
+    """
     last = [r.checkpoints[-1] for r in (a, b)]
     names = [p.name for p in last[0].iterdir() if p.suffix == '.safetensors']
     pairs = [(last[0] / n, last[1] / n) for n in names] + [
@@ -159,7 +162,7 @@ def difference(a, b) -> list:
 
 
 def soak(kills=200, steps=24, seed=0, fresh_every=20, progress=True, **changes) -> dict:
-    "Kill until `kills` processes have died, then let the last run end; every run that ends is compared with the reference."
+    "Kill until `kills` processes have died, then let the last run end; compare every run that ends with the reference."
     torch.set_num_threads(1)
     rng, config, begin = random.Random(seed), small(steps, **changes), time.perf_counter()
     report = dict(
@@ -182,17 +185,15 @@ def soak(kills=200, steps=24, seed=0, fresh_every=20, progress=True, **changes) 
         if await_end(pid, 600):
             raise SystemExit((d / 'stderr.txt').read_text())
         whole = time.perf_counter() - start  # what a process lives if it is let
+        out = d / 'run0'
         while report['kills'] < kills or out.exists():
-            if report['runs_compared'] == 0 or not out.exists():
+            if not out.exists():
                 out = d / f'run{report["runs_compared"]}'
             ended = attack(config, out, rng, whole, report, kills, fresh_every)
             if progress:
-                print(
-                    f'\r{report["kills"]} kills, {report["runs_compared"]} runs compared, {time.perf_counter() - begin:.0f} s',
-                    end='',
-                    file=sys.stderr,
-                    flush=True,
-                )
+                died, compared, seconds = report['kills'], report['runs_compared'], time.perf_counter() - begin
+                told = f'\r{died} kills, {compared} runs compared, {seconds:.0f} s'
+                print(told, end='', file=sys.stderr, flush=True)
             if not ended:
                 continue
             report['runs_compared'] += 1
@@ -202,7 +203,7 @@ def soak(kills=200, steps=24, seed=0, fresh_every=20, progress=True, **changes) 
 
 
 def attack(config, out, rng, whole, report, kills, fresh_every) -> bool:  # whether the run ended
-    "Train until a random instant, or until a random moment of a random checkpoint's writing, and kill; note what is left."
+    "Train until a random instant, or a random moment of a random checkpoint's writing, and kill; note what is left."
     run, part = Run(out), out / 'checkpoints' / '.part'
     command_line = fresh_every and report['kills'] % fresh_every == fresh_every - 1
     pid = (fresh if command_line else child)(config, out)
@@ -295,13 +296,16 @@ def flip_bits(flips=1000, seed=0) -> dict:
             except Exception as e:
                 crashed.append(f'{kind}: {path.name}, bit {bit}: {type(e).__name__}: {e}')
             path.write_bytes(whole)
-        for files, read in kinds.values():
+        for _, read in kinds.values():
             read()  # whole again: none of them refuses what is good
     return dict(flips=flips, by_kind=tried, missed=missed, crashed=crashed, seed=seed)
 
 
 def poison(rng, number, where, value, called):
-    "Return a step that puts a value which is no number into one place of what a given step reads or computes, and a list that tells the samples."
+    """Return a step that puts a value which is no number into one place of what a given step reads or computes.
+
+    With it comes a list that tells the samples.
+    """
     from ash_nb.methods import Learner
 
     step, seen = Learner.step, []

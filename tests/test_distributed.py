@@ -43,20 +43,34 @@ from ash_nb.config import generator
 from ash_nb.presets import METHODS, adapts, preset
 from ash_nb.distributed import *
 from ash_nb.methods import Learner
-join('cpu'); own = list(part_of(4)); answer = {}
-images, styles, target = (torch.rand(n, 3, 64, 96, generator=generator(0, k), dtype=torch.float64) for k, n in (('x', 4), ('s', 8), ('t', 4)))
+join('cpu')
+own = list(part_of(4))
+answer = {}
+def drawn(name, n):
+    return torch.rand(n, 3, 64, 96, generator=generator(0, name), dtype=torch.float64)
+images, styles, target = drawn('x', 4), drawn('s', 8), drawn('t', 4)
 labels = torch.randint(19, (4, 64, 96), generator=generator(0, 'y'))
-labels[1] = 255; labels[2, :40] = 255                 # the processes have different numbers of labelled pixels
+labels[1] = 255
+labels[2, :40] = 255  # the processes have different numbers of labelled pixels
+small = dict(views=2, body='plain', freeze_norm=True, precision='float32', steps=10)
+every = dict(focal=2., alpha_min=0.2, noise=NOISE, jitter=1.)
 for method in METHODS:
-    c = preset('streetworld', method=method, views=2, body='plain', freeze_norm=True, precision='float32', steps=10, focal=2., alpha_min=0.2, noise=NOISE, jitter=1., **({} if method == 'clan' else dict(local_weight=10., weight_discrepancy=0.02)))
+    local = {} if method == 'clan' else dict(local_weight=10., weight_discrepancy=0.02)
+    c = preset('streetworld', method=method, **small, **every, **local)
     learner = Learner(c)
-    for n in [*learner.networks.values()] + [learner.hallucinator]*(learner.hallucinator is not None): n.double()
+    for n in [*learner.networks.values()] + [learner.hallucinator] * (learner.hallucinator is not None):
+        n.double()
     rows = list(part_of(8)) if learner.method.extra == 'pyramid' else own
-    for number in (4, 5): learner.step({'images': images[own], 'labels': labels[own]}, styles[rows], number, target[own] if adapts(c) else None)
+    for number in (4, 5):
+        given = {'images': images[own], 'labels': labels[own]}
+        learner.step(given, styles[rows], number, target[own] if adapts(c) else None)
     for k, n in learner.networks.items():
         for name, p in n.named_parameters():
-            if p.grad is not None: answer[f'{method}/{k}/{name}/grad'], answer[f'{method}/{k}/{name}'] = p.grad, p.detach()
-if rank_and_size()[0] == 0: torch.save(answer, FILE)
+            if p.grad is not None:
+                answer[f'{method}/{k}/{name}/grad'] = p.grad
+                answer[f'{method}/{k}/{name}'] = p.detach()
+if rank_and_size()[0] == 0:
+    torch.save(answer, FILE)
 leave()
 """
 
@@ -140,7 +154,7 @@ def train(n, out, *more):
 
 
 def test_the_same_command_on_two_processes(tmp_path):
-    "One command, alone and under torchrun: the same log up to rounding; a run goes on under another number of processes."
+    "One command, alone and under torchrun: the same log up to rounding; a run goes on with more or fewer processes."
     import shutil
 
     from ash_nb import load_run

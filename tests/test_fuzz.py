@@ -1,4 +1,4 @@
-"Generated bad input to everything that reads: files, records, settings, command lines. A result or an AshError, never anything else."
+"Generated bad input to everything that reads: files, records, settings, command lines. A result or an AshError."
 
 import io
 import json
@@ -15,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save
 
 import ash_nb.bench
 import ash_nb.compare
@@ -31,14 +32,18 @@ from ash_nb.official import read_checkpoint
 from ash_nb.training import Run, append_row, load_run, truncate_log
 
 CASES = int(os.environ.get('ASH_FUZZ_CASES', 60))  # of each test; the soak tool asks for more
-often = lambda n=1: settings(
-    max_examples=max(1, int(n * CASES)),
-    derandomize=True,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
 tried = Counter()
+
+
+def often(n=1):
+    "Return settings for so many times the usual number of cases."
+    return settings(
+        max_examples=max(1, int(n * CASES)),
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -49,7 +54,7 @@ def count():
 
 
 def answers(what, call):
-    "Call; count whether there was an answer or an AshError, which is one line without a traceback. Anything else fails the test."
+    "Call; count whether there was an answer or an AshError, one line without a traceback. All else fails the test."
     tried[f'{what}: tried'] += 1
     try:
         return call()
@@ -80,7 +85,9 @@ pictures = [
 
 
 def png16(w, h):  # as SYNTHIA's labels
-    chunk = lambda kind, data: struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+    def chunk(kind, data):
+        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+
     return (
         b'\x89PNG\r\n\x1a\n'
         + chunk(b'IHDR', struct.pack('>IIBBBBB', w, h, 16, 2, 0, 0, 0))
@@ -108,7 +115,7 @@ def test_pictures_and_labels(tmp_path_factory, data):
     path = scratch(tmp_path_factory) / 'a.png'
     path.write_bytes(data)
     for photo in (False, True):
-        image = answers('pictures', lambda: read_picture(path, photo))
+        image = answers('pictures', lambda photo=photo: read_picture(path, photo))
         assert image is None or (image.ndim == 3 and image.shape[0] == 3 and image.dtype == torch.uint8)
     label = answers('labels', lambda: to_train_ids(read_ids(path), 'gta5', path))
     assert label is None or (label.ndim == 2 and label.dtype == np.uint8)
@@ -169,11 +176,11 @@ def test_prepared_copies(tmp_path_factory, records, changes, whole, image, label
         (root / folder).mkdir(parents=True, exist_ok=True)
     (root / 'images/0.png').write_bytes(pictures[image])
     (root / 'labels/0.png').write_bytes(pictures[label])
-    fit = lambda r: (
-        r | dict(image_sha256=sha256(pictures[image]), label_sha256=sha256(pictures[label]))
-        if isinstance(r, dict) and whole
-        else r
-    )
+    digests = dict(image_sha256=sha256(pictures[image]), label_sha256=sha256(pictures[label]))
+
+    def fit(r):
+        return r | digests if isinstance(r, dict) and whole else r
+
     index = '\n'.join(json.dumps(fit(r)) for r in records).encode('utf-8', 'surrogatepass')
     (root / 'index.jsonl').write_bytes(index)
     write_json(
@@ -275,8 +282,6 @@ def test_logs(tmp_path_factory, data, step):
 
 state = io.BytesIO()
 torch.save({'step': 3, 'optimizers': {'a': torch.ones(3)}}, state)
-from safetensors.torch import save
-
 weights = [state.getvalue(), save({'a': torch.ones(3, 2)})]
 
 
@@ -288,7 +293,7 @@ def test_weights(tmp_path_factory, data, digest):
     if digest is not None:
         Path(f'{path}.sha256').write_bytes(digest)
     for read in (load_tensors, load_state, read_checkpoint):
-        answers('weights', lambda: read(path))
+        answers('weights', lambda read=read: read(path))
 
 
 VERBS = {

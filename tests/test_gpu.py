@@ -40,7 +40,10 @@ def test_killed_and_on_again(tmp_path):
     "SIGKILL in the midst of the second part: what was measured is there; the same command keeps it and does the rest."
     file = tmp_path / 'gpu.json'
     driver = subprocess.Popen([*words, '--json', str(file)], env=env, stdout=subprocess.DEVNULL)
-    begun = lambda: file.exists() and parts(file).get('step', {}).get('rows')
+
+    def begun():
+        return file.exists() and parts(file).get('step', {}).get('rows')
+
     while driver.poll() is None and not begun():
         time.sleep(0.02)
     driver.send_signal(signal.SIGKILL)
@@ -161,10 +164,16 @@ def test_no_gpu():
 def test_it_sees_a_wait(monkeypatch):
     "The watch finds a copy that waits, an index from the host, and a number that is read."
     assert gpu_parts.waits_of('ash') == gpu_parts.waits_of('shade') == gpu_parts.waits_of('mixstyle') == []
-    blocking = lambda x, like: x.to(like.device, like.dtype)
+
+    def blocking(x, like):
+        return x.to(like.device, like.dtype)
+
     monkeypatch.setattr(ash_nb.adain, 'sent', blocking)
     assert any('_to_copy' in p and p.startswith('adain.py') for p in gpu_parts.waits_of('ash'))
-    stays = lambda x, like: x if x.dtype == torch.long else x.to(like.device, like.dtype, non_blocking=True)
+
+    def stays(x, like):
+        return x if x.dtype == torch.long else x.to(like.device, like.dtype, non_blocking=True)
+
     monkeypatch.setattr(ash_nb.harder, 'sent', stays)
     assert any('aten::index.Tensor' in p for p in gpu_parts.waits_of('mixstyle'))
     monkeypatch.setattr(ash_nb.harder.Bank, 'state', lambda self: object())
@@ -235,7 +244,10 @@ def test_a_bare_machine(tmp_path):
     wheels, file, bare = tmp_path / 'wheels', tmp_path / 'a.json', env | {'PYTHONPATH': str(bare_site(tmp_path))}
     wheels.mkdir()
     alone = [sys.executable, '-S', *words[1:], '--json', str(file), '--wheels', str(wheels), '--parts', 'resume,best']
-    run = lambda: subprocess.run(alone, capture_output=True, text=True, env=bare, timeout=200)
+
+    def run():
+        return subprocess.run(alone, capture_output=True, text=True, env=bare, timeout=200)
+
     done = run()
     assert done.returncode == 2 and f'fastcore is neither installed nor in {wheels}: make gpu-wheels' in done.stdout
     for name in ('fastcore', 'tqdm', 'timm'):

@@ -13,21 +13,12 @@ from torch import nn
 
 import ash_nb.segmenter
 from ash_nb.adain import perturb
+from ash_nb.bodies import BODY_KINDS, DeepLabBody, Lite0Body, PlainBody, Residual
 from ash_nb.hallucinator import HALLUCINATORS, Hallucination
 from ash_nb.methods import Learner, unshare
 from ash_nb.presets import METHODS, adapts, preset
 from ash_nb.reference import reference_step
-from ash_nb.segmenter import (
-    BODY_KINDS,
-    DeepLabBody,
-    Head,
-    Lite0Body,
-    PlainBody,
-    Residual,
-    _as_product,
-    _by_branch,
-    both_heads,
-)
+from ash_nb.segmenter import Head, _as_product, _by_branch, both_heads
 
 
 @functools.cache
@@ -58,20 +49,19 @@ class WidePlain(PlainBody):
 
 
 BUILDS = {
-    'plain': ('plain', 'PlainBody', PlainBody),
-    'wide plain': ('plain', 'PlainBody', WidePlain),
-    'lite0': ('lite0', 'Lite0Body', Lite0Body),
-    'short resnet101': ('resnet101', 'DeepLabBody', short),
-    'resnet101': ('resnet101', 'DeepLabBody', DeepLabBody),
+    'plain': ('plain', PlainBody),
+    'wide plain': ('plain', WidePlain),
+    'lite0': ('lite0', Lite0Body),
+    'short resnet101': ('resnet101', short),
+    'resnet101': ('resnet101', DeepLabBody),
 }
 
 
 @contextmanager
 def body_of(build):
     "Let the segmenter be built with that body."
-    name, kind, made = BUILDS[build]
+    name, made = BUILDS[build]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ash_nb.segmenter, kind, made)
         patch.setitem(BODY_KINDS, name, made)
         yield name
 
@@ -97,7 +87,10 @@ def learner_of(build, **changes):
 def inputs(c, seed=0):
     "Images, labels, style images and target images of a step."
     g = torch.Generator().manual_seed(seed)
-    draw = lambda n: torch.rand(n, 3, c.height, c.width, generator=g, dtype=torch.float64)
+
+    def draw(n):
+        return torch.rand(n, 3, c.height, c.width, generator=g, dtype=torch.float64)
+
     batch = dict(images=draw(c.batch_size), labels=torch.randint(19, (c.batch_size, c.height, c.width), generator=g))
     styles = draw(c.batch_size * (c.views if METHODS[c.method].extra == 'pyramid' else 1))
     return batch, styles, 3, draw(c.batch_size) if adapts(c) else None
@@ -139,13 +132,16 @@ def apart(learner):
 def compare(ours, theirs, within=1e-9):
     "Both have the same gradients, up to rounding of the largest of each network."
     assert ours.keys() == theirs.keys() and ours
-    largest = {}
-    network = lambda k: k.split('.')[0]
+    largest = {}  # of each network
     for k, g in theirs.items():
-        largest[network(k)] = max(largest.get(network(k), 0.0), float(g.abs().max()))
-    error = lambda k: float((ours[k] - theirs[k]).abs().max())
-    scale = lambda k: max(float(theirs[k].abs().max()), 1e-6 * largest[network(k)])
-    wrong = {k: error(k) for k in ours if error(k) > within * scale(k)}
+        network = k.split('.')[0]
+        largest[network] = max(largest.get(network, 0.0), float(g.abs().max()))
+    wrong = {}
+    for k, g in theirs.items():
+        error = float((ours[k] - g).abs().max())
+        scale = max(float(g.abs().max()), 1e-6 * largest[k.split('.')[0]])
+        if error > within * scale:
+            wrong[k] = error
     assert not wrong, wrong
 
 
@@ -273,8 +269,11 @@ def test_gradients_that_share_memory_are_parted(of_which, passes):
     "Parameters whose views are summed, in groups: the gradient of each is that of one pass, times the passes."
     weights = [torch.zeros(1, 3, requires_grad=True) for _ in of_which]
     for _ in range(passes):
-        together = lambda group: sum(w.view(-1) for w, k in zip(weights, of_which) if k == group)
-        sum((group + 1) * together(group) for group in set(of_which)).sum().backward()
+        terms = []
+        for group in set(of_which):
+            together = sum(w.view(-1) for w, k in zip(weights, of_which) if k == group)
+            terms.append((group + 1) * together)
+        sum(terms).sum().backward()
         unshare(weights)
     assert len(set(places([w.grad for w in weights]))) == len(weights)
     for w, k in zip(weights, of_which):

@@ -1,4 +1,4 @@
-"What we wrote ourselves, against NumPy in float64, against numerical gradients, and IoU against its definition by sets."
+"What we wrote ourselves, against NumPy in float64 and numerical gradients; IoU against its definition by sets."
 
 import math
 
@@ -192,19 +192,18 @@ def hallucinated(*tensors):  # source features, features, style
 
 
 def test_restraint_is_equations_7_to_9():
+    def mse(a, b):
+        return ((a - b) ** 2).mean().item()
+
+    def both(a, b):
+        return sum(mse(x, y) for x, y in zip(a, b))
+
     h = hallucinated(*(rand(2, 3, 4, 5, seed=k, grad=False) for k in range(3)))
-    mse = lambda a, b: ((a - b) ** 2).mean().item()
-    both = lambda a, b: sum(mse(x, y) for x, y in zip(a, b))
-    close(
-        restraint(h, 2, 3, 5),
-        2 * mse(h.features, h.source_features) + 3 * both(h.stats, h.style_stats) - 5 * both(h.stats, h.source_stats),
-    )
-    close(
-        restraint(h, 2, 3, 5, 1, 'modulated'),
-        2 * mse(h.features, h.source_features)
-        + 3 * mse(channel_stats(h.features)[0], h.stats[0])
-        - 5 * mse(h.stats[0], h.source_stats[0]),
-    )
+    content = 2 * mse(h.features, h.source_features)
+    style, away = 3 * both(h.stats, h.style_stats), 5 * both(h.stats, h.source_stats)
+    close(restraint(h, 2, 3, 5), content + style - away)
+    style, away = 3 * mse(channel_stats(h.features)[0], h.stats[0]), 5 * mse(h.stats[0], h.source_stats[0])
+    close(restraint(h, 2, 3, 5, 1, 'modulated'), content + style - away)
 
 
 def test_weight_discrepancy_is_one_plus_the_cosine():
@@ -217,9 +216,8 @@ def test_weight_discrepancy_is_one_plus_the_cosine():
 def test_rates_and_conditions():
     close([rate(k, 100, 0.05, 0.9) for k in (0, 4, 5, 99)], [0.2, 1, 0.95**0.9, 0.01**0.9])
     logits, y = rand(1, 19, 2, 2, grad=False).float(), torch.tensor([[[3, 3, IGNORE, 0]] * 4])
-    close(
-        condition('predictions', logits, y), np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(1, keepdims=True), 1e-6
-    )
+    e = np.exp(logits.numpy())
+    close(condition('predictions', logits, y), e / e.sum(1, keepdims=True), 1e-6)
     close(condition('uniform', logits, y), np.full((1, 19, 2, 2), 1 / 19), 1e-6)
     shares = condition('labels', logits, y)
     close(shares[0, :4, 0, 0], [0, 0, 0, 1], 1e-6)
@@ -229,10 +227,12 @@ def test_rates_and_conditions():
 
 def test_predictions_are_summed_in_float32():
     "In bf16, 256 + 0.5 is 256: a tie that the first class would win."
-    heads = lambda images: (
-        torch.full((1, 19, 2, 2), 256.0).bfloat16(),
-        torch.zeros(1, 19, 2, 2).index_fill(1, torch.tensor(7), 0.5).bfloat16(),
-    )
+    large = torch.full((1, 19, 2, 2), 256.0).bfloat16()
+    small = torch.zeros(1, 19, 2, 2).index_fill(1, torch.tensor(7), 0.5).bfloat16()
+
+    def heads(images):
+        return large, small
+
     assert (predict(heads, torch.zeros(1, 3, 4, 4), (4, 4)) == 7).all()
     sample = dict(name='x', image=torch.zeros(3, 4, 4), label=torch.full((4, 4), 7))
     ((name, counts),) = score_batch(heads, [sample], 'cpu')
@@ -268,7 +268,9 @@ def test_clan_weights_begin_when_the_warm_up_ends():
 
 
 def test_alpha_is_drawn_from_its_range():
-    share = lambda low: AdaINHallucinator(None, alpha=0.5, alpha_min=low).share(500, generator(0, 'a'))
+    def share(low):
+        return AdaINHallucinator(None, alpha=0.5, alpha_min=low).share(500, generator(0, 'a'))
+
     assert (share(-1.0) == 0.5).all()
     for low in (0.0, 0.2):
         assert low <= share(low).min() < low + 0.01 and 0.49 < share(low).max() <= 0.5
@@ -418,9 +420,8 @@ def by_sets(
             :, [PROTOCOLS['16'].classes.index(c) for c in CLASSES if c not in LEFT_OUT['13merged']]
         ]
     name = [NAMED[c] if protocol == 'camvid11' else c for c in CLASSES] + ['nothing']
-    index = lambda ids: np.array(name, object)[np.minimum(ids, 19)]
-    truth, guess = index(label), index(prediction)
-    scored = [c for c in PROTOCOLS[protocol].classes]
+    truth, guess = (np.array(name, object)[np.minimum(ids, 19)] for ids in (label, prediction))
+    scored = list(PROTOCOLS[protocol].classes)
     assert set(scored) == {n for c, n in zip(CLASSES, name) if c not in LEFT_OUT[protocol]}
     counted = np.isin(truth, scored)
     a, b = ((np.stack([x == c for c in scored], 1) & counted[:, None]) for x in (truth, guess))

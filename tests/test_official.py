@@ -2,6 +2,7 @@
 and files as other kits leave them."""
 
 import argparse
+import json
 import os
 import zlib
 from pathlib import Path
@@ -13,7 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from ash_nb import preset, train
+from ash_nb.adain import adain
 from ash_nb.config import AshError
+from ash_nb.hallucinator import modulate
+from ash_nb.losses import clan_weight_map, focal_cross_entropy, weighted_bce
+from ash_nb.methods import Learner
 from ash_nb.official import _build, load_initial, load_official, published_state, read_checkpoint
 from ash_nb.segmenter import Segmenter
 
@@ -60,9 +66,8 @@ def agree(ours, theirs):
 
 
 def published_names(kind):
-    import json
-
-    return {k: tuple(s) for k, s in json.loads((SHARED / 'parity' / 'state_dict_names.json').read_text())[kind]}
+    entries = json.loads((SHARED / 'parity' / 'state_dict_names.json').read_text())[kind]
+    return {name: tuple(shape) for name, shape in entries}
 
 
 @needs_parity
@@ -88,8 +93,6 @@ def test_segmenter(expected, tmp_path):
 @needs_parity
 @torch.no_grad()
 def test_discriminator_and_hallucinator(expected, tmp_path):
-    from ash_nb.hallucinator import modulate
-
     probabilities, features = wave((2, 19, 64, 96), 'p', 3).softmax(1), wave((2, 512, 8, 12), 'f', 2)
     agree(recipe('discriminator', tmp_path)(probabilities), expected['discriminator.out'])
     gamma, beta = recipe('hallucinator', tmp_path)(probabilities)
@@ -101,8 +104,6 @@ def test_discriminator_and_hallucinator(expected, tmp_path):
 @needs_parity
 @torch.no_grad()
 def test_encoder_decoder_and_adain(expected, tmp_path):
-    from ash_nb.adain import adain
-
     agree(recipe('encoder', tmp_path)(wave((2, 3, 50, 71), 'im', 0.5) + 0.5), expected['encoder.relu4_1'])
     agree(recipe('decoder', tmp_path)(wave((2, 512, 7, 9), 'z', 2).abs()), expected['decoder.out'])
     agree(adain(wave((2, 512, 7, 9), 'c', 2), wave((2, 512, 5, 6), 's', 3)), expected['adain.out'])
@@ -118,8 +119,6 @@ def test_whole_vgg_file_is_read_as_the_encoder(tmp_path):
 
 @needs_parity
 def test_losses(expected):
-    from ash_nb.losses import clan_weight_map, focal_cross_entropy, weighted_bce
-
     p1, p2 = (wave((1, 19, 32, 48), k, 3).softmax(1) for k in ('p1', 'p2'))
     weights, logits = clan_weight_map(p1, p2), wave((1, 1, 32, 48), 'do', 2)
     agree(weights, expected['clan.weight_map'])
@@ -138,20 +137,10 @@ def test_every_expected_answer_is_tested(expected):
 
 def test_a_run_starts_from_the_initial_model(tmp_path):
     "`body_weights` fills the body of a resnet101 run; a missing file leaves no run folder behind."
-    import torch
-
-    from ash_nb import preset, train
-    from ash_nb.config import AshError
-    from ash_nb.methods import Learner
-    from ash_nb.official import published_state
-    from ash_nb.segmenter import Segmenter
-
     torch.manual_seed(3)
     net = Segmenter('resnet101', pretrained=False)
-    torch.save(
-        {k: v for k, v in published_state('segmenter', net).items() if not k.startswith('layer6')},
-        tmp_path / 'initial.pth',
-    )
+    state = {k: v for k, v in published_state('segmenter', net).items() if not k.startswith('layer6')}
+    torch.save(state, tmp_path / 'initial.pth')
     changes = dict(method='source_only', width=64, height=64, body='resnet101')
     learner = Learner(preset('streetworld', body_weights=str(tmp_path / 'initial.pth'), **changes))
     assert torch.equal(learner.segmenter.body.layer4[0].conv2.weight, net.body.layer4[0].conv2.weight)

@@ -1,13 +1,9 @@
-"Every kind of picture file: generated ones read beside the arrays that they were made from, folders of links and odd names."
+"Every kind of picture file, read beside the array that it was made from; folders of links and odd names."
 
-import contextlib
 import io
 import os
 import struct
-import subprocess
-import sys
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,11 +23,17 @@ from ash_nb.prepare import prepare
 from ash_nb.streetworld import painting, street
 
 FILES = int(os.environ.get('ASH_FUZZ_FILES', 2000))
-generated = lambda n: settings(
-    max_examples=n, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-)
 
-# --- ways to store a picture: each takes a random generator and a size, and returns (file, RGB in 0..255 as float64, must it be read)
+
+def generated(n):
+    "Return settings for so many examples, always the same."
+    return settings(
+        max_examples=n, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
+
+
+# --- ways to store a picture: each takes a random generator and a size,
+#     and returns (file, RGB in 0..255 as float64, must it be read)
 
 
 def over_white(rgb, alpha):
@@ -541,7 +543,10 @@ def test_files_are_found_once_or_counted(tmp_path_factory, files, links):
             (root / link).symlink_to(root / to)
     found, left_out = find_files(root)
     kept = [p.resolve() for p in found]
-    out_of_sight = lambda p: any(x.startswith('.') or x == '@eaDir' for x in p.relative_to(root.resolve()).parts)
+
+    def out_of_sight(p):
+        return any(x.startswith('.') or x == '@eaDir' for x in p.relative_to(root.resolve()).parts)
+
     wanted = {p for p in real if p.suffix.lower() in SUFFIXES and not out_of_sight(p)}
     assert len(set(kept)) == len(kept) and set(kept) == wanted
     dangling = sum(p.is_symlink() and not p.exists() and not out_of_sight(p.parent) for p in root.rglob('*'))

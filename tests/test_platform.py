@@ -11,13 +11,11 @@ import torch
 from soak import small
 from tqdm import tqdm
 
-import ash_nb.training
-from ash_nb.config import Config
 from ash_nb.distributed import start_method
 from ash_nb.files import read_json, write_json
 from ash_nb.methods import SHORT, Learner, brief
 from ash_nb.presets import METHODS, adapts
-from ash_nb.training import BAR, Run, _show, conditions, load_run, lock, other_conditions, peak_memory, train
+from ash_nb.training import BAR, _show, conditions, load_run, lock, peak_memory, train
 
 go = dict(device='cpu', workers=0, progress=False)
 plain = small(4, method='source_only', checkpoint_every=2)

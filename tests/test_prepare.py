@@ -44,7 +44,8 @@ def test_processes_write_what_one_writes(camvid, tmp_path):
 
 def test_killed_in_the_middle_then_run_again(camvid, tmp_path):
     prepare('camvid', camvid, tmp_path / 'whole', workers=1, progress=False)
-    code = f"from ash_nb.prepare import prepare; prepare('camvid', {str(camvid)!r}, {str(tmp_path / 'copy')!r}, workers=1, progress=False)"
+    given = f"'camvid', {str(camvid)!r}, {str(tmp_path / 'copy')!r}, workers=1, progress=False"
+    code = f'from ash_nb.prepare import prepare; prepare({given})'
     process = subprocess.Popen([sys.executable, '-c', code])
     part = tmp_path / 'copy' / 'index.part'
     while process.poll() is None and not (part.is_file() and part.stat().st_size):

@@ -553,7 +553,7 @@ def frame(values):  # rows of two methods, two seeds, two targets
                 seconds_a_step=1.0,
                 peak_mb=1,
                 access='none',
-                **{c: v for c in PROTOCOLS['camvid11' if t == 'camvid' else '19'].classes},
+                **dict.fromkeys(PROTOCOLS['camvid11' if t == 'camvid' else '19'].classes, v),
             )
             for (m, s, t), v in zip(keys, values)
         ]

@@ -1,9 +1,7 @@
 "What went wrong without a word when strangers tried the kit: each recipe, and what is said or computed now."
 
-import io
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +20,7 @@ from ash_nb.official import load_official, published_state
 from ash_nb.prepare import prepare, write_gta5
 from ash_nb.presets import preset, with_method
 from ash_nb.streetworld import painting, street
-from ash_nb.training import Run, files_digest, load_run, train
+from ash_nb.training import Run, files_digest, train
 
 go = dict(device='cpu', progress=False)
 tiny = preset(
@@ -171,7 +169,9 @@ def test_what_cannot_be_counted_is_refused(odd):
 
 
 def test_answers_of_nan_are_no_prediction():
-    heads = lambda images: (torch.full((1, 19, 2, 2), float('nan')),) * 2
+    def heads(images):
+        return (torch.full((1, 19, 2, 2), float('nan')),) * 2
+
     with pytest.raises(AshError, match='x: the segmenter answers NaN'):
         list(score_batch(heads, [dict(name='x', image=torch.zeros(3, 4, 4), label=torch.zeros(4, 4))], 'cpu'))
 
