@@ -146,11 +146,11 @@ def tf32(on: bool):
         for f, old in zip(flags, before):
             f.allow_tf32 = old
 
-# %% ../nbs/48_bench.ipynb #b9d600bc
+# %% ../nbs/48_bench.ipynb #0f6b299c
 SHAPES = ((512, 46, 81, 4), (256, 46, 81, 2), (256, 90, 160, 1))  # channels, height, width, dilation
 GPU_SHAPES = ((512, 90, 160, 2), (1024, 90, 160, 1))
 
-
+# %% ../nbs/48_bench.ipynb #50f12d87
 def convolution_limit(
     dtype: torch.dtype,  # of the numbers
     device: str | torch.device = 'cpu',  # where
@@ -358,7 +358,7 @@ def heads_bench(
 ) -> dict:  # name -> as spread
     "Measure both heads apart and together."
     out = {}
-    for p, dtype in _precisions(torch.device(device)).items():
+    for dtype in _precisions(torch.device(device)).values():
         last = dict(memory_format=torch.channels_last)
         a, b = (Head(features, 19).to(device, dtype).to(**last) for _ in range(2))
         x = torch.randn(1, features, *size, device=device, dtype=dtype).contiguous(**last).requires_grad_()
