@@ -79,11 +79,11 @@ def _empty_batch(c: Config) -> dict:
     images = torch.zeros(c.batch_size, 3, c.height, c.width)
     return dict(images=images, labels=torch.zeros(c.batch_size, c.height, c.width, dtype=torch.int64))
 
-# %% ../nbs/34_forecast.ipynb #9536ad25
+# %% ../nbs/34_forecast.ipynb #fecf9da2
 def _counted_step(c: Config) -> dict:
     "Count a step on fake tensors: gigabytes of weights and optimizers and of its peak, tera-operations."
-    stylizer = Stylizer(Encoder(), Decoder()) if c.stylizer == 'vgg19' else None
     with FakeTensorMode(allow_non_fake_inputs=True), LiveMemory() as memory:
+        stylizer = Stylizer(Encoder(), Decoder()) if c.stylizer == 'vgg19' else None
         learner = Learner(c, 'cpu', stylizer)
         learner.guard = Guard(learner, lag=9)  # fake tensors hold no verdict to read
         batch = _empty_batch(c)
