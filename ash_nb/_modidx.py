@@ -115,6 +115,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'ash_nb.cli.parser': ('cli.html#parser', 'ash_nb/cli.py')},
             'ash_nb.compare': { 'ash_nb.compare.Scoring': ('compare.html#scoring', 'ash_nb/compare.py'),
                                 'ash_nb.compare.Scoring.open': ('compare.html#scoring.open', 'ash_nb/compare.py'),
+                                'ash_nb.compare._all_rows': ('compare.html#_all_rows', 'ash_nb/compare.py'),
                                 'ash_nb.compare._cell': ('compare.html#_cell', 'ash_nb/compare.py'),
                                 'ash_nb.compare._in_processes': ('compare.html#_in_processes', 'ash_nb/compare.py'),
                                 'ash_nb.compare._stay_with_parent': ('compare.html#_stay_with_parent', 'ash_nb/compare.py'),

@@ -31,6 +31,9 @@ from .files import write_atomic, write_json
 from .labels import PROTOCOLS
 from .methods import pick_device
 from .presets import METHODS, adapts, method_settings, preset, with_method
+from .training import Run, first_samples, read_sample, run_name, train
+
+# %% ../nbs/43_compare.ipynb #42a1bd1b
 from ash_nb.scoring import (
     best_of,
     known_labels,
@@ -43,7 +46,6 @@ from ash_nb.scoring import (
     step_of,
     truth_classes,
 )
-from .training import Run, first_samples, read_sample, run_name, train
 
 # %% ../nbs/43_compare.ipynb #9e760e12
 # Moved to ash_nb.scoring; still found here by those who look for them in the old place.
@@ -262,6 +264,15 @@ def _in_processes(cells: list, work: Callable, devices: list, progress: bool) ->
                 raise
             raise process_died('a process', ours, 'on fewer devices', e) from None
 
+# %% ../nbs/43_compare.ipynb #9ccb7f94
+def _all_rows(cells: list, work: Callable, devices: list, progress: bool) -> list:
+    "Do the cells' work here or, given several devices, in one process each; return all rows."
+    if len(devices) > 1:
+        found = _in_processes(cells, partial(work, progress=False), devices, progress)
+    else:
+        found = [work(cell, progress=progress, device=devices[0]) for cell in cells]
+    return [row for rows in found for row in rows]
+
 # %% ../nbs/43_compare.ipynb #6d4e1f2b
 FIGURES = (  # in the comparison's folder figures/
     'curves.png',
@@ -325,11 +336,7 @@ def compare(
     work = partial(_cell, config=config, out=out, scoring=scoring, known=known_labels(), workers=workers)
     cells = [(word, seed) for seed in range(seeds) for word in methods]
     devices = [str(pick_device(d.strip())) for d in str(device).split(',')]
-    if len(devices) > 1:
-        rows = _in_processes(cells, partial(work, progress=False), devices, progress)
-    else:
-        rows = [work(cell, progress=progress, device=devices[0]) for cell in cells]
-    return keep_comparison(out, record, pd.DataFrame([r for found in rows for r in found]))
+    return keep_comparison(out, record, pd.DataFrame(_all_rows(cells, work, devices, progress)))
 
 # %% ../nbs/43_compare.ipynb #5155ec62
 def comparison_table(
