@@ -64,7 +64,7 @@ def spread(
     cuts = statistics.quantiles(spans, n=10, method='inclusive') if len(spans) > 1 else spans * 9
     return dict(median_ms=statistics.median(spans), low_ms=cuts[0], high_ms=cuts[-1], repeats=len(spans))
 
-# %% ../nbs/48_bench.ipynb #de222db0
+# %% ../nbs/48_bench.ipynb #b7debca8
 def timed(
     work: Callable,  # function without arguments
     repeats: int = 20,  # how often, after two more to warm up
@@ -72,7 +72,7 @@ def timed(
     "Time some work repeatedly."
     return spread([once(work) for k in range(repeats + 2)][2:])
 
-
+# %% ../nbs/48_bench.ipynb #35585be0
 def in_turn(
     works: dict,  # name -> function without arguments
     repeats: int,  # how often each
@@ -252,7 +252,7 @@ def _cost(name: str, works: dict, grouped: bool, device: torch.device) -> dict:
         works[name]()
     return cost_of(works[name.removesuffix(', compiled')], grouped, device)
 
-
+# %% ../nbs/48_bench.ipynb #a6486c47
 def _compared(rows: dict, limits: dict) -> dict:
     "Add to each measurement how it compares with the first one and with the limit of its precision."
     base = next(iter(rows.values()))
@@ -439,21 +439,7 @@ def methods_bench(
         row['times_the_memory'] = peaks[m] / peaks['source_only']
     return rows
 
-# %% ../nbs/48_bench.ipynb #def1fe9f
-def gpu_table(
-    path: str | Path,  # results/gpu.json, as tests/gpu.py writes it
-):  # pandas.DataFrame, a row a card and precision; no rows while no GPU has measured anything
-    "Tabulate an iteration of the paper's run as GPUs have measured it. Raises AshError for a damaged file."
-    import pandas as pd
-
-    rows = []
-    for run in read_json(path)['runs'] if Path(path).is_file() else []:
-        about, step = run['about'], run['parts'].get('step', {}).get('rows', {})
-        if about['card'] and about['size'] == 'full':
-            rows += [_gpu_row(about, step, p) for p in ('bf16', 'float32, TF32', 'float32')]
-    return pd.DataFrame([r for r in rows if r])
-
-
+# %% ../nbs/48_bench.ipynb #f2bb7cc4
 def _gpu_row(about: dict, step: dict, precision: str) -> dict | None:
     "Take one precision out of what a card has measured; None where it was not."
     row, alone = step.get(f'kit, {precision}, in a row'), step.get(f'kit, {precision}', {})
@@ -470,6 +456,20 @@ def _gpu_row(about: dict, step: dict, precision: str) -> dict | None:
         '% of the limit': 100 * row['share_of_limit'],
         'times as fast as the loop': alone.get('times_as_fast_as_loop'),
     }
+
+# %% ../nbs/48_bench.ipynb #def1fe9f
+def gpu_table(
+    path: str | Path,  # results/gpu.json, as tests/gpu.py writes it
+):  # pandas.DataFrame, a row a card and precision; no rows while no GPU has measured anything
+    "Tabulate an iteration of the paper's run as GPUs have measured it. Raises AshError for a damaged file."
+    import pandas as pd
+
+    rows = []
+    for run in read_json(path)['runs'] if Path(path).is_file() else []:
+        about, step = run['about'], run['parts'].get('step', {}).get('rows', {})
+        if about['card'] and about['size'] == 'full':
+            rows += [_gpu_row(about, step, p) for p in ('bf16', 'float32, TF32', 'float32')]
+    return pd.DataFrame([r for r in rows if r])
 
 # %% ../nbs/48_bench.ipynb #5505c3c5
 def _segmenter_pass(c: Config, classes: int, device: torch.device) -> Callable:
@@ -514,7 +514,7 @@ def _train_command(n: int, steps: tuple, out: str, changes: dict) -> list:
         words += ['--set', f'{name}={value}']
     return words
 
-# %% ../nbs/48_bench.ipynb #50d3cb58
+# %% ../nbs/48_bench.ipynb #e77f8bc9
 def _processes(n: int, threads: int, steps: tuple, changes: dict) -> dict:
     "Train in n processes and tell what a step takes, from the times of the checkpoints."
     env = os.environ | {'OMP_NUM_THREADS': str(threads), 'TQDM_DISABLE': '1'}
@@ -525,7 +525,7 @@ def _processes(n: int, threads: int, steps: tuple, changes: dict) -> dict:
     each = 1e3 * (written[-1] - written[0]) / (steps[1] - steps[0])
     return dict(median_ms=each, steps_a_minute=6e4 / each)
 
-
+# %% ../nbs/48_bench.ipynb #d80238ee
 def process_bench(
     most: int = 2,  # processes
     steps: tuple = (60, 180),  # between which it is measured
@@ -599,7 +599,7 @@ def _data_and_files() -> dict:
 def _both_previews() -> dict:
     return {f'{k}, {s} pair': v for s in ('small', 'vgg19') for k, v in preview_bench(s).items()}
 
-# %% ../nbs/48_bench.ipynb #07f2c698
+# %% ../nbs/48_bench.ipynb #71a1616e
 BENCHES = {
     'step': _step_and_phases,
     'heads': heads_bench,
@@ -612,7 +612,7 @@ BENCHES = {
     'import': import_bench,
 }
 
-
+# %% ../nbs/48_bench.ipynb #420a950d
 def bench(
     name: str,  # one of BENCHES
     **how,  # for step: size, repeats, device, compiled

@@ -405,7 +405,7 @@ _units = dict(
     steps_a_minute='steps a minute',
 )
 
-
+# %% ../nbs/46_cli.ipynb #bd1c04e6
 def _bench_line(name: str, v: dict) -> str:
     "Write a measurement in one line."
     clock = f'{v["median_ms"]:9.1f} ms' if 'median_ms' in v else ''
