@@ -35,7 +35,8 @@ class LiveMemory(TorchDispatchMode):
                 self.add(t.untyped_storage())
         return out
 
-    def add(self, storage):
+    def add(self, storage: torch.UntypedStorage):
+        "Count a storage that has not been seen, until it is let go."
         key, size = storage._cdata, storage.nbytes()
         if key in self.known:
             return
@@ -44,12 +45,19 @@ class LiveMemory(TorchDispatchMode):
         self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self.remove, key, size)
 
-    def remove(self, key, size):
+    def remove(
+        self,
+        key: int,  # of a storage
+        size: int,  # bytes
+    ):
+        "Take a storage off that has been let go."
         self.known.discard(key)
         self.now -= size
 
 # %% ../nbs/34_forecast.ipynb #198f55f1
-class _Whole:  # in place of torch's tracker of modules, which autograd.grad confuses
+class _Whole:
+    "Stands in for torch's tracker of modules, which autograd.grad confuses."
+
     parents = {'Global'}
 
     def __enter__(self):
@@ -59,41 +67,30 @@ class _Whole:  # in place of torch's tracker of modules, which autograd.grad con
         pass
 
 
-def counted_flops():
+def counted_flops() -> FlopCounterMode:
     "Return a counter of the arithmetic of what runs inside `with`; ask get_total_flops()."
     counter = FlopCounterMode(display=False)
     counter.mod_tracker = _Whole()
     return counter
 
+# %% ../nbs/34_forecast.ipynb #3b34d401
+def _empty_batch(c: Config) -> dict:
+    "Make a batch of a run's shapes."
+    images = torch.zeros(c.batch_size, 3, c.height, c.width)
+    return dict(images=images, labels=torch.zeros(c.batch_size, c.height, c.width, dtype=torch.int64))
 
-def _stylizer(c):
-    return Stylizer(Encoder(), Decoder()) if c.stylizer == 'vgg19' else None
-
-# %% ../nbs/34_forecast.ipynb #e0faa05d
-def step_forecast(
-    c: Config,  # the run
-) -> dict:  # gigabytes: weights (networks and optimizers), peak (of a step, weights included); tflop (of a step)
-    "Forecast the memory and the arithmetic of a training step, photometric changes (which need little of either) aside. Raises AshError for a method that draws sizes from numbers."
-    c = replace(
-        c, pretrained=False, body_weights='', jitter=0.0, precision='bf16' if c.precision == 'auto' else c.precision
-    )
-    try:
-        return _counted_step(c)
-    except DataDependentOutputException:
-        raise AshError(
-            f'no forecast of {c.method}: it draws sizes or mixtures on the host; ash_segmentation_loss needs about as much, or more'
-        ) from None
-
-
-def _counted_step(c):
+# %% ../nbs/34_forecast.ipynb #fecf9da2
+def _counted_step(c: Config) -> dict:
+    "Count a step on fake tensors: gigabytes of weights and optimizers and of its peak, tera-operations."
     with FakeTensorMode(allow_non_fake_inputs=True), LiveMemory() as memory:
-        learner = Learner(c, 'cpu', _stylizer(c))
+        stylizer = Stylizer(Encoder(), Decoder()) if c.stylizer == 'vgg19' else None
+        learner = Learner(c, 'cpu', stylizer)
         learner.guard = Guard(learner, lag=9)  # fake tensors hold no verdict to read
-        batch = dict(
-            images=torch.zeros(c.batch_size, 3, c.height, c.width),
-            labels=torch.zeros(c.batch_size, c.height, c.width, dtype=torch.int64),
-        )
-        other = lambda wanted, copies=1: torch.zeros_like(batch['images']).repeat(copies, 1, 1, 1) if wanted else None
+        batch = _empty_batch(c)
+
+        def other(wanted, copies=1):
+            return torch.zeros_like(batch['images']).repeat(copies, 1, 1, 1) if wanted else None
+
         views = other(learner.needs('styles'), c.views if learner.method.extra == 'pyramid' else 1), other(adapts(c))
         learner.step(batch, views[0], 0, views[1])
         for o in learner.optimizers.values():
@@ -102,3 +99,16 @@ def _counted_step(c):
         with counted_flops() as flops:
             learner.step(batch, views[0], 1, views[1])
     return dict(weights=weights / 2**30, peak=memory.peak / 2**30, tflop=flops.get_total_flops() / 1e12)
+
+# %% ../nbs/34_forecast.ipynb #e0faa05d
+def step_forecast(
+    c: Config,  # the run
+) -> dict:  # gigabytes: weights (networks and optimizers), peak (of a step, weights included); tflop (of a step)
+    """Forecast the memory and the arithmetic of a training step. Raises AshError for a method that draws sizes
+    from numbers. Photometric changes, which need little of either, are left out."""
+    precision = 'bf16' if c.precision == 'auto' else c.precision
+    try:
+        return _counted_step(replace(c, pretrained=False, body_weights='', jitter=0.0, precision=precision))
+    except DataDependentOutputException:
+        instead = 'ash_segmentation_loss needs about as much, or more'
+        raise AshError(f'no forecast of {c.method}: it draws sizes or mixtures on the host; {instead}') from None

@@ -14,11 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ash_nb import compare as compare_module
-from ash_nb import plots
+from ash_nb import plots, scoring
 from ash_nb.analysis import compare_table
 from ash_nb.cli import main
-from ash_nb.compare import cell_rows, compare, evaluate_run, no_validation, score
+from ash_nb.compare import Scoring, cell_rows, compare
 from ash_nb.config import AshError
 from ash_nb.evaluation import (
     MEAN_OVER,
@@ -36,6 +35,7 @@ from ash_nb.methods import fast_bf16
 from ash_nb.prepare import prepare, write_gta5
 from ash_nb.presets import preset, with_method
 from ash_nb.report import comparison_notes, folder_report
+from ash_nb.scoring import evaluate_run, no_validation, score
 from ash_nb.training import load_run, source_data, target_data, train
 
 often = settings(max_examples=200, deadline=None)
@@ -228,13 +228,13 @@ def run(trained, tmp_path):
 @pytest.fixture
 def evaluations(monkeypatch):
     "Count how often anything is really evaluated."
-    made, old = [], compare_module.evaluate
+    made, old = [], scoring.evaluate
 
     def counted(*args, **kw):
         made.append(args[2])
         return old(*args, **kw)
 
-    monkeypatch.setattr(compare_module, 'evaluate', counted)
+    monkeypatch.setattr(scoring, 'evaluate', counted)
     return made
 
 
@@ -242,7 +242,7 @@ def test_another_protocol_is_a_view_and_never_an_old_number(run, evaluations):
     "The issue's row: `--protocol 13`, then the same without."
     ask = dict(targets=['streetworld-fog'], roots={}, split='val', images=2)
     rows = {
-        p: cell_rows(run, 'source_only', 'cpu', **ask, protocol=p)[0]
+        p: cell_rows(run, 'source_only', 'cpu', Scoring(**ask, protocol=p))[0]
         for p in ('13', None, '16', '13merged', '19', '13')
     }
     whole = evaluate_run(run, 'streetworld-fog', images=2)
@@ -283,7 +283,7 @@ def test_whatever_decides_a_score_is_in_its_key(run, tmp_path, evaluations, monk
     score(run, 'camvid', root)
     change(run, root)
     if what == 'code':
-        monkeypatch.setattr(compare_module, 'scoring_version', lambda: 'another')
+        monkeypatch.setattr(scoring, 'scoring_version', lambda: 'another')
     if what == 'precision':
         monkeypatch.setattr(
             'ash_nb.training.Run.config',
@@ -388,13 +388,13 @@ def test_what_is_kept_comes_back(tmp_path_factory, images):
 
 
 def test_labels_are_read_once_for_all_runs(tmp_path, monkeypatch):
-    root, reads, old = camvid(tmp_path / 'camvid'), [], compare_module.label_of
+    root, reads, old = camvid(tmp_path / 'camvid'), [], scoring.label_of
 
     def counted(data, k):
         reads.append(data.name(k) if hasattr(data, 'name') else k)
         return old(data, k)
 
-    monkeypatch.setattr(compare_module, 'label_of', counted)
+    monkeypatch.setattr(scoring, 'label_of', counted)
     compare(
         ['source_only', 'batch_norm_only'],
         2,
