@@ -224,6 +224,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'ash_nb/distributed.py'),
                                     'ash_nb.distributed._Nowhere': ('distributed.html#_nowhere', 'ash_nb/distributed.py'),
                                     'ash_nb.distributed._Nowhere.write': ('distributed.html#_nowhere.write', 'ash_nb/distributed.py'),
+                                    'ash_nb.distributed._exit_code': ('distributed.html#_exit_code', 'ash_nb/distributed.py'),
                                     'ash_nb.distributed._script': ('distributed.html#_script', 'ash_nb/distributed.py'),
                                     'ash_nb.distributed._unguarded': ('distributed.html#_unguarded', 'ash_nb/distributed.py'),
                                     'ash_nb.distributed._wait_for_a_code': ('distributed.html#_wait_for_a_code', 'ash_nb/distributed.py'),
