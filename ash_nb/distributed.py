@@ -40,7 +40,7 @@ def chief() -> bool:
     "Tell whether this is the process that writes and speaks."
     return rank_and_size()[0] == 0
 
-# %% ../nbs/03_distributed.ipynb #bf7c61e8
+# %% ../nbs/03_distributed.ipynb #0a6d1ce2
 def join(
     device: str = 'auto',  # as given by the user
 ) -> str:  # this process's device
@@ -87,7 +87,7 @@ def average_gradients(
         for g, part in zip(grads, flat.split([g.numel() for g in grads])):
             g.copy_(part.view_as(g))
 
-# %% ../nbs/03_distributed.ipynb #1d2742e1
+# %% ../nbs/03_distributed.ipynb #ba22ff9c
 def averaged(x: torch.Tensor) -> torch.Tensor:
     "Return the mean of a tensor over the processes, without gradient."
     if rank_and_size()[1] == 1:
@@ -96,7 +96,7 @@ def averaged(x: torch.Tensor) -> torch.Tensor:
     dist.all_reduce(x)
     return x / dist.get_world_size()
 
-
+# %% ../nbs/03_distributed.ipynb #1d2742e1
 def summed(counts: np.ndarray) -> np.ndarray:
     "Return the sum of an array over the processes."
     if rank_and_size()[1] == 1:
@@ -105,7 +105,7 @@ def summed(counts: np.ndarray) -> np.ndarray:
     dist.all_reduce(x, group=_control[0])
     return x.numpy()
 
-# %% ../nbs/03_distributed.ipynb #f6cc8d98
+# %% ../nbs/03_distributed.ipynb #0247d566
 def gathered(record: dict) -> dict:
     "Return the union of the processes' dictionaries."
     if rank_and_size()[1] == 1:
@@ -153,7 +153,7 @@ def part_of(batch_size: int) -> range:
     n = batch_size // size
     return range(rank * n, (rank + 1) * n)
 
-# %% ../nbs/03_distributed.ipynb #6ae7206c
+# %% ../nbs/03_distributed.ipynb #c9e939cb
 def draw(
     make: Callable,  # torch.randn or torch.rand
     shape: tuple,  # of this process's part
@@ -165,7 +165,7 @@ def draw(
     whole = [n * size if a == axis else n for a, n in enumerate(shape)]
     return make(whole, generator=generator, device=generator.device).narrow(axis, rank * shape[axis], shape[axis])
 
-# %% ../nbs/03_distributed.ipynb #afe06d53
+# %% ../nbs/03_distributed.ipynb #f03fc72b
 @torch.no_grad()
 def whole_batch(x: torch.Tensor) -> torch.Tensor:
     "Return the rows of all processes, in order, without gradient."
@@ -189,7 +189,7 @@ def _script() -> str:  # a file, 'a module' after python -m, '<stdin>', or '' in
     main = sys.modules['__main__']
     return 'a module' if getattr(main, '__spec__', None) else getattr(main, '__file__', None) or ''
 
-# %% ../nbs/03_distributed.ipynb #b4169c50
+# %% ../nbs/03_distributed.ipynb #efc01814
 class _Nowhere:
     def write(self, data):
         pass
@@ -203,8 +203,7 @@ class _FromMain(pickle.Pickler):
         self.found = []
 
     def reducer_override(self, thing):
-        ours = isinstance(thing, (type, FunctionType)) and thing.__module__ == '__main__'
-        if ours:
+        if isinstance(thing, (type, FunctionType)) and thing.__module__ == '__main__':
             self.found.append(thing.__qualname__)
         return NotImplemented
 
@@ -244,7 +243,7 @@ def _unguarded() -> bool:
     names = [x.id for t in tests for x in ast.walk(t) if isinstance(x, ast.Name)]
     return '__name__' not in names
 
-# %% ../nbs/03_distributed.ipynb #69459b74
+# %% ../nbs/03_distributed.ipynb #a70020ef
 def lost_process(
     error: BaseException,  # what was raised where processes work
 ) -> bool:
@@ -270,7 +269,7 @@ def _exit_code(error: BaseException, processes: list) -> Any:  # int, or None wh
     ended = [c for c in codes if c and c != -signal.SIGTERM] or [c for c in codes if c]  # the others are told to stop
     return ended[0] if ended else None
 
-# %% ../nbs/03_distributed.ipynb #8fd24dff
+# %% ../nbs/03_distributed.ipynb #675f61d0
 def process_died(
     what: str,  # which kind of process, e.g. 'a loader process'
     processes: list,  # those that were started, as far as known

@@ -31,7 +31,7 @@ def cannot_write(path: str | Path, error: OSError) -> AshError:
     said = f'{error.strerror or error}; {remedy} or choose another folder, then run the same command again'
     return AshError(f'cannot write {path}: {said}')
 
-# %% ../nbs/02_files.ipynb #e17c5e6e
+# %% ../nbs/02_files.ipynb #169a7f1c
 def settle_folder(path: str | Path):
     "Make the names in a folder last through a power cut."
     try:
@@ -79,7 +79,7 @@ def write_hashed(path: str | Path, data: bytes):
     path = write_atomic(path, data)
     write_atomic(f'{path}.sha256', f'{sha256(data)}  {path.name}\n'.encode())
 
-# %% ../nbs/02_files.ipynb #8a02cdc5
+# %% ../nbs/02_files.ipynb #7154830c
 def recorded_digest(path: str | Path) -> str:
     "Return the SHA-256 that stands beside a file, or '' when none does that is whole."
     digest = Path(f'{path}.sha256')
@@ -115,7 +115,7 @@ def save_tensors(
 
     write_hashed(path, save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, metadata or None))
 
-
+# %% ../nbs/02_files.ipynb #f069fa6c
 def load_tensors(
     path: str | Path,  # .safetensors file written by save_tensors
     remedy: str = '',  # what to do when the file is damaged
@@ -138,7 +138,7 @@ def save_state(path: str | Path, state: dict):
     torch.save(state, buffer)
     write_hashed(path, buffer.getvalue())
 
-
+# %% ../nbs/02_files.ipynb #f2bba482
 def load_state(path: str | Path) -> dict:
     "Read back what `save_state` wrote. Raises AshError for a missing or damaged file, and one that would run code."
     import torch
@@ -164,7 +164,7 @@ def write_json(
         record = record | {'sha256': sha256(_json(record | {'sha256': ''}))}
     return write_atomic(path, _json(record))
 
-# %% ../nbs/02_files.ipynb #7b7401c1
+# %% ../nbs/02_files.ipynb #3a4bbf28
 def read_json(
     path: str | Path,
     sealed: bool = False,  # it carries the SHA-256 of its text, which is checked

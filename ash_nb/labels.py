@@ -7,7 +7,7 @@ __all__ = ['IGNORE', 'CLASSES', 'PALETTE', 'CAMVID_CLASSES', 'PROTOCOLS', 'ID_MA
            'legend']
 
 # %% ../nbs/01_labels.ipynb #bf35065b
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ CLASSES = (
 )
 # fmt: on
 
-# %% ../nbs/01_labels.ipynb #42f6599c
+# %% ../nbs/01_labels.ipynb #294f5fbc
 # fmt: off
 PALETTE = np.array([
     (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153), (250, 170, 30),
@@ -49,7 +49,7 @@ def _subset(name: str, left_out: tuple, within: str = '') -> Protocol:
     table = tuple(kept.index(i) if i in kept else IGNORE for i in range(19))
     return Protocol(name, tuple(CLASSES[i] for i in kept), table, within)
 
-# %% ../nbs/01_labels.ipynb #b2f96184
+# %% ../nbs/01_labels.ipynb #fcb4deaf
 # fmt: off
 CAMVID_CLASSES = (
     'sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign symbol', 'fence', 'car', 'pedestrian', 'bicyclist',
@@ -69,7 +69,7 @@ def _map(known: Iterable, ids: tuple) -> dict:  # id -> train id, or IGNORE
         train_ids |= dict.fromkeys(listed if isinstance(listed, tuple) else (listed,), train_id)
     return {i: train_ids.get(i, IGNORE) for i in known}
 
-# %% ../nbs/01_labels.ipynb #85a2620d
+# %% ../nbs/01_labels.ipynb #fa0e0e08
 _cityscapes = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 _synthia = (3, 4, 2, 21, 5, 7, 15, 9, 6, 16, 1, 10, 17, 8, 18, 19, 20, 12, 11)
 # fmt: off
@@ -80,7 +80,7 @@ _vistas2 = (
 )
 # fmt: on
 
-# %% ../nbs/01_labels.ipynb #824a82ea
+# %% ../nbs/01_labels.ipynb #5cb7e9b2
 _camvid = (10, 2, 5, 0, 1, 8, 7, 4, 13, 11, 18)  # train ids of CamVid's eleven; 11 is ignored
 ID_MAPS = {
     'cityscapes': _map(range(34), _cityscapes),
@@ -122,12 +122,9 @@ def colorize(
     table[:19] = PALETTE
     return table[np.asarray(labels)]
 
-# %% ../nbs/01_labels.ipynb #699ac649
-def legend(
-    classes: Iterable = range(19),  # train ids
-    columns: int = 7,
-):  # matplotlib Figure
-    "Draw the palette with the classes' names."
+# %% ../nbs/01_labels.ipynb #367b4f98
+def legend(classes: Sequence = range(19), columns: int = 7):  # matplotlib Figure
+    "Draw the colours of some train ids with the classes' names."
     import matplotlib.pyplot as plt
 
     rows = -(-len(classes) // columns)

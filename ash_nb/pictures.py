@@ -35,7 +35,7 @@ def orientation(
         return 1  # parsers of damaged tags raise anything
     return int(code) if code in range(1, 9) else 1
 
-# %% ../nbs/05_pictures.ipynb #08b2727c
+# %% ../nbs/05_pictures.ipynb #16f86d1e
 def turned(
     pixels: np.ndarray,  # (H, W, ...) as stored
     code: int,  # 1 to 8
@@ -57,7 +57,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     "Write one chunk of a PNG: length, kind, data, checksum."
     return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
 
-# %% ../nbs/05_pictures.ipynb #288e6b90
+# %% ../nbs/05_pictures.ipynb #2c32a19d
 def _chunks(data: bytes) -> dict:  # kind -> data, of chunks of one kind joined
     "Take a PNG apart. Raises ValueError for a wrong checksum."
     parts, at = {}, 8
@@ -72,7 +72,7 @@ def _chunks(data: bytes) -> dict:  # kind -> data, of chunks of one kind joined
         at += 12 + n
     return parts
 
-# %% ../nbs/05_pictures.ipynb #5857b397
+# %% ../nbs/05_pictures.ipynb #9904904f
 def bare_png(data: bytes) -> bytes:
     "Reduce a 16-bit PNG to its header and pixels after checking them. Raises ValueError saying what is wrong."
     parts = _chunks(data)
@@ -104,7 +104,7 @@ class Decoded(NamedTuple):
     turn: int  # how it asks to be turned, 1 to 8
     deep: Any  # (H, W, channels) uint16 of a PNG whose colours have 16 bits, else None
 
-
+# %% ../nbs/05_pictures.ipynb #15843f62
 def _loaded(f, file) -> Decoded:
     "Decode the pixels of an opened picture."
     how = f.tile[0].args if f.tile else ''
@@ -115,7 +115,7 @@ def _loaded(f, file) -> Decoded:
     file.seek(0)
     return Decoded(f, stored, orientation(f), deep_png(file.read()))
 
-# %% ../nbs/05_pictures.ipynb #997e4621
+# %% ../nbs/05_pictures.ipynb #b8a006f7
 FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP', 'TIFF', 'PPM')
 _too_many = f'more than {MAX_PIXELS:,} pixels: refused before decoding; shrink it if it is real'
 
@@ -216,7 +216,7 @@ def _from_deep(
     colours = share[..., : 3 if channels > 2 else 1]
     return np.rint(255 * (colours * alpha + 1 - alpha)).astype(np.uint8) * np.ones(3, np.uint8)
 
-# %% ../nbs/05_pictures.ipynb #671869ac
+# %% ../nbs/05_pictures.ipynb #e2da79dd
 def _refuse_unclear(decoded: Decoded, path: str | Path):
     "Raise AshError for a picture whose values have no agreed meaning."
     picture, stored = decoded.picture, decoded.stored
@@ -235,7 +235,7 @@ def _refuse_unclear(decoded: Decoded, path: str | Path):
             'save it with an alpha channel'
         )
 
-# %% ../nbs/05_pictures.ipynb #81b60a0e
+# %% ../nbs/05_pictures.ipynb #0e63a92e
 def _over_white(picture) -> np.ndarray:  # (H, W, 3) uint8
     "Convert a picture of 8 bits a channel to RGB, over white where it is transparent."
     from PIL import Image
@@ -244,7 +244,7 @@ def _over_white(picture) -> np.ndarray:  # (H, W, 3) uint8
         picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture.convert('RGBA'))
     return np.array(picture.convert('RGB'))
 
-# %% ../nbs/05_pictures.ipynb #57a6b139
+# %% ../nbs/05_pictures.ipynb #11a7134e
 def as_rgb(
     decoded: Decoded,
     path: str | Path,  # for the message
@@ -278,7 +278,7 @@ def read_turned(
     pixels = np.ascontiguousarray(as_rgb(decoded, path).transpose(2, 0, 1))
     return torch.from_numpy(pixels), decoded.turn
 
-# %% ../nbs/05_pictures.ipynb #e7b65b6c
+# %% ../nbs/05_pictures.ipynb #f47a3d59
 def read_picture(path: str | Path, photo: bool = False) -> torch.Tensor:  # (3, H, W) uint8
     "Read an image file as `read_turned` does; return its pixels alone."
     return read_turned(path, photo)[0]
@@ -301,7 +301,7 @@ def _refuse_no_ids(picture, stored: str, path: str | Path):
             'expected ids in 8 or 16 bits, 0 black'
         )
 
-# %% ../nbs/05_pictures.ipynb #113d225b
+# %% ../nbs/05_pictures.ipynb #c5dc1f65
 class Ids(NamedTuple):
     "Hold a label map as stored."
 
@@ -321,7 +321,7 @@ def read_label(
     colours = np.array(picture.getpalette()).reshape(-1, 3) if picture.mode == 'P' else None
     return Ids(turned(np.array(picture), turn), colours, turn)
 
-# %% ../nbs/05_pictures.ipynb #5ba4eb4e
+# %% ../nbs/05_pictures.ipynb #918f8623
 def read_ids(path: str | Path) -> np.ndarray:  # (H, W)
     "Read a label file as `read_label` does; return its ids alone."
     return read_label(path).ids
@@ -396,7 +396,7 @@ def tell_once(
         print(text, file=sys.stderr)
     _told.add(about or text)
 
-# %% ../nbs/05_pictures.ipynb #1c123d50
+# %% ../nbs/05_pictures.ipynb #f1410bd0
 def tell_left_out(
     folder: str | Path,  # in which files were found
     left_out: Counter,  # reason -> how many

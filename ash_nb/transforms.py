@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cover', 'RandomScaledCrop', 'train_transform', 'eval_transform', 'photometric']
 
-# %% ../nbs/13_transforms.ipynb #a6d9535b
+# %% ../nbs/13_transforms.ipynb #51704042
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from .distributed import draw
 from .labels import IGNORE
 from .tensors import sent
 
-# %% ../nbs/13_transforms.ipynb #2c7180ef
+# %% ../nbs/13_transforms.ipynb #ade7e378
 def cover(
     image: Tensor,  # (..., H, W)
     width: int,  # to cover
@@ -29,7 +29,7 @@ def cover(
     r = max(height / h, width / w) * scale
     return [max(1, round(h * r)), max(1, round(w * r))]
 
-# %% ../nbs/13_transforms.ipynb #89e23fd8
+# %% ../nbs/13_transforms.ipynb #597bc070
 class RandomScaledCrop(v2.Transform):
     "Resize so that the image covers the size, times a random factor, then crop at random; pads with black and ignore."
 
@@ -59,7 +59,7 @@ class RandomScaledCrop(v2.Transform):
             x = self._call_kernel(v2.functional.pad, x, padding=params['pad'], fill=beyond)
         return self._call_kernel(v2.functional.crop, x, *params['place'], self.height, self.width)
 
-# %% ../nbs/13_transforms.ipynb #fe48f266
+# %% ../nbs/13_transforms.ipynb #32cda22d
 def train_transform(
     width: int,  # of the training image
     height: int,  # of the training image
@@ -70,7 +70,7 @@ def train_transform(
     to_unit_range = v2.ToDtype({tv_tensors.Image: torch.float32, 'others': None}, scale=True)
     return v2.Compose([RandomScaledCrop(width, height, scale), v2.RandomHorizontalFlip(flip), to_unit_range])
 
-# %% ../nbs/13_transforms.ipynb #0596f55e
+# %% ../nbs/13_transforms.ipynb #b797235d
 def eval_transform(
     width: int,  # of the image that is segmented
     height: int,  # of the image that is segmented
@@ -83,22 +83,9 @@ def eval_transform(
 
     return apply
 
-# %% ../nbs/13_transforms.ipynb #7dea8541
-def photometric(
-    images: Tensor,  # (B, 3, H, W) in [0, 1]
-    strength: float,  # 0: nothing changes; 1: strong
-    generator: torch.Generator,
-) -> Tensor:  # (B, 3, H, W) in [0, 1]
-    "Change the appearance of each image at random."
-    numbers = draw(torch.rand, (len(images), 10), generator).tolist()
-    return torch.stack([_photometric(x, strength, u) for x, u in zip(images, numbers)])
-
-
-def _photometric(
-    x: Tensor,  # (3, H, W) in [0, 1]
-    s: float,  # strength
-    u: list,  # ten numbers in [0, 1)
-) -> Tensor:  # (3, H, W) in [0, 1]
+# %% ../nbs/13_transforms.ipynb #4abb07f1
+def _photometric(x: Tensor, s: float, u: list) -> Tensor:  # (3, H, W) in [0, 1]
+    "Change an image x in [0, 1] at strength s, as ten numbers u in [0, 1) say."
     f = v2.functional
 
     def around(v, width):  # a factor about 1
@@ -117,3 +104,13 @@ def _photometric(
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(int(u[9] * 2**40)))
         x = x + 0.15 * u[9] * sent(noise, x)
     return x.clamp(0, 1)
+
+# %% ../nbs/13_transforms.ipynb #9ff2e777
+def photometric(
+    images: Tensor,  # (B, 3, H, W) in [0, 1]
+    strength: float,  # 0: nothing changes; 1: strong
+    generator: torch.Generator,
+) -> Tensor:  # (B, 3, H, W) in [0, 1]
+    "Change the appearance of each image at random."
+    numbers = draw(torch.rand, (len(images), 10), generator).tolist()
+    return torch.stack([_photometric(x, strength, u) for x, u in zip(images, numbers)])
