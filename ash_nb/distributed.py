@@ -15,10 +15,13 @@ import pickle
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterable
 from multiprocessing import connection
 from pathlib import Path
 from types import FunctionType
+from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -37,7 +40,7 @@ def chief() -> bool:
     "Tell whether this is the process that writes and speaks."
     return rank_and_size()[0] == 0
 
-
+# %% ../nbs/03_distributed.ipynb #0a6d1ce2
 def join(
     device: str = 'auto',  # as given by the user
 ) -> str:  # this process's device
@@ -48,7 +51,8 @@ def join(
     own = int(os.environ.get('LOCAL_RANK', 0))
     if gpu and own >= torch.cuda.device_count():
         raise AshError(
-            f'process {own} on this machine has no GPU of its own, there are {torch.cuda.device_count()}: lower --nproc-per-node, or say --device cpu'
+            f'process {own} on this machine has no GPU of its own, there are {torch.cuda.device_count()}: '
+            'lower --nproc-per-node, or say --device cpu'
         )
     if gpu:
         torch.cuda.set_device(own)  # what is not told a device is this process's own, not the first one
@@ -66,8 +70,10 @@ def leave():
 
 # %% ../nbs/03_distributed.ipynb #01b5c76b
 @torch.no_grad()
-def average_gradients(parameters):
-    "Average the gradients of all processes, in one all-reduce a dtype."
+def average_gradients(
+    parameters: Iterable,  # of all networks; those without a gradient are left out
+):
+    "Average the gradients of all processes, in one all-reduce for each dtype."
     if rank_and_size()[1] == 1:
         return
     kinds = {}
@@ -81,7 +87,7 @@ def average_gradients(parameters):
         for g, part in zip(grads, flat.split([g.numel() for g in grads])):
             g.copy_(part.view_as(g))
 
-
+# %% ../nbs/03_distributed.ipynb #ba22ff9c
 def averaged(x: torch.Tensor) -> torch.Tensor:
     "Return the mean of a tensor over the processes, without gradient."
     if rank_and_size()[1] == 1:
@@ -91,15 +97,15 @@ def averaged(x: torch.Tensor) -> torch.Tensor:
     return x / dist.get_world_size()
 
 # %% ../nbs/03_distributed.ipynb #1d2742e1
-def summed(counts):
-    "Return the sum of a NumPy array over the processes."
+def summed(counts: np.ndarray) -> np.ndarray:
+    "Return the sum of an array over the processes."
     if rank_and_size()[1] == 1:
         return counts
     x = torch.from_numpy(counts.copy())
     dist.all_reduce(x, group=_control[0])
     return x.numpy()
 
-
+# %% ../nbs/03_distributed.ipynb #0247d566
 def gathered(record: dict) -> dict:
     "Return the union of the processes' dictionaries."
     if rank_and_size()[1] == 1:
@@ -108,7 +114,7 @@ def gathered(record: dict) -> dict:
     dist.all_gather_object(parts, record, group=_control[0])
     return {k: v for part in parts for k, v in part.items()}
 
-
+# %% ../nbs/03_distributed.ipynb #96edbe05
 def any_process(flag: bool) -> bool:
     "Tell whether the flag is set in any process."
     if rank_and_size()[1] == 1:
@@ -117,14 +123,16 @@ def any_process(flag: bool) -> bool:
     dist.all_reduce(x, group=_control[0])
     return bool(x.item())
 
-# %% ../nbs/03_distributed.ipynb #96edbe05
+
 def wait_for_all():
     "Return when every process has come here."
     any_process(False)
 
 # %% ../nbs/03_distributed.ipynb #726db845
 @torch.no_grad()
-def average_buffers(networks):
+def average_buffers(
+    networks: Iterable,  # of torch.nn.Module
+):
     "Average the floating-point buffers (batch norm's running statistics) of some networks over the processes."
     if rank_and_size()[1] == 1:
         return
@@ -139,16 +147,17 @@ def part_of(batch_size: int) -> range:
     rank, size = rank_and_size()
     if batch_size % size:
         raise AshError(
-            f'batch_size = {batch_size} cannot be divided among {size} processes: set batch_size={-(-batch_size // size) * size}'
+            f'batch_size = {batch_size} cannot be divided among {size} processes: '
+            f'set batch_size={-(-batch_size // size) * size}'
         )
     n = batch_size // size
     return range(rank * n, (rank + 1) * n)
 
-
+# %% ../nbs/03_distributed.ipynb #c9e939cb
 def draw(
-    make,  # torch.randn or torch.rand
+    make: Callable,  # torch.randn or torch.rand
     shape: tuple,  # of this process's part
-    generator,  # torch.Generator
+    generator: torch.Generator,
     axis: int = 0,  # which axis is the batch
 ) -> torch.Tensor:
     "Draw random numbers for the whole batch and return this process's rows."
@@ -156,7 +165,7 @@ def draw(
     whole = [n * size if a == axis else n for a, n in enumerate(shape)]
     return make(whole, generator=generator, device=generator.device).narrow(axis, rank * shape[axis], shape[axis])
 
-
+# %% ../nbs/03_distributed.ipynb #f03fc72b
 @torch.no_grad()
 def whole_batch(x: torch.Tensor) -> torch.Tensor:
     "Return the rows of all processes, in order, without gradient."
@@ -175,30 +184,32 @@ def start_method() -> str:  # forkserver, or spawn where the system has no other
     return 'forkserver' if 'forkserver' in multiprocessing.get_all_start_methods() else 'spawn'
 
 
-def _script():  # what a new process imports first: a file, 'a module' after python -m, '<stdin>', or '' in a notebook
+def _script() -> str:  # a file, 'a module' after python -m, '<stdin>', or '' in a notebook
+    "Return what a new process imports first."
     main = sys.modules['__main__']
     return 'a module' if getattr(main, '__spec__', None) else getattr(main, '__file__', None) or ''
 
-
+# %% ../nbs/03_distributed.ipynb #efc01814
 class _Nowhere:
     def write(self, data):
         pass
 
 
-class _FromMain(pickle.Pickler):  # collects the names of classes and functions of __main__
+class _FromMain(pickle.Pickler):
+    "Collect the names of classes and functions of __main__ in whatever is pickled."
+
     def __init__(self):
         super().__init__(_Nowhere())
         self.found = []
 
     def reducer_override(self, thing):
-        ours = isinstance(thing, (type, FunctionType)) and thing.__module__ == '__main__'
-        if ours:
+        if isinstance(thing, (type, FunctionType)) and thing.__module__ == '__main__':
             self.found.append(thing.__qualname__)
         return NotImplemented
 
 # %% ../nbs/03_distributed.ipynb #a555ebf9
 def ready_to_start(
-    sent=None,  # what the new processes will be sent
+    sent: Any = None,  # what the new processes will be sent
 ):
     "Check that this process may start others. Raises AshError for a script, class or function that they cannot import."
     if getattr(multiprocessing.current_process(), '_inheriting', False):
@@ -215,24 +226,27 @@ def ready_to_start(
         found.dump(sent)
     except Exception:
         pass  # what cannot be sent at all is told when it is sent
-    if not found.found:
-        return
-    raise AshError(
-        f'{found.found[0]} is defined in a notebook or typed in, where other processes cannot import it: '
-        'put it into a .py file and import it from there, or start no processes (workers=0)'
-    )
+    if found.found:
+        raise AshError(
+            f'{found.found[0]} is defined in a notebook or typed in, where other processes cannot import it: '
+            'put it into a .py file and import it from there, or start no processes (workers=0)'
+        )
 
 # %% ../nbs/03_distributed.ipynb #d8e5c8de
-def _unguarded():  # whether the script has no `if __name__ == ...` at its top level
+def _unguarded() -> bool:
+    "Tell whether the script has no `if __name__ == ...` at its top level."
     try:
         tree = ast.parse(Path(_script()).read_text())
     except (OSError, SyntaxError, UnicodeDecodeError):
         return False
     tests = [node.test for node in tree.body if isinstance(node, ast.If)]
-    return not any(isinstance(x, ast.Name) and x.id == '__name__' for t in tests for x in ast.walk(t))
+    names = [x.id for t in tests for x in ast.walk(t) if isinstance(x, ast.Name)]
+    return '__name__' not in names
 
-
-def lost_process(error) -> bool:
+# %% ../nbs/03_distributed.ipynb #a70020ef
+def lost_process(
+    error: BaseException,  # what was raised where processes work
+) -> bool:
     "Tell whether an error says that a process ended or could not be started, and not what went wrong in its work."
     if isinstance(error, SystemExit):
         return True
@@ -241,29 +255,33 @@ def lost_process(error) -> bool:
     told = any(w in str(error) for w in ('DataLoader worker', 'process pool', 'pickle', 'local object'))
     return told or isinstance(error, (OSError, EOFError, pickle.PicklingError))
 
-
-def _wait_for_a_code(
-    processes,
-):  # of those that ended; it may come after the news, and another thread may be asking for it
+# %% ../nbs/03_distributed.ipynb #c1b5ed6d
+def _wait_for_a_code(processes: list):
+    "Wait for the exit code of an ended process; it may come after the news, and another thread may be asking for it."
     ended, until = connection.wait([p.sentinel for p in processes], 5), time.monotonic() + 5
     while ended and not any(p.exitcode for p in processes) and time.monotonic() < until:
         time.sleep(0.05)
 
-# %% ../nbs/03_distributed.ipynb #c1b5ed6d
+
+def _exit_code(error: BaseException, processes: list) -> Any:  # int, or None when there is none
+    "Return the exit code that tells most: not of those that were only told to stop."
+    codes = [error.code if isinstance(error, SystemExit) else None, *(p.exitcode for p in processes)]
+    ended = [c for c in codes if c and c != -signal.SIGTERM] or [c for c in codes if c]  # the others are told to stop
+    return ended[0] if ended else None
+
+# %% ../nbs/03_distributed.ipynb #675f61d0
 def process_died(
     what: str,  # which kind of process, e.g. 'a loader process'
-    processes,  # those that were started, as far as known
+    processes: list,  # those that were started, as far as known
     fewer: str,  # what to do when memory is short, e.g. 'with fewer --workers'
-    error,  # what was raised
+    error: BaseException,  # what was raised
 ) -> AshError:
     "Return the error that says why a process that this one started has ended."
     _wait_for_a_code(processes)
-    codes = [error.code if isinstance(error, SystemExit) else None, *(p.exitcode for p in processes)]
-    ended = [c for c in codes if c and c != -signal.SIGTERM] or [c for c in codes if c]  # the others are told to stop
-    code, cause = ended[0] if ended else None, ' '.join(str(error).split())[:160] or type(error).__name__
+    code, cause = _exit_code(error, processes), ' '.join(str(error).split())[:160] or type(error).__name__
     again = f'run the same command again, {fewer}'
     unsent = 'pickle' in cause or 'local object' in cause
-    if code == UNGUARDED or code is None and not unsent and _unguarded():
+    if code == UNGUARDED or (code is None and not unsent and _unguarded()):
         return AshError(
             'each process that a script starts runs that script again: put what yours does under '
             f"if __name__ == '__main__': or start no processes ({_script()})"

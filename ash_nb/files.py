@@ -25,15 +25,14 @@ _remedies = {
 }
 
 
-def cannot_write(path, error: OSError) -> AshError:
+def cannot_write(path: str | Path, error: OSError) -> AshError:
     "Return the error that says why `path` could not be written."
     remedy = next((r for r, numbers in _remedies.items() if error.errno in numbers), 'see to it')
-    return AshError(
-        f'cannot write {path}: {error.strerror or error}; {remedy} or choose another folder, then run the same command again'
-    )
+    said = f'{error.strerror or error}; {remedy} or choose another folder, then run the same command again'
+    return AshError(f'cannot write {path}: {said}')
 
-
-def settle_folder(path):
+# %% ../nbs/02_files.ipynb #169a7f1c
+def settle_folder(path: str | Path):
     "Make the names in a folder last through a power cut."
     try:
         handle = os.open(path, os.O_RDONLY)
@@ -48,7 +47,7 @@ def settle_folder(path):
 
 # %% ../nbs/02_files.ipynb #ecff4e6d
 def write_atomic(
-    path,  # file to write
+    path: str | Path,  # file to write
     data: bytes,  # its whole content
 ) -> Path:  # the file
     "Write a file so that it is whole or not there. Raises AshError naming the file and the reason."
@@ -70,17 +69,18 @@ def write_atomic(
     return path
 
 # %% ../nbs/02_files.ipynb #e15bd8c7
-def sha256(data: bytes) -> str:
+def sha256(data: bytes) -> str:  # 64 hexadecimal digits
+    "Return the SHA-256 of some bytes."
     return hashlib.sha256(data).hexdigest()
 
 
-def write_hashed(path, data: bytes):
+def write_hashed(path: str | Path, data: bytes):
     "Write a file and its SHA-256 beside it."
     path = write_atomic(path, data)
     write_atomic(f'{path}.sha256', f'{sha256(data)}  {path.name}\n'.encode())
 
-
-def recorded_digest(path) -> str:
+# %% ../nbs/02_files.ipynb #7154830c
+def recorded_digest(path: str | Path) -> str:
     "Return the SHA-256 that stands beside a file, or '' when none does that is whole."
     digest = Path(f'{path}.sha256')
     text = digest.read_bytes().decode('ascii', 'replace') if digest.is_file() else ''
@@ -89,7 +89,7 @@ def recorded_digest(path) -> str:
 
 # %% ../nbs/02_files.ipynb #1a5dc3ee
 def read_hashed(
-    path,  # file with a .sha256 beside it
+    path: str | Path,  # file with a .sha256 beside it
     remedy: str = '',  # what to do when the file is damaged
 ) -> bytes:
     "Read a file and check it against its SHA-256. Raises AshError naming a missing or damaged file."
@@ -106,7 +106,7 @@ def read_hashed(
 
 # %% ../nbs/02_files.ipynb #1a83f629
 def save_tensors(
-    path,  # .safetensors file
+    path: str | Path,  # .safetensors file
     tensors: dict,  # name -> tensor
     **metadata: str,  # text kept in the file's header
 ):
@@ -115,12 +115,12 @@ def save_tensors(
 
     write_hashed(path, save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, metadata or None))
 
-
+# %% ../nbs/02_files.ipynb #f069fa6c
 def load_tensors(
-    path,  # .safetensors file written by save_tensors
+    path: str | Path,  # .safetensors file written by save_tensors
     remedy: str = '',  # what to do when the file is damaged
 ) -> dict:  # name -> tensor
-    "Read tensors back after checking the file's SHA-256. Raises AshError for a missing or damaged file, and one of another kind."
+    "Read tensors back after checking the file's SHA-256. Raises AshError for a missing, damaged or other file."
     from safetensors.torch import load
 
     data = read_hashed(path, remedy)
@@ -130,7 +130,7 @@ def load_tensors(
         raise AshError(f'{path} is no safetensors file ({type(e).__name__})') from None
 
 # %% ../nbs/02_files.ipynb #629999af
-def save_state(path, state: dict):
+def save_state(path: str | Path, state: dict):
     "Write a nested dictionary of tensors and numbers, with a SHA-256 beside the file."
     import torch
 
@@ -138,8 +138,8 @@ def save_state(path, state: dict):
     torch.save(state, buffer)
     write_hashed(path, buffer.getvalue())
 
-
-def load_state(path) -> dict:
+# %% ../nbs/02_files.ipynb #f2bba482
+def load_state(path: str | Path) -> dict:
     "Read back what `save_state` wrote. Raises AshError for a missing or damaged file, and one that would run code."
     import torch
 
@@ -150,17 +150,26 @@ def load_state(path) -> dict:
         raise AshError(f'{path} is not a state of tensors and numbers ({type(e).__name__})') from None
 
 # %% ../nbs/02_files.ipynb #548591ef
-def _json(record):
+def _json(record) -> bytes:
     return (json.dumps(record, indent=1) + '\n').encode()
 
 
-def write_json(path, record, sealed: bool = False):
-    "Write a record as JSON; `sealed`: with the SHA-256 of its text in it."
-    return write_atomic(path, _json(record | {'sha256': sha256(_json(record | {'sha256': ''}))} if sealed else record))
+def write_json(
+    path: str | Path,
+    record: dict | list,  # whatever JSON can hold; a dict, to be sealed
+    sealed: bool = False,  # put the SHA-256 of its text in it
+) -> Path:  # the file
+    "Write a record as JSON."
+    if sealed:
+        record = record | {'sha256': sha256(_json(record | {'sha256': ''}))}
+    return write_atomic(path, _json(record))
 
-
-def read_json(path, sealed: bool = False) -> dict:
-    "Read a record. Raises AshError naming a file that is missing, malformed, holds something else, or does not fit its seal."
+# %% ../nbs/02_files.ipynb #3a4bbf28
+def read_json(
+    path: str | Path,
+    sealed: bool = False,  # it carries the SHA-256 of its text, which is checked
+) -> dict:
+    "Read a record. Raises AshError naming a file that is missing, malformed, of something else, or unlike its seal."
     try:
         record = json.loads(data := Path(path).read_bytes())
     except FileNotFoundError:
@@ -172,6 +181,7 @@ def read_json(path, sealed: bool = False) -> dict:
     seal = str(record.pop('sha256', '')) if sealed else ''
     if sealed and sha256(data.replace(seal.encode(), b'', 1)) != seal:
         raise AshError(
-            f'{path} is damaged or was edited, its SHA-256 is not the one in it: fetch it again, or begin anew in another folder'
+            f'{path} is damaged or was edited, its SHA-256 is not the one in it: '
+            'fetch it again, or begin anew in another folder'
         )
     return record

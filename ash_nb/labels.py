@@ -7,64 +7,36 @@ __all__ = ['IGNORE', 'CLASSES', 'PALETTE', 'CAMVID_CLASSES', 'PROTOCOLS', 'ID_MA
            'legend']
 
 # %% ../nbs/01_labels.ipynb #bf35065b
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from .config import AshError, one_of
 
 # %% ../nbs/01_labels.ipynb #3e3e0149
-IGNORE = 255
+IGNORE = 255  # of pixels that do not count
+# fmt: off
 CLASSES = (
-    'road',
-    'sidewalk',
-    'building',
-    'wall',
-    'fence',
-    'pole',
-    'traffic light',
-    'traffic sign',
-    'vegetation',
-    'terrain',
-    'sky',
-    'person',
-    'rider',
-    'car',
-    'truck',
-    'bus',
-    'train',
-    'motorcycle',
-    'bicycle',
+    'road', 'sidewalk', 'building', 'wall', 'fence', 'pole', 'traffic light', 'traffic sign', 'vegetation', 'terrain',
+    'sky', 'person', 'rider', 'car', 'truck', 'bus', 'train', 'motorcycle', 'bicycle',
 )
-PALETTE = np.array(
-    [
-        (128, 64, 128),
-        (244, 35, 232),
-        (70, 70, 70),
-        (102, 102, 156),
-        (190, 153, 153),
-        (153, 153, 153),
-        (250, 170, 30),
-        (220, 220, 0),
-        (107, 142, 35),
-        (152, 251, 152),
-        (70, 130, 180),
-        (220, 20, 60),
-        (255, 0, 0),
-        (0, 0, 142),
-        (0, 0, 70),
-        (0, 60, 100),
-        (0, 80, 100),
-        (0, 0, 230),
-        (119, 11, 32),
-    ],
-    np.uint8,
-)
+# fmt: on
+
+# %% ../nbs/01_labels.ipynb #294f5fbc
+# fmt: off
+PALETTE = np.array([
+    (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153), (250, 170, 30),
+    (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142),
+    (0, 0, 70), (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
+], np.uint8)
+# fmt: on
 
 # %% ../nbs/01_labels.ipynb #f9d426a1
 @dataclass(frozen=True)
 class Protocol:
-    "Which classes are scored, and which train id belongs to which."
+    "Say which classes are scored, and which train id belongs to which."
 
     name: str  # as in tables
     classes: tuple  # names of the scored classes
@@ -72,152 +44,60 @@ class Protocol:
     within: str = ''  # the protocol in whose confusion matrix IoU is counted; empty: its own
 
 
-def _subset(name, left_out, within=''):
+def _subset(name: str, left_out: tuple, within: str = '') -> Protocol:
     kept = [i for i in range(19) if i not in left_out]
     table = tuple(kept.index(i) if i in kept else IGNORE for i in range(19))
     return Protocol(name, tuple(CLASSES[i] for i in kept), table, within)
 
-
+# %% ../nbs/01_labels.ipynb #fcb4deaf
+# fmt: off
 CAMVID_CLASSES = (
-    'sky',
-    'building',
-    'pole',
-    'road',
-    'pavement',
-    'tree',
-    'sign symbol',
-    'fence',
-    'car',
-    'pedestrian',
-    'bicyclist',
+    'sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign symbol', 'fence', 'car', 'pedestrian', 'bicyclist',
 )
+# fmt: on
 _camvid11 = Protocol('camvid11', CAMVID_CLASSES, (3, 4, 1, 1, 7, 2, 6, 6, 5, 5, 0, 9, 10, 8, 8, 8, 8, 10, 10))
 _not_16, _not_13 = (9, 14, 16), (3, 4, 5, 9, 14, 16)  # terrain, truck, train; and wall, fence, pole
-PROTOCOLS = {
-    p.name: p
-    for p in (
-        _subset('19', ()),
-        _subset('16', _not_16),
-        _subset('13', _not_13, '16'),
-        _subset('13merged', _not_13),
-        _camvid11,
-    )
-}
+_nineteen, _sixteen = _subset('19', ()), _subset('16', _not_16)
+_thirteen, _merged = _subset('13', _not_13, '16'), _subset('13merged', _not_13)
+PROTOCOLS = {p.name: p for p in (_nineteen, _sixteen, _thirteen, _merged, _camvid11)}
 
 # %% ../nbs/01_labels.ipynb #50d05331
-_cityscapes = {
-    7: 0,
-    8: 1,
-    11: 2,
-    12: 3,
-    13: 4,
-    17: 5,
-    19: 6,
-    20: 7,
-    21: 8,
-    22: 9,
-    23: 10,
-    24: 11,
-    25: 12,
-    26: 13,
-    27: 14,
-    28: 15,
-    31: 16,
-    32: 17,
-    33: 18,
-}
-_synthia = {
-    3: 0,
-    4: 1,
-    2: 2,
-    21: 3,
-    5: 4,
-    7: 5,
-    15: 6,
-    9: 7,
-    6: 8,
-    16: 9,
-    1: 10,
-    10: 11,
-    17: 12,
-    8: 13,
-    18: 14,
-    19: 15,
-    20: 16,
-    12: 17,
-    11: 18,
-}
-_vistas1 = {
-    13: 0,
-    24: 0,
-    41: 0,
-    2: 1,
-    15: 1,
-    17: 2,
-    6: 3,
-    3: 4,
-    45: 5,
-    47: 5,
-    48: 6,
-    50: 7,
-    30: 8,
-    29: 9,
-    27: 10,
-    19: 11,
-    20: 12,
-    21: 12,
-    22: 12,
-    55: 13,
-    61: 14,
-    54: 15,
-    58: 16,
-    57: 17,
-    52: 18,
-}
-_vistas2 = {
-    0: (21, *range(35, 45), *range(46, 56), 57, 58, 74),
-    1: (4, 24),
-    2: (27,),
-    3: (12,),
-    4: (5,),
-    5: (85, 88),
-    6: range(90, 96),
-    7: (96, 99, 100, 101, 103),
-    8: (64,),
-    9: (63,),
-    10: (61,),
-    11: (30,),
-    12: (32, 33, 34),
-    13: (108,),
-    14: (114,),
-    15: (107,),
-    16: (111,),
-    17: (110,),
-    18: (105,),
-}
-_camvid = {0: 10, 1: 2, 2: 5, 3: 0, 4: 1, 5: 8, 6: 7, 7: 4, 8: 13, 9: 11, 10: 18}
+def _map(known: Iterable, ids: tuple) -> dict:  # id -> train id, or IGNORE
+    "Map each known id to the train id at whose place it is listed in `ids`, alone or in a tuple; the others to IGNORE."
+    train_ids = {}
+    for train_id, listed in enumerate(ids):
+        train_ids |= dict.fromkeys(listed if isinstance(listed, tuple) else (listed,), train_id)
+    return {i: train_ids.get(i, IGNORE) for i in known}
 
+# %% ../nbs/01_labels.ipynb #fa0e0e08
+_cityscapes = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+_synthia = (3, 4, 2, 21, 5, 7, 15, 9, 6, 16, 1, 10, 17, 8, 18, 19, 20, 12, 11)
+# fmt: off
+_vistas1 = ((13, 24, 41), (2, 15), 17, 6, 3, (45, 47), 48, 50, 30, 29, 27, 19, (20, 21, 22), 55, 61, 54, 58, 57, 52)
+_vistas2 = (
+    (21, *range(35, 45), *range(46, 56), 57, 58, 74), (4, 24), 27, 12, 5, (85, 88), (90, 91, 92, 93, 94, 95),
+    (96, 99, 100, 101, 103), 64, 63, 61, 30, (32, 33, 34), 108, 114, 107, 111, 110, 105,
+)
+# fmt: on
 
-def _map(known, named):
-    return {i: named.get(i, IGNORE) for i in known}
-
-
+# %% ../nbs/01_labels.ipynb #5cb7e9b2
+_camvid = (10, 2, 5, 0, 1, 8, 7, 4, 13, 11, 18)  # train ids of CamVid's eleven; 11 is ignored
 ID_MAPS = {
     'cityscapes': _map(range(34), _cityscapes),
     'gta5': _map(range(35), _cityscapes),
     'kitti': _map((*range(34), 255), _cityscapes),
     'synthia': _map(range(23), _synthia),
     'mapillary_v1.2': _map(range(66), _vistas1),
-    'mapillary_v2.0': _map(range(124), {i: t for t, ids in _vistas2.items() for i in ids}),
-    'camvid': _map(range(12), _camvid),
-    'train_ids': {i: i for i in (*range(19), IGNORE)},
+    'mapillary_v2.0': _map(range(124), _vistas2),
+    'camvid': dict(enumerate((*_camvid, IGNORE))),
+    'train_ids': _map((*range(19), IGNORE), tuple(range(19))),
 }
 
 # %% ../nbs/01_labels.ipynb #753232fa
 def to_train_ids(
     raw: np.ndarray,  # (H, W) ids as stored
     dataset: str,  # one of ID_MAPS
-    path='label map',  # the file, for the message
+    path: Any = 'label map',  # the file, for the message
 ) -> np.ndarray:  # (H, W) uint8 train ids, 255 ignored
     "Translate a data set's ids to train ids. Raises AshError naming the file and the ids that are unknown."
     table = np.full(257, -1, np.int16)  # the last entry is for ids below 0 and above 255
@@ -227,28 +107,32 @@ def to_train_ids(
     if (out < 0).any():
         odd = np.unique(raw[out < 0])[:5].tolist()
         raise AshError(
-            f'{path} holds unknown label id {", ".join(map(str, odd))}: {dataset} has ids {min(ids)} to {max(ids)}; is it a label file of another data set, a colour picture, or are these train ids (ash-nb prepare DATASET --ids train_ids)?'
+            f'{path} holds unknown label id {", ".join(map(str, odd))}: {dataset} has ids {min(ids)} to {max(ids)}; '
+            'is it a label file of another data set, a colour picture, or are these train ids '
+            '(ash-nb prepare DATASET --ids train_ids)?'
         )
     return out.astype(np.uint8)
 
 # %% ../nbs/01_labels.ipynb #51b4cf12
 def colorize(
-    labels,  # (H, W) train ids
+    labels: Any,  # (H, W) train ids, array or tensor
 ) -> np.ndarray:  # (H, W, 3) uint8
     "Paint a label map in the palette's colours; ignored pixels are black."
     table = np.zeros((256, 3), np.uint8)
     table[:19] = PALETTE
     return table[np.asarray(labels)]
 
-
-def legend(classes=range(19), columns: int = 7):  # matplotlib Figure
-    "Draw the palette with the classes' names."
+# %% ../nbs/01_labels.ipynb #367b4f98
+def legend(classes: Sequence = range(19), columns: int = 7):  # matplotlib Figure
+    "Draw the colours of some train ids with the classes' names."
     import matplotlib.pyplot as plt
 
-    fig, ax = plt.subplots(figsize=(1.25 * columns, 0.32 * (-(-len(classes) // columns))), layout='constrained')
+    rows = -(-len(classes) // columns)
+    fig, ax = plt.subplots(figsize=(1.25 * columns, 0.32 * rows), layout='constrained')
     for k, c in enumerate(classes):
-        ax.add_patch(plt.Rectangle((k % columns * 4, -(k // columns)), 0.7, 0.7, color=PALETTE[c] / 255))
-        ax.text(k % columns * 4 + 0.9, -(k // columns) + 0.35, CLASSES[c], va='center', fontsize=8)
-    ax.set(xlim=(0, 4 * columns), ylim=(-(-(-len(classes) // columns)) + 0.9, 0.9))
+        x, y = k % columns * 4, -(k // columns)
+        ax.add_patch(plt.Rectangle((x, y), 0.7, 0.7, color=PALETTE[c] / 255))
+        ax.text(x + 0.9, y + 0.35, CLASSES[c], va='center', fontsize=8)
+    ax.set(xlim=(0, 4 * columns), ylim=(0.9 - rows, 0.9))
     ax.axis('off')
     return fig
