@@ -278,6 +278,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'ash_nb.evaluation.Resized.__getitem__': ('evaluation.html#resized.__getitem__', 'ash_nb/evaluation.py'),
                                    'ash_nb.evaluation.Resized.__init__': ('evaluation.html#resized.__init__', 'ash_nb/evaluation.py'),
                                    'ash_nb.evaluation.Resized.__len__': ('evaluation.html#resized.__len__', 'ash_nb/evaluation.py'),
+                                   'ash_nb.evaluation._as_tensor': ('evaluation.html#_as_tensor', 'ash_nb/evaluation.py'),
+                                   'ash_nb.evaluation._checked_counts': ('evaluation.html#_checked_counts', 'ash_nb/evaluation.py'),
                                    'ash_nb.evaluation._own': ('evaluation.html#_own', 'ash_nb/evaluation.py'),
                                    'ash_nb.evaluation._packed': ('evaluation.html#_packed', 'ash_nb/evaluation.py'),
                                    'ash_nb.evaluation._train_ids': ('evaluation.html#_train_ids', 'ash_nb/evaluation.py'),
