@@ -17,6 +17,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'ash_nb.analysis': { 'ash_nb.analysis.Estimate': ('analysis.html#estimate', 'ash_nb/analysis.py'),
                                  'ash_nb.analysis.Estimate.__str__': ('analysis.html#estimate.__str__', 'ash_nb/analysis.py'),
                                  'ash_nb.analysis.Estimate.excludes_zero': ('analysis.html#estimate.excludes_zero', 'ash_nb/analysis.py'),
+                                 'ash_nb.analysis._basis': ('analysis.html#_basis', 'ash_nb/analysis.py'),
+                                 'ash_nb.analysis._compared': ('analysis.html#_compared', 'ash_nb/analysis.py'),
                                  'ash_nb.analysis.class_table': ('analysis.html#class_table', 'ash_nb/analysis.py'),
                                  'ash_nb.analysis.compare_table': ('analysis.html#compare_table', 'ash_nb/analysis.py'),
                                  'ash_nb.analysis.contributions': ('analysis.html#contributions', 'ash_nb/analysis.py'),

@@ -7,6 +7,7 @@ __all__ = ['Estimate', 'mean_ci', 'paired_difference', 'compare_table', 'signed'
            'with_world_mean', 'mean_basis', 'contributions', 'size_effect']
 
 # %% ../nbs/40_analysis.ipynb #d41744fb
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,12 +17,12 @@ from .labels import CLASSES, PROTOCOLS
 
 # %% ../nbs/40_analysis.ipynb #46db3255
 class Estimate(NamedTuple):
-    "A mean over seeds, the half width of its confidence interval (NaN for a single value), the number of values; for differences of several pairs the p-value."
+    "A mean over seeds with its confidence interval; for differences of several pairs also the p-value."
 
     mean: float
-    half: float
-    n: int
-    p: float | None = None
+    half: float  # half the width of the interval; NaN for a single value
+    n: int  # number of values
+    p: float | None = None  # two-sided
 
     @property
     def excludes_zero(self) -> bool:
@@ -31,9 +32,9 @@ class Estimate(NamedTuple):
     def __str__(self):
         return f'{self.mean:.1f} ± {self.half:.1f}' if self.half == self.half else f'{self.mean:.1f}'
 
-
+# %% ../nbs/40_analysis.ipynb #40mean01
 def mean_ci(
-    values,  # one number a seed; NaN are left out
+    values: Iterable,  # one number a seed; NaN are left out
     level: float = 0.95,  # of confidence
 ) -> Estimate:
     "Estimate a mean with its t-based confidence interval."
@@ -43,14 +44,13 @@ def mean_ci(
     v = v[~np.isnan(v)]
     if len(v) < 2:
         return Estimate(float(v.mean()) if len(v) else float('nan'), float('nan'), len(v))
-    return Estimate(
-        float(v.mean()), float(t.ppf((1 + level) / 2, len(v) - 1) * v.std(ddof=1) / np.sqrt(len(v))), len(v)
-    )
+    half = float(t.ppf((1 + level) / 2, len(v) - 1) * v.std(ddof=1) / np.sqrt(len(v)))
+    return Estimate(float(v.mean()), half, len(v))
 
 # %% ../nbs/40_analysis.ipynb #d4641f14
 def paired_difference(
-    a,  # one number a seed
-    b,  # one number a seed, same seeds in the same order; pairs with a NaN are left out
+    a: Sequence,  # one number a seed
+    b: Sequence,  # one number a seed, same seeds in the same order; pairs with a NaN are left out
     level: float = 0.95,  # of confidence
 ) -> Estimate:
     "Estimate the mean of a - b, seed by seed, with p-value. Raises AshError when the numbers do not pair."
@@ -66,12 +66,21 @@ def paired_difference(
     return e._replace(p=p)
 
 # %% ../nbs/40_analysis.ipynb #add89bb6
+def _compared(values, baseline, level):  # yields (method, Estimate, paired difference)
+    "Estimate every column of a table with a row a seed, and its paired difference to the column `baseline`."
+    for method in values.columns:
+        e, d = mean_ci(values[method], level), paired_difference(values[method], values[baseline], level)
+        yield method, e, d
+
+# %% ../nbs/40_analysis.ipynb #40comp03
 def compare_table(
     runs,  # DataFrame with columns method, seed, target, miou in [0, 1]
     baseline: str = None,  # method to compare with; None: the first that occurs
     level: float = 0.95,  # of confidence
 ):  # DataFrame: target, method, seeds, mean, half, difference, difference_half, p; in percent
-    "Estimate mIoU per target and method, and its paired difference to the baseline. Raises AshError for an unknown baseline or a seed that occurs twice."
+    """Estimate mIoU per target and method, and its paired difference to the baseline.
+
+    Raises AshError for an unknown baseline or a seed that occurs twice."""
     import pandas as pd
 
     methods, out = list(runs.method.unique()), []
@@ -79,25 +88,13 @@ def compare_table(
     if runs.duplicated(['target', 'method', 'seed']).any():
         raise AshError('a method has two rows for one seed and target: keep one of them')
     for target in runs.target.unique():
-        wide = 100 * runs[runs.target == target].pivot(index='seed', columns='method', values='miou').reindex(
-            columns=methods
-        )
-        for method in methods:
-            e, d = mean_ci(wide[method], level), paired_difference(wide[method], wide[baseline], level)
+        by_seed = runs[runs.target == target].pivot(index='seed', columns='method', values='miou')
+        for method, e, d in _compared(100 * by_seed.reindex(columns=methods), baseline, level):
             if method == baseline:
                 d = Estimate(float('nan'), float('nan'), 0)
-            out.append(
-                dict(
-                    target=target,
-                    method=method,
-                    seeds=e.n,
-                    mean=e.mean,
-                    half=e.half,
-                    difference=d.mean,
-                    difference_half=d.half,
-                    p=float('nan') if d.p is None else d.p,
-                )
-            )
+            row = dict(target=target, method=method, seeds=e.n, mean=e.mean, half=e.half)
+            p = float('nan') if d.p is None else d.p
+            out.append(row | dict(difference=d.mean, difference_half=d.half, p=p))
     return pd.DataFrame(out)
 
 # %% ../nbs/40_analysis.ipynb #94d16af9
@@ -106,8 +103,10 @@ def signed(
     half: float,  # half width of its interval; NaN: there is none
 ) -> str:
     "Write a difference: `+5.0 ± 0.1 *`, with a star when zero lies outside the interval; empty when there is none."
+    if difference != difference:
+        return ''
     e = Estimate(difference, half, 0)
-    return '' if difference != difference else '+' * (difference >= 0) + str(e) + ' *' * e.excludes_zero
+    return '+' * (difference >= 0) + str(e) + ' *' * e.excludes_zero
 
 # %% ../nbs/40_analysis.ipynb #9f161583
 def summarise(
@@ -115,39 +114,28 @@ def summarise(
     baseline: str = None,  # method to compare with; None: the first that occurs
 ):  # DataFrame of text: target, method, seeds, mIoU, minus BASELINE
     "Write what `compare_table` estimates as text: `21.0 ± 2.5`, `+5.0 ± 0.1 *`."
-    import pandas as pd
-
     rows, baseline = compare_table(runs, baseline), baseline or runs.method.iloc[0]
-    return pd.DataFrame(
-        [
-            {
-                'target': r.target,
-                'method': r.method,
-                'seeds': r.seeds,
-                'mIoU': str(Estimate(r['mean'], r.half, r.seeds)),
-                f'minus {baseline}': signed(r.difference, r.difference_half),
-            }
-            for _, r in rows.iterrows()
-        ]
-    )
+    out = rows[['target', 'method', 'seeds']].copy()
+    out['mIoU'] = [str(Estimate(*r)) for r in zip(rows['mean'], rows.half, rows.seeds)]
+    out[f'minus {baseline}'] = [signed(*d) for d in zip(rows.difference, rows.difference_half)]
+    return out
 
 # %% ../nbs/40_analysis.ipynb #b5fd35ab
 def class_table(
     runs,  # DataFrame of one target: method, seed, protocol, a column a class, in [0, 1]
-    classes,  # which columns
+    classes: Sequence,  # which columns
     baseline: str = None,  # method to compare with; None: the first that occurs
 ):  # DataFrame: method, class, seeds, mean, half, difference, difference_half; in percent
     "Estimate IoU per class over the seeds that have one, and its paired difference to the baseline."
     import pandas as pd
 
-    methods = list(runs.method.unique())
-    baseline, out = one_of(baseline or methods[0], methods, 'baseline'), []
+    methods, out = list(runs.method.unique()), []
+    baseline = one_of(baseline or methods[0], methods, 'baseline')
     for c in classes:
-        wide = 100 * runs.pivot(index='seed', columns='method', values=c).astype(float)
-        for m in methods:
-            e, d = mean_ci(wide[m]), paired_difference(wide[m], wide[baseline])
-            out.append({'method': m, 'class': c, 'seeds': e.n, 'mean': e.mean, 'half': e.half})
-            out[-1] |= {'difference': d.mean, 'difference_half': d.half}
+        by_seed = 100 * runs.pivot(index='seed', columns='method', values=c).astype(float)
+        for m, e, d in _compared(by_seed[methods], baseline, 0.95):
+            row = {'method': m, 'class': c, 'seeds': e.n, 'mean': e.mean, 'half': e.half}
+            out.append(row | {'difference': d.mean, 'difference_half': d.half})
     return pd.DataFrame(out)
 
 # %% ../nbs/40_analysis.ipynb #600c051e
@@ -155,13 +143,15 @@ def mean_over_targets(
     runs,  # DataFrame with columns method, seed, target, miou
     name: str = 'mean over targets',  # the target's name in the result
 ):  # DataFrame with one row a method and seed; miou is NaN where one of the targets' is
-    "Average mIoU over targets, for each run. Raises AshError when a run lacks a target, because its mean would be of something else."
+    """Average mIoU over targets, for each run.
+
+    Raises AshError when a run lacks a target, because its mean would be of something else."""
     group = runs.groupby(['method', 'seed'], sort=False, as_index=False)
     if (group.target.nunique().target != runs.target.nunique()).any():
         raise AshError('a run lacks a target that another has: evaluate all runs on the same targets first')
     mean = group.miou.mean()
-    # else it would be of fewer targets
-    mean.loc[group.miou.count().miou < group.size()['size'], 'miou'] = float('nan')
+    incomplete = group.miou.count().miou < group.size()['size']
+    mean.loc[incomplete, 'miou'] = float('nan')  # else it would be of fewer targets
     return mean.assign(target=name, protocol='')
 
 # %% ../nbs/40_analysis.ipynb #09d45614
@@ -179,9 +169,22 @@ def with_world_mean(
     return pd.concat([mean, runs.drop(world.index)] if alone else [runs, mean], ignore_index=True)
 
 # %% ../nbs/40_analysis.ipynb #b9a0a41f
-_no_class = 'no class, because no pixel of its labels is scored: there is no mean IoU (nan)'
+def _basis(
+    counted,  # DataFrame of truth values, a row a run and a column a class: is it in the mean
+) -> str:
+    "Say which classes a mean is over, for all runs of one target."
+    of = list(counted.columns)
+    absent = [c for c in of if not counted[c].any()]
+    if len(absent) == len(of):
+        return 'no class, because no pixel of its labels is scored: there is no mean IoU (nan)'
+    if (counted != counted.iloc[0]).any(axis=None):
+        fewest, most = counted.sum(1).min(), counted.sum(1).max()
+        because = ', '.join(c for c in of if counted[c].nunique() > 1)
+        differ = f'{fewest} to {most} of {len(of)} classes, not the same in every run, because of {because}'
+        return f'{differ}: --mean-over truth takes the same for all'
+    return f'{counted.any().sum()} of {len(of)} classes' + f' (left out: {", ".join(absent)})' * bool(absent)
 
-
+# %% ../nbs/40_analysis.ipynb #40basi03
 def mean_basis(
     runs,  # DataFrame of a comparison: target, protocol, perhaps mean_over, and a column a class
 ) -> list:  # sentences
@@ -189,32 +192,18 @@ def mean_basis(
     said = {}
     for t, part in runs.groupby('target', sort=False):
         of = PROTOCOLS[one_of(str(part.protocol.iloc[0]), PROTOCOLS, 'protocol')].classes
-        if not set(of) <= set(part):
-            continue
-        counted = part[list(of)].notna()
-        absent = [c for c in of if not counted[c].any()]
-        text = f'{counted.any().sum()} of {len(of)} classes' + f' (left out: {", ".join(absent)})' * bool(absent)
-        if (counted != counted.iloc[0]).any(axis=None):
-            text = (
-                f'{counted.sum(1).min()} to {counted.sum(1).max()} of {len(of)} classes, not the same in every '
-                f'run, '
-                f'because of {", ".join(c for c in of if counted[c].nunique() > 1)}: --mean-over truth takes the '
-                f'same for all'
-            )
-        if len(absent) == len(of):
-            text = _no_class
-        said.setdefault(text, []).append(t)
-    rule = set(runs.get('mean_over', ())) == {'truth'}
-    return [
-        f'{", ".join(ts)}: mean over {text}' + ', those in the truth' * (rule and 'no class' not in text)
-        for text, ts in said.items()
-    ]
+        if set(of) <= set(part):
+            said.setdefault(_basis(part[list(of)].notna()), []).append(t)
+    rule = ', those in the truth' if set(runs.get('mean_over', ())) == {'truth'} else ''
+    return [f'{", ".join(ts)}: mean over {text}{"" if "no class" in text else rule}' for text, ts in said.items()]
 
 # %% ../nbs/40_analysis.ipynb #6f389680
 def contributions(
     table,  # DataFrame of classwise.csv: step, class, gamma, beta, pixels, and the whole norms gamma_all, beta_all
 ):  # DataFrame with columns name, gamma_share, beta_share (percent of the norm), gamma_each, beta_each (per position)
-    "Add to Figure 4's numbers what they are per predicted position and as a share of the norm; NaN for classes that are not predicted."
+    """Add to Figure 4's numbers what they are per predicted position and as a share of the norm.
+
+    They are NaN for classes that are not predicted."""
     out = table.assign(name=[CLASSES[k] for k in table['class']])
     seen = out.pixels.where(out.pixels > 0)
     for x in ('gamma', 'beta'):
@@ -230,8 +219,9 @@ def size_effect(
     step: int = None,  # None: the last
 ) -> dict:  # beta, beta_each, gamma, gamma_each -> rank correlation with the number of predicted positions
     "Correlate the ranks of absolute contributions with the ranks of class sizes; NaN with fewer than three classes."
+    names = ('beta', 'beta_each', 'gamma', 'gamma_each')
     t = contributions(table)
     t = t[(t.step == (t.step.max() if step is None else step)) & (t.pixels > 0)]
     if len(t) < 3:
-        return dict.fromkeys(('beta', 'beta_each', 'gamma', 'gamma_each'), float('nan'))
-    return {x: float(t[x].abs().rank().corr(t.pixels.rank())) for x in ('beta', 'beta_each', 'gamma', 'gamma_each')}
+        return dict.fromkeys(names, float('nan'))
+    return {x: float(t[x].abs().rank().corr(t.pixels.rank())) for x in names}
