@@ -8,6 +8,7 @@ __all__ = ['MEAN_OVER', 'NotTrainIds', 'confusion_matrix', 'protocol_matrix', 'c
            'Resized', 'eval_batches', 'score_batch', 'evaluate', 'evaluate_targets', 'score_table']
 
 # %% ../nbs/33_evaluation.ipynb #e73b4861
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from json import dumps
 from pathlib import Path
@@ -15,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fastcore.basics import patch
 
 from .config import AshError, one_of
 from .datasets import Loader, eval_transform
@@ -28,18 +28,24 @@ class NotTrainIds(AshError, ValueError):
     "A prediction or a label map holds what is no train id: the message names it."
 
 
-def _train_ids(values, what, classes, ignore=''):  # flat int64; `ignore`: how the message names the ignored id
+def _as_tensor(values, what, expected):
+    "Make a tensor of an array of any byte order. Raises NotTrainIds when it holds no numbers."
+    if torch.is_tensor(values):
+        return values
+    values = np.asarray(values)
+    if values.dtype.kind not in 'biufc':
+        raise NotTrainIds(f'{what} holds {values.dtype} values: {expected}')
+    return torch.from_numpy(values.astype(values.dtype.newbyteorder('='), order='C', copy=True))
+
+# %% ../nbs/33_evaluation.ipynb #33tens03
+def _train_ids(values, what, classes, ignore=''):  # flat int64
+    "Check train ids; `ignore` is how the message names the ignored id. Raises NotTrainIds for others."
     expected = f'expected train ids, 0 to {classes - 1}{ignore}'
-    if not torch.is_tensor(values):
-        values = np.asarray(values)
-        if values.dtype.kind not in 'biufc':
-            raise NotTrainIds(f'{what} holds {values.dtype} values: {expected}')
-        values = torch.from_numpy(values.astype(values.dtype.newbyteorder('='), order='C', copy=True))
+    values = _as_tensor(values, what, expected)
     if values.dtype == torch.bool or values.is_floating_point() or values.is_complex():
         kind = str(values.dtype).removeprefix('torch.')
-        raise NotTrainIds(
-            f'{what} holds {kind} values: {expected}; of logits or probabilities take the argmax over the classes'
-        )
+        remedy = 'of logits or probabilities take the argmax over the classes'
+        raise NotTrainIds(f'{what} holds {kind} values: {expected}; {remedy}')
     values = values.flatten().long()
     wrong = (values < 0) | (values >= classes)
     if ignore:
@@ -50,8 +56,8 @@ def _train_ids(values, what, classes, ignore=''):  # flat int64; `ignore`: how t
 
 # %% ../nbs/33_evaluation.ipynb #f72edbed
 def confusion_matrix(
-    prediction,  # tensor of train ids, any shape
-    label,  # tensor of train ids and 255, same shape
+    prediction,  # tensor or array of train ids, any shape
+    label,  # tensor or array of train ids and 255, same shape
     classes: int = len(CLASSES),  # how many
 ) -> np.ndarray:  # (classes, classes) int64, rows truth, columns prediction
     "Count pixels by true and predicted class. Raises NotTrainIds for odd values, AshError for two shapes."
@@ -59,9 +65,8 @@ def confusion_matrix(
 
     for what, x in (('prediction', prediction), ('label', label)):
         if isinstance(x, np.ma.MaskedArray):
-            raise NotTrainIds(
-                f'{what} is a masked array, whose mask would be lost: write {IGNORE} into the label where it is masked'
-            )
+            lost = f'{what} is a masked array, whose mask would be lost'
+            raise NotTrainIds(f'{lost}: write {IGNORE} into the label where it is masked')
     said, true = _train_ids(prediction, 'prediction', classes), _train_ids(label, 'label', classes, f' and {IGNORE}')
     if (a := tuple(np.shape(prediction))) != (b := tuple(np.shape(label))):
         raise AshError(f"prediction is {a} but label {b}: bring the prediction to the label's size")
@@ -69,22 +74,25 @@ def confusion_matrix(
     return counts.cpu().numpy().astype(np.int64)
 
 # %% ../nbs/33_evaluation.ipynb #bd4063e4
+def _checked_counts(confusion):
+    "Return a confusion matrix as int64. Raises AshError for another size and for numbers that are no counts."
+    size = (len(CLASSES),) * 2
+    if np.shape(confusion) != size:
+        shape = np.shape(confusion)
+        raise AshError(f'a confusion matrix of shape {shape}: expected {size}, a row and a column a train id')
+    confusion = np.asarray(confusion)
+    if confusion.dtype == bool or not (np.isfinite(confusion) & (confusion >= 0) & (confusion % 1 == 0)).all():
+        expected = 'expected whole ones, 0 or more, not shares or percent'
+        raise AshError(f'a confusion matrix holds numbers that are no counts: {expected}')
+    return confusion.astype(np.int64)
+
+# %% ../nbs/33_evaluation.ipynb #33prot03
 def protocol_matrix(
     confusion: np.ndarray,  # (19, 19) counts, rows truth
     protocol: Protocol,  # which classes are scored
 ) -> np.ndarray:  # (n, n + 1) counts: the last column holds predictions of classes that are not scored
     "Merge a confusion matrix into a protocol's classes. Raises AshError for a matrix of another size."
-    if np.shape(confusion) != (len(CLASSES),) * 2:
-        raise AshError(
-            f'a confusion matrix of shape {np.shape(confusion)}: expected {(len(CLASSES),) * 2}, a row and a '
-            f'column a train id'
-        )
-    confusion = np.asarray(confusion)
-    if confusion.dtype == bool or not (np.isfinite(confusion) & (confusion >= 0) & (confusion % 1 == 0)).all():
-        raise AshError(
-            'a confusion matrix holds numbers that are no counts: expected whole ones, 0 or more, not shares or percent'
-        )
-    confusion = confusion.astype(np.int64)
+    confusion = _checked_counts(confusion)
     n, table = len(protocol.classes), np.array(protocol.table)
     out = np.zeros((n + 1, n + 1), np.int64)
     place = np.where(table == IGNORE, n, table)
@@ -92,13 +100,9 @@ def protocol_matrix(
     return out[:n]
 
 # %% ../nbs/33_evaluation.ipynb #2d405824
-# which classes a mean is over: all that have an IoU, or those that occur in the labels
-MEAN_OVER = ('truth_or_prediction', 'truth')
-
-
 def class_areas(
     confusion: np.ndarray,  # (19, 19) counts, rows truth
-    protocol='19',  # name of a protocol
+    protocol: str = '19',  # name of a protocol
 ) -> np.ndarray:  # (3, n) pixels of each class: right, in the truth, predicted where the truth is scored
     "Count the pixels that IoU is made of. Raises AshError for an unknown protocol."
     p = PROTOCOLS[one_of(protocol, PROTOCOLS, 'protocol')]
@@ -107,20 +111,28 @@ def class_areas(
     areas = np.stack([np.diag(m), m.sum(1), m[:, :-1].sum(0)])
     return areas[:, [whole.classes.index(c) for c in p.classes]]
 
+# %% ../nbs/33_evaluation.ipynb #33iou001
+# which classes a mean is over: all that have an IoU, or those that occur in the labels
+MEAN_OVER = ('truth_or_prediction', 'truth')
+
 
 def iou(
     confusion: np.ndarray,  # (19, 19) counts, rows truth
-    protocol='19',  # name of a protocol
-    mean_over='truth_or_prediction',  # one of MEAN_OVER
+    protocol: str = '19',  # name of a protocol
+    mean_over: str = 'truth_or_prediction',  # one of MEAN_OVER
 ) -> tuple:  # IoU per class of the protocol (NaN where it occurs neither in truth nor in prediction), and their mean
     "Compute IoU = TP/(TP + FP + FN) per class and its mean. Raises AshError for an unknown protocol or rule."
     hit, true, said = class_areas(confusion, protocol).astype(float)
     union = true + said - hit
     values = np.divide(hit, union, out=np.full(len(hit), np.nan), where=union > 0)
     counted = (true if one_of(mean_over, MEAN_OVER, 'rule of the mean') == 'truth' else union) > 0
-    return values, float(np.nanmean(np.where(counted, values, np.nan))) if counted.any() else float('nan')
+    mean = float(np.nanmean(np.where(counted, values, np.nan))) if counted.any() else float('nan')
+    return values, mean
 
 # %% ../nbs/33_evaluation.ipynb #80dfc829
+_absent = {'truth_or_prediction': 'in neither truth nor prediction', 'truth': 'not in the truth'}
+
+
 @dataclass
 class Evaluation:
     "What was measured on one target: everything in [0, 1]."
@@ -133,78 +145,73 @@ class Evaluation:
     counts: dict = field(default_factory=dict, repr=False)  # image name -> its own (19, 19) counts
     mean_over: str = 'truth_or_prediction'  # one of MEAN_OVER
 
-    def under(self, protocol=None, mean_over=None):
+    def under(self, protocol: str = None, mean_over: str = None) -> 'Evaluation':
         "Return another view of the same pixels; None: as it is."
         return replace(self, protocol=protocol or self.protocol, mean_over=mean_over or self.mean_over)
 
     @property
-    def iou(self) -> dict:  # class name -> IoU, NaN where a class does not occur
+    def iou(self) -> dict:
+        "IoU by class name, NaN where a class does not occur."
         return dict(zip(PROTOCOLS[self.protocol].classes, map(float, iou(self.confusion, self.protocol)[0])))
 
     @property
-    # NaN where no class is in the mean
     def miou(self) -> float:
+        "The mean IoU, NaN where no class is in the mean."
         return iou(self.confusion, self.protocol, self.mean_over)[1]
 
     @property
-    def per_image(self) -> dict:  # image name -> its own mean IoU; images without a scored pixel are not in it
+    def per_image(self) -> dict:
+        "Each image's own mean IoU by name; images without a scored pixel are not in it."
         values = {name: iou(m, self.protocol, self.mean_over)[1] for name, m in self.counts.items()}
         return {name: v for name, v in values.items() if v == v}
 
-# %% ../nbs/33_evaluation.ipynb #2e664640
-_absent = {'truth_or_prediction': 'in neither truth nor prediction', 'truth': 'not in the truth'}
+    @property
+    def classes(self) -> tuple:
+        "The names of the classes that the mean is over."
+        hit, true, said = class_areas(self.confusion, self.protocol)
+        counted = true > 0 if self.mean_over == 'truth' else true + said > 0
+        return tuple(c for c, k in zip(PROTOCOLS[self.protocol].classes, counted) if k)
 
+    def basis(self) -> str:
+        "Say what the mean is over: `2 of 3 classes (in neither truth nor prediction: pole)`."
+        of = PROTOCOLS[self.protocol].classes
+        absent = [c for c in of if c not in self.classes]
+        told = f' ({_absent[self.mean_over]}: {", ".join(absent)})' if absent else ''
+        return f'{len(self.classes)} of {len(of)} classes{told}'
 
-@patch(as_prop=True)
-def classes(self: Evaluation) -> tuple:
-    "The names of the classes that the mean is over."
-    hit, true, said = class_areas(self.confusion, self.protocol)
-    counted = true > 0 if self.mean_over == 'truth' else true + said > 0
-    return tuple(c for c, k in zip(PROTOCOLS[self.protocol].classes, counted) if k)
-
-
-@patch
-def basis(self: Evaluation) -> str:
-    "Say what the mean is over: `2 of 3 classes (in neither truth nor prediction: pole)`."
-    of = PROTOCOLS[self.protocol].classes
-    absent = [c for c in of if c not in self.classes]
-    told = f' ({_absent[self.mean_over]}: {", ".join(absent)})' if absent else ''
-    return f'{len(self.classes)} of {len(of)} classes{told}'
-
-
-@patch
-def json(self: Evaluation) -> dict:
-    "Return the record that is written to files; NaN becomes None."
-    clean = lambda v: None if v != v else v
-    head = dict(target=self.target, split=self.split, images=self.images, protocol=self.protocol, miou=clean(self.miou))
-    return head | dict(
-        iou={k: clean(v) for k, v in self.iou.items()}, mean_over=self.mean_over, classes=list(self.classes)
-    )
+    def json(self) -> dict:
+        "Return the record that is written to files; NaN becomes None."
+        values = {name: None if v != v else v for name, v in self.iou.items()}
+        mean = None if self.miou != self.miou else self.miou
+        head = dict(target=self.target, split=self.split, images=self.images, protocol=self.protocol, miou=mean)
+        return head | dict(iou=values, mean_over=self.mean_over, classes=list(self.classes))
 
 # %% ../nbs/33_evaluation.ipynb #7a1a9643
 def _packed(m):
+    "Write a matrix of which most is zero as text: place, count, place, count."
     return ' '.join(f'{k} {m.flat[k]}' for k in np.flatnonzero(m))
 
 
 def _unpacked(text):
+    "Read what `_packed` wrote."
     m, pairs = np.zeros((len(CLASSES),) * 2, np.int64), np.array(text.split(), np.int64)
     m.flat[pairs[::2]] = pairs[1::2]
     return m
 
-
+# %% ../nbs/33_evaluation.ipynb #33pack03
 def key_digest(key: dict) -> str:  # 12 hex digits
     "Name a key."
     return sha256(dumps(key, sort_keys=True).encode())[:12]
 
 
-def keep_evaluation(e: Evaluation, key: dict, path):
+def keep_evaluation(e: Evaluation, key: dict, path: Path):
     "Write an evaluation with the key of what decided it."
     extra = dict(key=key, confusion=e.confusion.tolist(), counts={name: _packed(m) for name, m in e.counts.items()})
     write_json(path, e.json() | extra, sealed=True)
 
-
+# %% ../nbs/33_evaluation.ipynb #33pack05
 def read_evaluation(
-    path,  # a file that `keep_evaluation` wrote
+    path: Path,  # a file that `keep_evaluation` wrote
     key: dict | str = None,  # the wanted key, or its digest; None: any
 ) -> tuple:  # Evaluation and its key; (None, None) where there is no such record
     "Read an evaluation if it is the wanted one. Raises AshError for a damaged file."
@@ -220,18 +227,18 @@ def read_evaluation(
 
 # %% ../nbs/33_evaluation.ipynb #8479d6d3
 def kept_evaluations(
-    run,  # folder of a run
+    run: Path,  # folder of a run
     pattern: str = '*',  # of file names
 ) -> list:  # of (Evaluation, key), in the order of their names
     "Read all evaluations that a run folder keeps."
     found = map(read_evaluation, sorted((Path(run) / 'evaluations').glob(f'{pattern}.json')))
     return [pair for pair in found if pair[0] is not None]
 
-
+# %% ../nbs/33_evaluation.ipynb #33kept03
 def find_evaluation(
-    run,  # folder of a run
+    run: Path,  # folder of a run
     row,  # of runs.csv: target, split, step, and the digest of the evaluation's key
-) -> Evaluation:
+) -> Evaluation | None:
     "Read the evaluation that a row of a comparison was made of; None when it is not kept any more."
     files = (Path(run) / 'evaluations').glob(f'{row.target}-{row.split}-{int(row.step):07d}-*.json')
     found = (read_evaluation(f, getattr(row, 'evaluation', '-'))[0] for f in sorted(files))
@@ -239,19 +246,19 @@ def find_evaluation(
 
 # %% ../nbs/33_evaluation.ipynb #c0a49a79
 def full_size(
-    logits,  # (B, C, h, w)
-    size,  # (H, W) of the label map
+    logits: torch.Tensor,  # (B, C, h, w)
+    size: tuple,  # (H, W) of the label map
 ) -> torch.Tensor:  # (B, H, W) train ids
     "Bring logits to `size` bilinearly, corners on corners, and return each pixel's best class."
     logits = logits.contiguous(memory_format=torch.channels_last)  # and max, not argmax: a quarter of the time on a CPU
     return F.interpolate(logits, tuple(size), mode='bilinear', align_corners=True).max(1).indices
 
-
+# %% ../nbs/33_evaluation.ipynb #33full03
 @torch.inference_mode()
 def predict(
-    segmenter,  # returns two heads' logits
-    images,  # (B, 3, h, w) RGB in [0, 1] at the network's test size
-    size,  # (H, W) of the label map
+    segmenter: Callable,  # returns two heads' logits
+    images: torch.Tensor,  # (B, 3, h, w) RGB in [0, 1] at the network's test size
+    size: tuple,  # (H, W) of the label map
 ) -> torch.Tensor:  # (B, H, W) train ids
     "Return the class of each pixel: argmax of both heads' summed logits, brought to `size`."
     return full_size(sum(x.float() for x in segmenter(images)), size)
@@ -260,7 +267,7 @@ def predict(
 class Resized(torch.utils.data.Dataset):
     "The samples of a data set, images at the network's test size, labels at their own."
 
-    def __init__(self, data, width, height):
+    def __init__(self, data: Sequence, width: int, height: int):
         self.data, self.size = data, (width, height)
 
     def __len__(self):
@@ -269,21 +276,26 @@ class Resized(torch.utils.data.Dataset):
     def __getitem__(self, k):
         return eval_transform(*self.size)(self.data[k])
 
-
-def eval_batches(data, width, height, batch_size=1, workers=0):
+# %% ../nbs/33_evaluation.ipynb #33batc03
+def eval_batches(
+    data: Sequence,  # samples
+    width: int,  # of the image that the network sees
+    height: int,  # likewise
+    batch_size: int = 1,  # samples a list
+    workers: int = 0,  # processes that read
+) -> Iterable:  # lists of samples
     "Iterate over lists of samples, in order."
-    return Loader(
-        Resized(data, width, height),
-        batch_size,
-        num_workers=workers,
-        collate_fn=list,
-        generator=torch.Generator(),
-        multiprocessing_context='forkserver' if workers else None,
-    )
+    context = 'forkserver' if workers else None
+    how = dict(num_workers=workers, multiprocessing_context=context, collate_fn=list, generator=torch.Generator())
+    return Loader(Resized(data, width, height), batch_size, **how)
 
 # %% ../nbs/33_evaluation.ipynb #90fe3d4b
-def score_batch(segmenter, samples, device):  # yields (name, (19, 19) counts)
-    "Count the pixels of each image of a batch."
+def score_batch(
+    segmenter: Callable,  # returns two heads' logits
+    samples: list,  # image, label and name of each
+    device,  # where the segmenter is
+) -> Iterator:  # of (name, (19, 19) counts)
+    "Count the pixels of each image of a batch. Raises AshError for a sample without label, and for NaN or infinity."
     for s in samples:
         if 'label' not in s:
             raise AshError(f'{s["name"]} has no label: it cannot be scored')
@@ -291,22 +303,22 @@ def score_batch(segmenter, samples, device):  # yields (name, (19, 19) counts)
     logits = sum(x.float() for x in segmenter(images.contiguous(memory_format=torch.channels_last)))
     for s, x in zip(samples, logits):
         if not torch.isfinite(x).all():
-            raise AshError(
-                f'{s["name"]}: the segmenter answers NaN or infinity, which is no prediction; are its weights whole?'
-            )
+            told = 'the segmenter answers NaN or infinity, which is no prediction; are its weights whole?'
+            raise AshError(f'{s["name"]}: {told}')
         label = s['label'].as_subclass(torch.Tensor).to(device)
         yield s['name'], confusion_matrix(full_size(x[None], label.shape)[0], label)
 
 # %% ../nbs/33_evaluation.ipynb #69438577
 def _own(data):
+    "Return this process's share of a data set."
     rank, size = rank_and_size()
     return data if size == 1 else torch.utils.data.Subset(data, range(rank, len(data), size))
 
 # %% ../nbs/33_evaluation.ipynb #fea0ac91
 @torch.inference_mode()
 def evaluate(
-    segmenter,  # in eval mode
-    data,  # data set of samples with labels
+    segmenter: Callable,  # in eval mode
+    data: Sequence,  # data set of samples with labels
     target: str = '',  # its name
     split: str = 'val',  # which part it is
     protocol: str = None,  # classes to score; None: the data set's own
@@ -318,15 +330,16 @@ def evaluate(
     batch_size: int = 1,  # images that go through the network together
     workers: int = 0,  # processes that read images
 ) -> Evaluation:
-    "Score a segmenter on a data set, in the caller's autocast. Raises AshError for a data set without labels and a segmenter in train mode."
+    """Score a segmenter on a data set, in the caller's autocast.
+
+    Raises AshError for a data set without labels and a segmenter in train mode."""
     from tqdm.auto import tqdm
 
     protocol = one_of(protocol or getattr(data, 'protocol', '19'), PROTOCOLS, 'protocol')
     one_of(mean_over, MEAN_OVER, 'rule of the mean')
     if getattr(segmenter, 'training', False):
-        raise AshError(
-            'the segmenter is in train mode, which would move its batch-norm statistics: call segmenter.eval() first'
-        )
+        moved = 'the segmenter is in train mode, which would move its batch-norm statistics'
+        raise AshError(f'{moved}: call segmenter.eval() first')
     total, by_image = np.zeros((len(CLASSES),) * 2, np.int64), {}
     with tqdm(total=len(data), desc=target, disable=not progress) as bar:
         for samples in eval_batches(_own(data), width, height, batch_size, workers):
@@ -338,20 +351,22 @@ def evaluate(
 
 # %% ../nbs/33_evaluation.ipynb #677956c3
 def evaluate_targets(
-    segmenter,  # in eval mode
+    segmenter: Callable,  # in eval mode
     targets: dict,  # name -> data set
     **kw,  # split, protocol, mean_over, width, height, device, progress, batch_size, workers as for evaluate
 ) -> list:  # an Evaluation a target
     "Score a segmenter on several targets."
     return [evaluate(segmenter, data, name, **kw) for name, data in targets.items()]
 
-
+# %% ../nbs/33_evaluation.ipynb #33targ03
 def score_table(
-    evaluations,  # list of Evaluation
+    evaluations: Iterable,  # of Evaluation
 ):  # pandas.DataFrame, a row a target: images, classes that the mean is over, mIoU and IoU of each class in percent
     "Tabulate evaluations; a class that does not occur, or is not in a target's protocol, is NaN."
     import pandas as pd
 
-    head = lambda e: {'images': e.images, 'classes': len(e.classes), 'mIoU': 100 * e.miou}
-    rows = {e.target: head(e) | {k: 100 * v for k, v in e.iou.items()} for e in evaluations}
+    rows = {}
+    for e in evaluations:
+        head = {'images': e.images, 'classes': len(e.classes), 'mIoU': 100 * e.miou}
+        rows[e.target] = head | {k: 100 * v for k, v in e.iou.items()}
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('target')

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SMALLEST', 'restyle_image', 'stylize_file', 'pick_images', 'predictions', 'qualitative_figure', 'stylization_figure',
-           'probe_prediction', 'preview_stills', 'save_figure', 'run_figures', 'hallucination_figures', 'drop_older',
-           'comparison_tables', 'shown_methods', 'ranked', 'error_stills', 'kept_rows', 'comparison_figures']
+           'probe_prediction', 'preview_stills', 'save_figure', 'drop_older', 'hallucination_figures', 'run_figures',
+           'comparison_tables', 'shown_methods', 'ranked', 'kept_rows', 'error_stills', 'comparison_figures']
 
 # %% ../nbs/44_figures.ipynb #bb237557
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,41 +31,45 @@ from ash_nb.compare import (
 from .config import AshError, generator
 from .datasets import eval_transform, open_dataset
 from .evaluation import confusion_matrix, find_evaluation, iou, predict
-from .files import cannot_write, read_json, recorded_digest, write_atomic, write_json
+from .files import read_json, recorded_digest, write_atomic, write_json
 from .hallucinator import AdaINHallucinator
-from .labels import PROTOCOLS
+from .labels import IGNORE, PROTOCOLS
 from .pictures import SUFFIXES, read_picture
 from .report import folder_report, save_stills
 from .stylizer import small_stylizer
 from .training import load_run, out_of_memory, probe_image, read_sample, run_name, style_data
 
 # %% ../nbs/44_figures.ipynb #3da55355
-def _fit(image, limit=1024):
-    "Bring a uint8 image (3, H, W) to [0, 1] with no side above `limit`."
+def _fit(image, limit=1024, smallest=1):  # (1, 3, H, W)
+    "Bring a uint8 image (3, H, W) to [0, 1], no side above `limit` (0: as it is) or below `smallest`."
     from torchvision.transforms.v2 import functional as f
 
-    h, w = image.shape[-2:]
-    scale = min(1, limit / max(h, w))
-    return f.resize(image, [max(16, round(h * scale)), max(16, round(w * scale))], antialias=True).float()[None] / 255
+    sides = list(image.shape[-2:])
+    scale = min(1, limit / max(sides)) if limit else 1
+    size = [max(smallest, round(side * scale)) for side in sides]
+    if size != sides:
+        image = f.resize(image, size, antialias=True)
+    return image.float()[None] / 255
 
-
+# %% ../nbs/44_figures.ipynb #44rest01
 @torch.no_grad()
 def restyle_image(
-    image,  # (1, 3, H, W) in [0, 1]
-    style,  # (1, 3, H', W') in [0, 1]
+    image: torch.Tensor,  # (1, 3, H, W) in [0, 1]
+    style: torch.Tensor,  # (1, 3, H', W') in [0, 1]
     learner=None,  # of an ASH run; None: plain AdaIN
     alpha: float = 1.0,  # share of the restyled features
     seed: int = 0,  # of the noise
-):  # (3, H, W)
-    "Restyle one image as a run's hallucinator would, or by plain AdaIN. Raises AshError for a run that does not restyle images."
+) -> torch.Tensor:  # (3, H, W)
+    """Restyle one image as a run's hallucinator would, or by plain AdaIN.
+
+    Raises AshError for a run that does not restyle images."""
     if not 0 <= alpha <= 1:
         raise AshError(f'alpha = {alpha}: expected 0 (the image itself) to 1 (fully restyled)')
     if learner is None:
         return small_stylizer().stylize(image, style, alpha)[0]
     if not isinstance(learner.hallucinator, AdaINHallucinator):
-        raise AshError(
-            f'a run of {learner.method.name} does not restyle images by paintings: give a run of ash, or none for plain AdaIN'
-        )
+        does_not = f'a run of {learner.method.name} does not restyle images by paintings'
+        raise AshError(f'{does_not}: give a run of ash, or none for plain AdaIN')
     learner.hallucinator.alpha, learner.hallucinator.alpha_min = alpha, -1.0
     probs = sum(learner.segmenter(image)).float().softmax(1)
     return learner.hallucinator(image, probs, style, generator(seed, 'stylize')).images[0]
@@ -78,197 +83,184 @@ def _padded(image):  # (1, 3, H, W)
     h, w = image.shape[-2:]
     return torch.nn.functional.pad(image, (0, max(0, SMALLEST - w), 0, max(0, SMALLEST - h)), 'replicate')
 
+# %% ../nbs/44_figures.ipynb #44writ01
+def _writable(out, inputs):
+    "Raise AshError when a picture cannot be written to `out`, or would replace one of the inputs."
+    if Path(out).suffix.lower() not in SUFFIXES:
+        raise AshError(f'{out}: expected the name of an image file, for example out.png')
+    if Path(out).exists() and any(Path(out).samefile(p) for p in inputs if Path(p).exists()):
+        raise AshError(f'{out} is one of the pictures to read: choose another name')
 
-def _shrunk(image, limit: int):  # (1, 3, H, W) in [0, 1]
-    "Bring a uint8 image (3, H, W) to [0, 1], its longest side to at most `limit`; 0: as it is."
-    from torchvision.transforms.v2 import functional as f
-
-    h, w = image.shape[-2:]
-    scale = limit / max(h, w)
-    if not limit or scale >= 1:
-        return image.float()[None] / 255
-    return f.resize(image, [max(1, round(h * scale)), max(1, round(w * scale))], antialias=True).float()[None] / 255
+# %% ../nbs/44_figures.ipynb #44writ03
+def _restyled(pictures, learner, alpha, seed, name):
+    "Restyle the first of two pictures by the second; too little memory is told with the image's name."
+    h, w = pictures[0].shape[-2:]
+    try:
+        return plots.as_picture(restyle_image(*map(_padded, pictures), learner, alpha, seed)[:, :h, :w])
+    except (RuntimeError, MemoryError) as e:
+        if not out_of_memory(e):
+            raise
+        too_large = f'{name} is {w} x {h}, for which there is not enough memory here'
+        raise AshError(f'{too_large}: say --limit {max(w, h) // 2} to shrink it first') from None
 
 # %% ../nbs/44_figures.ipynb #7a2fc9a0
 def stylize_file(
-    image,  # file to restyle
-    painting,  # file to take the style from
-    out,  # file to write, of the image's size
-    run=None,  # folder of an ASH run; None: plain AdaIN
+    image: Path,  # file to restyle
+    painting: Path,  # file to take the style from
+    out: Path,  # file to write, of the image's size
+    run: Path = None,  # folder of an ASH run; None: plain AdaIN
     alpha: float = 1.0,  # share of the restyled features
     seed: int = 0,  # of the noise
     limit: int = 0,  # shrink both pictures to this longest side first; 0: as they are
 ) -> Path:  # the file
-    "Restyle an image file by a painting file and write the result, at the size that came in. Raises AshError naming what cannot be read or written."
+    """Restyle an image file by a painting file and write the result, at the size that came in.
+
+    Raises AshError naming what cannot be read or written."""
     from PIL import Image
 
     if limit < 0:
         raise AshError(f'limit = {limit}: expected pixels, or 0 for the size that came in')
-    if Path(out).suffix.lower() not in SUFFIXES:
-        raise AshError(f'{out}: expected the name of an image file, for example out.png')
-    if Path(out).exists() and any(Path(out).samefile(p) for p in (image, painting) if Path(p).exists()):
-        raise AshError(f'{out} is one of the pictures to read: choose another name')
-    pictures = [_shrunk(read_picture(p), limit) for p in (image, painting)]
-    (h, w), learner = pictures[0].shape[-2:], load_run(run).learner() if run else None
-    try:
-        result = plots.as_picture(restyle_image(*map(_padded, pictures), learner, alpha, seed)[:, :h, :w])
-    except (RuntimeError, MemoryError) as e:
-        if not out_of_memory(e):
-            raise
-        raise AshError(
-            f'{image} is {w} x {h}, for which there is not enough memory here: say --limit {max(w, h) // 2} to shrink it first'
-        ) from None
-    Image.fromarray(result).save(data := io.BytesIO(), Image.registered_extensions()[Path(out).suffix.lower()])
+    _writable(out, (image, painting))
+    pictures = [_fit(read_picture(p), limit) for p in (image, painting)]
+    learner = load_run(run).learner() if run else None
+    result = _restyled(pictures, learner, alpha, seed, image)
+    data = io.BytesIO()
+    Image.fromarray(result).save(data, Image.registered_extensions()[Path(out).suffix.lower()])
     return write_atomic(out, data.getvalue())
 
 # %% ../nbs/44_figures.ipynb #6f221caf
-def pick_images(gains, n: int = 3) -> list:  # indices
+def pick_images(
+    gains: Sequence,  # one an image; NaN: none
+    n: int = 3,  # how many to pick
+) -> list:  # indices
     "Pick by rule: the largest gain, the largest loss, and evenly spaced ranks between them."
     gains = np.asarray(gains, float)
     order = np.argsort(-gains, kind='stable')  # NaN come last
     order = order[: np.count_nonzero(gains == gains) or len(order)]
     return [int(order[round(k)]) for k in np.linspace(0, len(order) - 1, min(n, len(order)))]
 
-
+# %% ../nbs/44_figures.ipynb #44pred01
 def predictions(
     run,  # Run
-    samples,  # of a data set with labels
+    samples: Sequence,  # of a data set with labels
     device='cpu',  # where
 ) -> list:  # (H, W) train ids, at the labels' size
     "Segment samples by a run's last checkpoint, as its evaluation does."
-    learner, t = run.learner(device=device), eval_transform(run.config.test_width, run.config.test_height)
+    learner, resized = run.learner(device=device), eval_transform(run.config.test_width, run.config.test_height)
+    out = []
     with learner.autocast():
-        return [
-            predict(learner.segmenter, t(s)['image'][None].to(device), s['label'].shape)[0].cpu().numpy()
-            for s in samples
-        ]
+        for s in samples:
+            image = resized(s)['image'][None].to(device)
+            out.append(predict(learner.segmenter, image, s['label'].shape)[0].cpu().numpy())
+    return out
 
 # %% ../nbs/44_figures.ipynb #188efbd1
+def _image_miou(guess, truth, protocol):
+    "Compute one image's mean IoU over the classes in its truth."
+    matrix = confusion_matrix(torch.from_numpy(guess), torch.from_numpy(truth))
+    return iou(matrix, protocol, 'truth')[1]
+
+# %% ../nbs/44_figures.ipynb #44qual01
 def qualitative_figure(
     runs: dict,  # method -> Run
     data,  # target data set
     device='cpu',  # where
     n: int = 4,  # images
-):
+):  # matplotlib Figure
     "Draw Figure 3: images, predictions of each run with their mean IoU, truth."
     samples = [data[round(k)] for k in np.linspace(0, len(data) - 1, min(len(data), 24))]  # spread over the whole set
     truths = [np.asarray(s['label']) for s in samples]
     guesses = {m: predictions(run, samples, device) for m, run in runs.items()}
-    value = lambda guess, truth: iou(
-        confusion_matrix(torch.from_numpy(guess), torch.from_numpy(truth)), data.protocol, 'truth'
-    )[1]
-    scores = {m: list(map(value, g, truths)) for m, g in guesses.items()}
+    scores = {m: [_image_miou(g, t, data.protocol) for g, t in zip(gs, truths)] for m, gs in guesses.items()}
     first, last = list(scores.values())[0], list(scores.values())[-1]
     chosen = pick_images(np.subtract(last, first) if len(runs) > 1 else first, n)
-    take = lambda table: {m: [v[k] for k in chosen] for m, v in table.items()}
     return plots.qualitative(
         [samples[k]['image'] for k in chosen],
         [truths[k] for k in chosen],
-        take(guesses),
-        take(scores),
+        {m: [v[k] for k in chosen] for m, v in guesses.items()},
+        {m: [v[k] for k in chosen] for m, v in scores.items()},
         [samples[k]['name'] for k in chosen],
     )
 
 # %% ../nbs/44_figures.ipynb #93fc2093
+def _street_and_painting(streets, paintings, k):
+    "Take the k-th of a fixed choice of streets and paintings, ready for the networks."
+    return [_fit(d[(7 * k + 3) % len(d)]['image'], smallest=16) for d in (streets, paintings)]
+
+# %% ../nbs/44_figures.ipynb #44styl01
 def stylization_figure(
     learner,  # of a run with a hallucinator
     n: int = 3,  # streets
-):
+):  # matplotlib Figure
     "Draw streets, paintings, plain AdaIN, and what the run's hallucinator makes of them."
     c, rows = learner.config, []
     streets, paintings = open_dataset('streetworld', split='val', n=n, width=c.width, height=c.height), style_data(c)
     for k in range(n):
-        image, style = (_fit(d[(7 * k + 3) % len(d)]['image']) for d in (streets, paintings))
+        image, style = _street_and_painting(streets, paintings, k)
         rows.append([image[0], style[0], restyle_image(image, style), restyle_image(image, style, learner, seed=k)])
     return plots.stylization_grid(rows, ('street', 'painting', 'AdaIN', plots.name_of(learner.method.name)))
 
-
-def probe_prediction(learner):  # (H, W)
+# %% ../nbs/44_figures.ipynb #44prob01
+def probe_prediction(
+    learner,  # of a run
+) -> np.ndarray:  # (H, W) train ids
     "Segment the image on which gamma and beta are followed."
     image = probe_image(learner.config)
     return predict(learner.segmenter, image, image.shape[-2:])[0].numpy()
 
 # %% ../nbs/44_figures.ipynb #a8a726cc
+def _segmented(learner, x, label):
+    "Segment an image; return the label map and how much of it is right, in words."
+    guess = predict(learner.segmenter, x, label.shape)[0].numpy()
+    return guess, f'{100 * (guess == label).mean():.0f} % of the pixels right'
+
+# %% ../nbs/44_figures.ipynb #44prev05
+def _preview_scene(config, n):
+    "Return the preview's street, its label map, and n paintings."
+    size = dict(width=min(320, config.width), height=min(240, config.height))
+    scene, paintings = open_dataset('streetworld', split='val', n=4, **size)[3], style_data(config)
+    styles = [_fit(paintings[(7 * k + 3) % len(paintings)]['image'], 320, 16) for k in range(n)]
+    return _fit(scene['image'], smallest=16), np.asarray(scene['label']), styles
+
+# %% ../nbs/44_figures.ipynb #44prev03
 def preview_stills(
     run,  # with a hallucinator that restyles
-    path,  # JSON file to write
+    path: Path,  # JSON file to write
     n: int = 3,  # paintings
-    alphas=(0, 0.25, 0.5, 0.75, 1),  # shares of the restyled features
+    alphas: Sequence = (0, 0.25, 0.5, 0.75, 1),  # shares of the restyled features
 ) -> Path:  # the file
     "Restyle and segment a street by several paintings, alphas and checkpoints, as stills."
-    c, steps = run.config, [int(p.name[5:]) for p in run.checkpoints]
-    scene, paintings = (
-        open_dataset('streetworld', split='val', n=4, width=min(320, c.width), height=min(240, c.height))[3],
-        style_data(c),
-    )
-    image, label, styles = (
-        _fit(scene['image']),
-        np.asarray(scene['label']),
-        [_fit(paintings[(7 * k + 3) % len(paintings)]['image'], 320) for k in range(n)],
-    )
-    first = [
-        ('street', (None,) * 3, image[0], ''),
-        *[('painting', (k, None, None), s[0], '') for k, s in enumerate(styles)],
-    ]
-    stills, seen, truth = [], [], [('truth', (None,) * 3, label, '')]
+    steps = [int(p.name[5:]) for p in run.checkpoints]
+    image, label, styles = _preview_scene(run.config, n)
+    nowhere = (None, None, None)  # (painting, alpha, step): shown whatever is chosen
+    given = [('street', nowhere, image[0], '')]
+    given += [('painting', (k, None, None), style[0], '') for k, style in enumerate(styles)]
+    restyled, seen, truth = [], [], [('truth', nowhere, label, '')]
     for j in range(len(steps)):
         learner = run.learner(j)
-
-        def add(out, title, place, x):
-            guess = predict(learner.segmenter, x, label.shape)[0].numpy()
-            out.append((title, place, guess, f'{100 * (guess == label).mean():.0f} % of the pixels right'))
-
-        add(truth, 'segmentation of the street', (None, None, j), image)
-        for at in np.ndindex(len(styles), len(alphas)):
-            restyled = restyle_image(image, styles[at[0]], learner, alphas[at[1]])
-            stills.append(('restyled street', (*at, j), restyled, ''))
-            add(seen, 'segmentation of the restyled street', (*at, j), restyled[None])
-    return save_stills(
-        path,
-        {'painting': [*range(1, n + 1)], 'alpha': list(alphas), 'step': steps},
-        first + stills + truth + seen,
-        (0, len(alphas) - 1, len(steps) - 1),
-    )
+        truth.append(('segmentation of the street', (None, None, j), *_segmented(learner, image, label)))
+        for k, a in np.ndindex(len(styles), len(alphas)):
+            x = restyle_image(image, styles[k], learner, alphas[a])
+            restyled.append(('restyled street', (k, a, j), x, ''))
+            told = _segmented(learner, x[None], label)
+            seen.append(('segmentation of the restyled street', (k, a, j), *told))
+    axes = {'painting': [*range(1, n + 1)], 'alpha': list(alphas), 'step': steps}
+    return save_stills(path, axes, given + restyled + truth + seen, (0, len(alphas) - 1, len(steps) - 1))
 
 # %% ../nbs/44_figures.ipynb #fa767296
-def save_figure(fig, path, photo=False) -> Path:  # the file
-    "Write a figure to a file, JPEG for photographs and PNG for drawings."
+def save_figure(
+    fig,  # matplotlib Figure
+    path: Path,  # file to write
+    photo: bool = False,  # JPEG for photographs instead of PNG for drawings
+) -> Path:  # the file
+    "Write a figure to a file."
     return write_atomic(path, plots.encode(fig, photo, 130 if photo else 150))
 
-
-def run_figures(
-    path,  # run folder
-    target: str = 'streetworld-day',  # where the examples come from
-    root=None,  # its folder
-) -> list:  # files written
-    "Draw a run's curves, examples, Figure 4 and restyled streets, and write its report.html."
-    run, data = load_run(path), open_target(target, root)
-    read_sample(data, labelled=True)
-    learner, folder = run.learner(), run.path / 'figures'
-    drop_older(run, folder)
-    files = [
-        save_figure(plots.curves({run.config.method: run.metrics}), folder / 'curves.png'),
-        save_figure(qualitative_figure({run.config.method: run}, data), folder / f'examples-{target}.jpg', True),
-    ]
-    return [*files, *hallucination_figures(run, learner, folder), folder_report(run.path)]
-
-
-def hallucination_figures(run, learner, folder) -> list:  # files written
-    "Draw restyled streets and Figure 4 of a run that has a hallucinator."
-    if not isinstance(learner.hallucinator, AdaINHallucinator):
-        return []
-    files = [
-        save_figure(stylization_figure(learner), folder / 'stylization.jpg', True),
-        preview_stills(run, folder / 'preview.json'),
-    ]
-    if (run.path / 'classwise.csv').is_file():
-        files.append(
-            save_figure(plots.figure4(run.table('classwise.csv'), probe_prediction(learner)), folder / 'figure4.png')
-        )
-    return files
-
 # %% ../nbs/44_figures.ipynb #627612da
-def drop_older(run, folder):
+def drop_older(
+    run,  # Run
+    folder: Path,  # its figures
+):
     "Remove the figures of a run that were drawn of another checkpoint than its newest."
     mark, weights = folder / 'drawn.json', recorded_digest(run.checkpoints[-1] / 'segmenter.safetensors')
     if mark.is_file() and read_json(mark).get('weights') == weights:
@@ -276,119 +268,167 @@ def drop_older(run, folder):
     drop_drawn(folder, FIGURES)
     write_json(mark, dict(weights=weights))
 
+# %% ../nbs/44_figures.ipynb #44hall01
+def hallucination_figures(
+    run,  # Run
+    learner,  # its learner
+    folder: Path,  # to write to
+) -> list:  # files written
+    "Draw restyled streets and Figure 4 of a run that has a hallucinator."
+    if not isinstance(learner.hallucinator, AdaINHallucinator):
+        return []
+    files = [save_figure(stylization_figure(learner), folder / 'stylization.jpg', True)]
+    files.append(preview_stills(run, folder / 'preview.json'))
+    if (run.path / 'classwise.csv').is_file():
+        fig = plots.figure4(run.table('classwise.csv'), probe_prediction(learner))
+        files.append(save_figure(fig, folder / 'figure4.png'))
+    return files
+
+# %% ../nbs/44_figures.ipynb #44runf01
+def run_figures(
+    path: Path,  # run folder
+    target: str = 'streetworld-day',  # where the examples come from
+    root: Path = None,  # its folder
+) -> list:  # files written
+    "Draw a run's curves, examples, Figure 4 and restyled streets, and write its report.html."
+    run, data = load_run(path), open_target(target, root)
+    read_sample(data, labelled=True)
+    learner, folder, method = run.learner(), run.path / 'figures', run.config.method
+    drop_older(run, folder)
+    files = [save_figure(plots.curves({method: run.metrics}), folder / 'curves.png')]
+    examples = qualitative_figure({method: run}, data)
+    files.append(save_figure(examples, folder / f'examples-{target}.jpg', True))
+    return [*files, *hallucination_figures(run, learner, folder), folder_report(run.path)]
+
 # %% ../nbs/44_figures.ipynb #4715d301
-def comparison_tables(out, runs, baseline=None) -> list:  # files written
-    "Write a comparison's tables and the figure of its differences."
-    out, baseline = Path(out), baseline or runs.method.iloc[0]
-    summary, csv = (
-        comparison_table(runs, baseline),
-        lambda name, frame: write_atomic(out / name, frame.to_csv(index=False).encode()),
-    )
-    classes = [
-        class_table(
-            runs[runs.target == t], PROTOCOLS[str(runs[runs.target == t].protocol.iloc[0])].classes, baseline
-        ).assign(target=t)
-        for t in runs.target.unique()
-    ]
-    files = [
-        csv('table.csv', summary),
-        write_atomic(out / 'table.md', to_markdown(summary).encode()),
-        write_atomic(out / 'table.tex', to_latex(summary).encode()),
-        csv('rules.csv', rules_table(runs)),
-        csv('cost.csv', cost_table(runs, baseline)),
-        csv('classes.csv', pd.concat(classes)),
-    ]
-    if runs.seed.nunique() < 2 or runs.method.nunique() < 2:
-        return files
+def _class_tables(runs, baseline):
+    "Tabulate IoU per class of every target, one below the other."
+    tables = []
+    for t in runs.target.unique():
+        part = runs[runs.target == t]
+        classes = PROTOCOLS[str(part.protocol.iloc[0])].classes
+        tables.append(class_table(part, classes, baseline).assign(target=t))
+    return pd.concat(tables)
+
+# %% ../nbs/44_figures.ipynb #44diff03
+def _differences(runs, baseline):
+    "Draw the forest plot of at most three targets; StreetWorld's own only where there is no other."
     every = with_world_mean(runs)
     panels = [t for t in every.target.unique() if not t.startswith('streetworld-')] or list(every.target.unique())
-    return [
-        *files,
-        save_figure(
-            plots.forest(compare_table(every, baseline), panels[:3], baseline), out / 'figures' / 'differences.png'
-        ),
-    ]
+    return plots.forest(compare_table(every, baseline), panels[:3], baseline)
 
+# %% ../nbs/44_figures.ipynb #44comp01
+def comparison_tables(
+    out: Path,  # folder to write to
+    runs,  # DataFrame of a comparison
+    baseline: str = None,  # method's word that differences are taken to; None: the first
+) -> list:  # files written
+    "Write a comparison's tables and the figure of its differences."
+    out, baseline = Path(out), baseline or runs.method.iloc[0]
+    summary = comparison_table(runs, baseline)
+    texts = {
+        'table.csv': summary.to_csv(index=False),
+        'table.md': to_markdown(summary),
+        'table.tex': to_latex(summary),
+        'rules.csv': rules_table(runs).to_csv(index=False),
+        'cost.csv': cost_table(runs, baseline).to_csv(index=False),
+        'classes.csv': _class_tables(runs, baseline).to_csv(index=False),
+    }
+    files = [write_atomic(out / name, text.encode()) for name, text in texts.items()]
+    if runs.seed.nunique() > 1 and runs.method.nunique() > 1:
+        files.append(save_figure(_differences(runs, baseline), out / 'figures' / 'differences.png'))
+    return files
 
-def shown_methods(runs, n: int = 4) -> list:
-    "Choose the methods whose examples are drawn: all if they are few, else the first and the best by mean over targets."
+# %% ../nbs/44_figures.ipynb #44show01
+def shown_methods(
+    runs,  # DataFrame of a comparison
+    n: int = 4,  # methods beside the first
+) -> list:  # their words
+    "Choose whose examples are drawn: all methods if they are few, else the first and the best by mean over targets."
     methods = list(runs.method.unique())
     best = runs.groupby(['method', 'target']).miou.mean().groupby('method').mean().sort_values(ascending=False)
     return methods if len(methods) <= n + 1 else [methods[0], *[m for m in best.index if m != methods[0]][:n]]
 
 # %% ../nbs/44_figures.ipynb #b7556729
 def ranked(
-    first: dict, last: dict, n: int
+    first: dict,  # image name -> mean IoU
+    last: dict,  # likewise, of the method that is compared
+    n: int,  # how many of each kind
 ) -> list:  # names: n of the largest gain, then n of the largest loss, the largest last
-    "Rank images by what `last` gains over `first`, both image name -> mean IoU."
+    "Rank images by what `last` gains over `first`."
     order = sorted(first.keys() & last.keys(), key=lambda name: (first[name] - last[name], name))
     return order[:n] + order[len(order) - n :]
 
-# %% ../nbs/44_figures.ipynb #fb41aab2
-def error_stills(
-    runs: dict,  # method -> Run, the baseline first; evaluated on all targets
-    targets: dict,  # name -> (data set, method -> Evaluation)
-    path,  # JSON file to write
-    device='cpu',  # where
-    n: int = 3,  # images of each kind, at most
-) -> list:  # the file; nothing when no target has a scored image
-    "Keep the images on which each method gains and loses most against the baseline."
-    baseline, *others = runs
-    kept = {(m, t): found[m].under(None, 'truth').per_image for t, (_, found) in targets.items() for m in runs}
-    targets = {t: v for t, v in targets.items() if kept[baseline, t]}
-    if not targets:
-        return []
-    n = max(1, min(n, 16 // (len(others) * len(targets)), min(len(kept[baseline, t]) for t in targets) // 2))
-    stills = []
-    for i, (t, (data, _)) in enumerate(targets.items()):
-        for j, m in enumerate(others):
-            names = ranked(kept[baseline, t], kept[m, t], n)
-            samples = [data[data.names.index(name)] for name in names]
-            for k, (s, *guesses) in enumerate(
-                zip(samples, *(predictions(runs[w], samples, device) for w in (baseline, m)))
-            ):
-                row = _error_row(plots.name_of(baseline), s, *guesses, *(kept[w, t][s['name']] for w in (baseline, m)))
-                stills += [(title, (i, j, k), *rest) for title, *rest in row]
-    ranks = [f'gain {k + 1}' for k in range(n)] + [f'loss {k + 1}' for k in reversed(range(n))]
-    names = [t.removeprefix('streetworld-') for t in targets]
-    return [save_stills(path, {'target': names, 'method': list(map(plots.name_of, others)), 'image': ranks}, stills)]
-
-# %% ../nbs/44_figures.ipynb #1f4cefcd
+# %% ../nbs/44_figures.ipynb #44erow01
 def _error_row(baseline, sample, first, last, before, after, limit=320):
-    label = np.asarray(sample['label'])
-    step = -(-max(label.shape) // limit)
-    label, first, last, image = (
-        label[::step, ::step],
-        first[::step, ::step],
-        last[::step, ::step],
-        np.asarray(sample['image'])[:, ::step, ::step],
-    )
-    shown = lambda x: np.where(label == 255, 255, x)
+    "Make an image's five stills, (title, picture, text), thinned out to at most `limit` pixels each way."
+    step = -(-max(np.shape(sample['label'])) // limit)
+    image = np.asarray(sample['image'])[:, ::step, ::step]
+    label, first, last = (np.asarray(x)[::step, ::step] for x in (sample['label'], first, last))
     changed = plots.change_map(first, last, label, image).transpose(2, 0, 1)  # over a photograph: as JPEG
+    first, last = (np.where(label == IGNORE, IGNORE, x) for x in (first, last))
     return [
         ('image', image, sample['name']),
         ('truth', label, ''),
         ('what changed', changed, f'{100 * (after - before):+.1f} points of mean IoU'),
-        (baseline, shown(first), f'mean IoU {100 * before:.1f}'),
-        ('the method', shown(last), f'mean IoU {100 * after:.1f}'),
+        (baseline, first, f'mean IoU {100 * before:.1f}'),
+        ('the method', last, f'mean IoU {100 * after:.1f}'),
     ]
 
 # %% ../nbs/44_figures.ipynb #7285c793
-def kept_rows(out, runs, target, methods) -> dict:  # method -> Evaluation
+def kept_rows(
+    out: Path,  # folder of a comparison
+    runs,  # its DataFrame
+    target: str,  # name
+    methods: Sequence,  # words
+) -> dict:  # method -> Evaluation
     "Read what a comparison's rows of its first seed were made of. Raises AshError when it is not kept any more."
     rows = runs[(runs.target == target) & (runs.seed == runs.seed.min()) & runs.method.isin(list(methods))]
     found = {r.method: find_evaluation(Path(out) / run_name(r.method, r.seed), r) for r in rows.itertuples(index=False)}
     for m, e in found.items():
         if e is None:
-            raise AshError(
-                f'{out}: the evaluation of {m} on {target} is not kept any more: run the same '
-                f'ash-nb compare command again'
-            )
+            gone = f'{out}: the evaluation of {m} on {target} is not kept any more'
+            raise AshError(f'{gone}: run the same ash-nb compare command again')
     return found
+
+# %% ../nbs/44_figures.ipynb #44erst01
+def _pair_stills(runs, baseline, method, data, kept, n, device):  # yields (rank, still)
+    "Make the stills of the images on which one method gains and loses most on one target."
+    names = ranked(kept[baseline], kept[method], n)
+    samples = [data[data.names.index(name)] for name in names]
+    first, last = (predictions(runs[m], samples, device) for m in (baseline, method))
+    for k, s in enumerate(samples):
+        scores = kept[baseline][s['name']], kept[method][s['name']]
+        for still in _error_row(plots.name_of(baseline), s, first[k], last[k], *scores):
+            yield k, still
+
+# %% ../nbs/44_figures.ipynb #44erst03
+def error_stills(
+    runs: dict,  # method -> Run, the baseline first; evaluated on all targets
+    targets: dict,  # name -> (data set, method -> Evaluation)
+    path: Path,  # JSON file to write
+    device='cpu',  # where
+    n: int = 3,  # images of each kind, at most
+) -> list:  # the file; nothing when no target has a scored image
+    "Keep the images on which each method gains and loses most against the baseline."
+    baseline, *others = runs
+    kept = {t: {m: found[m].under(None, 'truth').per_image for m in runs} for t, (_, found) in targets.items()}
+    targets = {t: data for t, (data, _) in targets.items() if kept[t][baseline]}
+    if not targets:
+        return []
+    n = max(1, min(n, 16 // (len(others) * len(targets)), min(len(kept[t][baseline]) for t in targets) // 2))
+    stills = []
+    for i, (t, data) in enumerate(targets.items()):
+        for j, m in enumerate(others):
+            for k, (title, *rest) in _pair_stills(runs, baseline, m, data, kept[t], n, device):
+                stills.append((title, (i, j, k), *rest))
+    ranks = [f'gain {k + 1}' for k in range(n)] + [f'loss {k + 1}' for k in reversed(range(n))]
+    names = [t.removeprefix('streetworld-') for t in targets]
+    return [save_stills(path, {'target': names, 'method': list(map(plots.name_of, others)), 'image': ranks}, stills)]
 
 # %% ../nbs/44_figures.ipynb #c391b164
 def comparison_figures(
-    out,  # folder of a comparison
+    out: Path,  # folder of a comparison
     runs,  # its DataFrame of runs
     roots: dict = None,  # target -> folder, for the examples
     device='cpu',  # where

@@ -39,33 +39,8 @@ WORDS = {
 }
 
 # %% ../nbs/60_paper_tables.ipynb #40ebc9ec
-def beside(
-    paper,  # DataFrame of results/paper_tables.csv
-    table: int,  # 1 to 6
-    runs,  # DataFrame of a comparison
-    baseline: str = 'ash',  # word of the method that differences are taken to
-):  # DataFrame: a row of the paper's table, its numbers, and ours on each target
-    "Set the rows of one of the paper's tables beside the same rows here. Raises AshError when the comparison lacks the baseline."
-    import pandas as pd
-
-    rows = paper[paper.table == table]
-    names = list(dict.fromkeys(rows.method))
-    ours = _ours(runs[runs.method.isin([WORDS[n] for n in names])], baseline)
-    out = []
-    for name in names:
-        printed = rows[rows.method == name].set_index('setting').mIoU
-        mine = {
-            f'{t} {k}': v
-            for t, by_word in ours.items()
-            for k, v in by_word.get(WORDS[name], {'here': 'not run', 'minus': ''}).items()
-        }
-        out.append(
-            {'paper': name, 'here': WORDS[name]} | {f'printed, {s}': f'{v:.2f}' for s, v in printed.items()} | mine
-        )
-    return pd.DataFrame(out).fillna('')
-
-
 def _ours(runs, baseline) -> dict:  # target -> word -> texts
+    "Write what a comparison measured. Raises AshError when it lacks the baseline."
     if baseline not in set(runs.method):
         raise AshError(f'the comparison has no runs of {baseline}: name it among --methods')
     out = {}
@@ -73,58 +48,87 @@ def _ours(runs, baseline) -> dict:  # target -> word -> texts
         out.setdefault(r.target, {})[r.method] = {'here': r.mIoU, 'minus': r[f'minus {baseline}']}
     return out
 
-# %% ../nbs/60_paper_tables.ipynb #5c02f6b0
+# %% ../nbs/60_paper_tables.ipynb #60besi01
+def beside(
+    paper,  # DataFrame of results/paper_tables.csv
+    table: int,  # 1 to 6
+    runs,  # DataFrame of a comparison
+    baseline: str = 'ash',  # word of the method that differences are taken to
+):  # DataFrame: a row of the paper's table, its numbers, and ours on each target
+    """Set the rows of one of the paper's tables beside the same rows here.
+
+    Raises AshError when the comparison lacks the baseline."""
+    import pandas as pd
+
+    rows, out = paper[paper.table == table], []
+    names = list(dict.fromkeys(rows.method))
+    ours = _ours(runs[runs.method.isin([WORDS[n] for n in names])], baseline)
+    for name in names:
+        row = {'paper': name, 'here': WORDS[name]}
+        for setting, v in rows[rows.method == name].set_index('setting').mIoU.items():
+            row[f'printed, {setting}'] = f'{v:.2f}'
+        for target, by_word in ours.items():
+            texts = by_word.get(WORDS[name], {'here': 'not run', 'minus': ''})
+            row |= {f'{target} {k}': v for k, v in texts.items()}
+        out.append(row)
+    return pd.DataFrame(out).fillna('')
+
+# %% ../nbs/60_paper_tables.ipynb #f2a6fdcf
+def _points(ax, groups):
+    "Draw each group, (label, [(row, mean, half)]), as marks with intervals, in a colour of its own."
+    for k, ((label, points), colour) in enumerate(zip(groups, ('#0072B2', '#D55E00', '#009E73'))):
+        shift = 0.16 * (k - (len(groups) - 1) / 2)
+        for y, mean, half in points:
+            ends = [mean - half, mean + half] if half == half else [mean] * 2
+            ax.plot(ends, [y + shift] * 2, color=colour, lw=1.6)
+        ax.plot([p[1] for p in points], [p[0] + shift for p in points], 'o', color=colour, ms=4.5, label=label)
+    look = dict(handletextpad=0.1, columnspacing=0.9, fontsize=8.5, frameon=False)
+    ax.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=3, **look)
+
+# %% ../nbs/60_paper_tables.ipynb #60side00
+def _printed(rows, names):
+    "Group the paper's numbers by setting, as `_points` takes them."
+    return [
+        (setting.replace('->', ' to '), [(names.index(r.method), r.mIoU, 0.0) for r in part.itertuples()])
+        for setting, part in rows.groupby('setting', sort=False)
+    ]
+
+
+def _measured(runs, names):
+    "Group our numbers by target, as `_points` takes them; a row that was not run is left out."
+    out = []
+    for target, part in compare_table(with_world_mean(runs, alone=True)).groupby('target', sort=False):
+        part = part.set_index('method')
+        found = [(k, WORDS[n]) for k, n in enumerate(names) if WORDS[n] in part.index]
+        out.append((target, [(k, *part.loc[word, ['mean', 'half']]) for k, word in found]))
+    return out
+
+# %% ../nbs/60_paper_tables.ipynb #60side02
 def side_by_side(
     paper,  # DataFrame of results/paper_tables.csv
     table: int,  # 1 to 6
     runs,  # DataFrame of a comparison
-):  # figure
+):  # matplotlib Figure
     "Draw one of the paper's tables beside the same rows here; rows that have not been run stay empty."
     from ash_nb import plots
 
     rows = paper[paper.table == table]
     names = list(dict.fromkeys(rows.method))
-    left = [
-        (setting.replace('->', ' to '), [(names.index(r.method), r.mIoU, 0.0) for _, r in part.iterrows()])
-        for setting, part in rows.groupby('setting', sort=False)
-    ]
-    rows_of = {
-        t: part.set_index('method')
-        for t, part in compare_table(with_world_mean(runs, alone=True)).groupby('target', sort=False)
-    }
-    right = [
-        (t, [(k, *part.loc[WORDS[n], ['mean', 'half']]) for k, n in enumerate(names) if WORDS[n] in part.index])
-        for t, part in rows_of.items()
-    ]
     fig, axes = plots.figure(1, 2, (8.6, 1.05 + 0.3 * len(names)), sharey=True)
-    for ax, groups, what in zip(
-        axes[0], (left, right), ('printed in the paper: mean IoU, %', 'here, 95 % intervals: mean IoU, %')
-    ):
-        _points(ax, groups)
+    _points(axes[0, 0], _printed(rows, names))
+    _points(axes[0, 1], _measured(runs, names))
+    for ax, what in zip(axes[0], ('printed in the paper: mean IoU, %', 'here, 95 % intervals: mean IoU, %')):
         ax.set(ylim=(len(names) - 0.5, -0.5))
         ax.set_xlabel(what, fontsize=8.5)
         ax.grid(axis='y', visible=False)
     axes[0, 0].set_yticks(range(len(names)), names, fontsize=8.5)
     return fig
 
-# %% ../nbs/60_paper_tables.ipynb #f2a6fdcf
-def _points(ax, groups):
-    for k, ((label, points), colour) in enumerate(zip(groups, ('#0072B2', '#D55E00', '#009E73'))):
-        shift = 0.16 * (k - (len(groups) - 1) / 2)
-        for y, mean, half in points:
-            ax.plot([mean - half, mean + half] if half == half else [mean] * 2, [y + shift] * 2, color=colour, lw=1.6)
-        ax.plot([p[1] for p in points], [p[0] + shift for p in points], 'o', color=colour, ms=4.5, label=label)
-    ax.legend(
-        loc='lower left',
-        bbox_to_anchor=(0, 1),
-        ncols=3,
-        handletextpad=0.1,
-        columnspacing=0.9,
-        fontsize=8.5,
-        frameon=False,
-    )
-
 # %% ../nbs/60_paper_tables.ipynb #c22a30b4
+_small = '--target unseen,camvid --root CAMVID --device cpu,cpu'
+_weights = '--set encoder_weights=weights/vgg_normalised.pth --set decoder_weights=weights/decoder.pth'
+
+
 def command(
     paper,  # DataFrame of results/paper_tables.csv
     table: int,  # 1 to 6
@@ -132,12 +136,15 @@ def command(
 ) -> str:
     "Write the command that trains and scores every row of one of the paper's tables."
     rows = paper[paper.table == table]
-    words, (source, _) = list(dict.fromkeys(WORDS[n] for n in rows.method)), rows.setting.iloc[0].split('->')
-    targets = ','.join(dict.fromkeys(s.split('->')[1].lower() for s in rows.setting))
+    words = list(dict.fromkeys(WORDS[n] for n in rows.method))
     adapts = any(METHODS[w.split(':')[0]].access != 'none' for w in words)
-    protocol = ' --protocol 16' if source == 'SYNTHIA' else ''
-    one = f'--preset {source.lower()} --target {targets}{protocol} --device cuda:0,cuda:1 --set styles=PAINTINGS --set encoder_weights=weights/vgg_normalised.pth --set decoder_weights=weights/decoder.pth'
+    source = rows.setting.iloc[0].split('->')[0]
+    targets = list(dict.fromkeys(s.split('->')[1].lower() for s in rows.setting))
+    options, own = _small, 'camvid'
+    if full:
+        protocol = ' --protocol 16' if source == 'SYNTHIA' else ''
+        options = f'--preset {source.lower()} --target {",".join(targets)}{protocol} --device cuda:0,cuda:1'
+        options, own = f'{options} --set styles=PAINTINGS {_weights}', targets[0]
     if adapts:
-        one += f' --set target={targets.split(",")[0]}'
-    small = '--target unseen,camvid --root CAMVID --device cpu,cpu' + ' --set target=camvid' * adapts
-    return f'ash-nb compare --seeds 3 {one if full else small} --out runs/table{table} --methods {",".join(words)}'
+        options += f' --set target={own}'
+    return f'ash-nb compare --seeds 3 {options} --out runs/table{table} --methods {",".join(words)}'
