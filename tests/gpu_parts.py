@@ -101,17 +101,18 @@ def learner_of(o, **changes):
 
 
 def host_inputs(o, c):
-    "Draw a batch and style images where a loader leaves them: on the host, in pinned memory if there is a GPU."
+    "Draw images, labels and style images where a loader leaves them: on the host, in pinned memory if there is a GPU."
     from ash_nb.bench import inputs
 
     pin = (lambda x: x.pin_memory()) if o.gpu else (lambda x: x)
-    batch, styles = inputs(c, 'cpu')
-    return {k: pin(v) for k, v in batch.items()}, pin(styles)
+    return tuple(map(pin, inputs(c, 'cpu')))
 
 
 def steps_of(o, learner):
     "Return a function that takes one step of a learner from the host's memory."
-    return functools.partial(learner.step, *host_inputs(o, learner.config), 5)
+    from ash_nb.methods.step import step
+
+    return functools.partial(step, learner, *host_inputs(o, learner.config), 5)
 
 
 def small_config(method, **changes):
@@ -127,21 +128,24 @@ def small_inputs(c, dtype, device='cpu'):  # batch, styles, target
     import torch
 
     from ash_nb.config import generator
-    from ash_nb.presets import METHODS, adapts
+    from ash_nb.methods.registry import adapts, styles_per_image
 
     def draw(name, n):
         x = torch.rand(n, 3, c.height, c.width, generator=generator(0, name), dtype=torch.float64)
         return x.to(device, dtype)
 
     labels = torch.randint(19, (c.batch_size, c.height, c.width), generator=generator(0, 'labels')).to(device)
-    styles = draw('styles', c.batch_size * (c.views if METHODS[c.method].extra == 'pyramid' else 1))
+    styles = draw('styles', c.batch_size * styles_per_image(c))
     batch, target = dict(images=draw('images', c.batch_size), labels=labels), draw('target', c.batch_size)
     return (batch, None, target) if adapts(c) else (batch, styles, None)
 
 
 def stepper(learner, batch, styles, target):
     "Return a function of a step's number that takes the step."
-    return lambda number: learner.step(batch, styles if learner.needs('styles') else None, number, target)
+    from ash_nb.methods.step import step
+
+    styles = styles if learner.needs('styles') else None
+    return lambda number: step(learner, *batch.values(), styles, number, target)
 
 
 def in_float64(learner):
@@ -646,13 +650,12 @@ def graphed(o, learner):
     "Capture a step of a learner in a CUDA graph, without the host's part of the verdict on NaN; return its replay."
     import torch
 
-    batch, styles = host_inputs(o, learner.config)
-    batch, styles = {k: v.to(o.device) for k, v in batch.items()}, styles.to(o.device)
+    given = [x.to(o.device) for x in host_inputs(o, learner.config)]
     for group in (g for opt in learner.optimizers.values() for g in opt.param_groups):
         if 'capturable' in group:
             group['capturable'] = True
     learner.guard.remember, learner.guard.update = lambda: None, functools.partial(verdict_on_device, learner.guard)
-    work, stream = functools.partial(learner.step, batch, styles, 5), torch.cuda.Stream()
+    work, stream = functools.partial(step, learner, *given, 5), torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
@@ -693,7 +696,7 @@ def profile(o, emit):
     inputs = steps_of(o, learner).args
 
     def steps():
-        return [learner.step(*inputs) for _ in range(n)]
+        return [step(learner, *inputs) for _ in range(n)]
 
     steps()
     with phases(learner) as spent:
@@ -887,7 +890,8 @@ def fed(o, learner, c, workers, n) -> dict:
     it = iter(stream(c, 0, workers))
 
     def take():
-        return learner.step(*next(it)[:2], 5)
+        batch, styles = next(it)[:2]
+        return step(learner, batch['images'], batch['labels'], styles, 5)
 
     for _ in range(max(2, 2 * workers)):
         take()

@@ -277,11 +277,11 @@ def test_full_disk_keeps_the_last_good_checkpoint(tmp_path):
 def test_a_stopped_run_ends_with_the_same_bits(run, tmp_path):
     args = ['train', '--method', 'ash', '--out', str(tmp_path / 'a'), *options]
     code = (
-        'import os, signal, sys\nfrom ash_nb.cli import main\nfrom ash_nb.methods import Learner\nold = Learner.step\n'
-        'def step(self, batch, styles, number, target=None):\n'
+        'import os, signal, sys\nfrom ash_nb.cli import main\nimport ash_nb.training\nold = ash_nb.training.step\n'
+        'def step(learner, images, labels, styles, number, target=None):\n'
         '    if number == 2: os.kill(os.getpid(), signal.SIGTERM)\n'
-        '    return old(self, batch, styles, number, target)\n'
-        'Learner.step = step\nsys.exit(main(sys.argv[1:]))'
+        '    return old(learner, images, labels, styles, number, target)\n'
+        'ash_nb.training.step = step\nsys.exit(main(sys.argv[1:]))'
     )
     done = subprocess.run([sys.executable, '-c', code, *args], capture_output=True, text=True)
     assert done.returncode == 130 and 'run the same command again' in done.stderr, done.stderr

@@ -40,7 +40,9 @@ def spawn(n, code, folder, port):
 STEPS = """
 import torch
 from ash_nb.config import generator
-from ash_nb.presets import METHODS, adapts, preset
+from ash_nb.methods.registry import METHODS, adapts, styles_per_image
+from ash_nb.methods.step import step
+from ash_nb.presets import preset
 from ash_nb.distributed import *
 from ash_nb.methods import Learner
 join('cpu')
@@ -60,10 +62,10 @@ for method in METHODS:
     learner = Learner(c)
     for n in [*learner.networks.values()] + [learner.hallucinator] * (learner.hallucinator is not None):
         n.double()
-    rows = list(part_of(8)) if learner.method.extra == 'pyramid' else own
+    rows = list(part_of(8)) if styles_per_image(c) > 1 else own
     for number in (4, 5):
         given = {'images': images[own], 'labels': labels[own]}
-        learner.step(given, styles[rows], number, target[own] if adapts(c) else None)
+        step(learner, *given.values(), styles[rows], number, target[own] if adapts(c) else None)
     for k, n in learner.networks.items():
         for name, p in n.named_parameters():
             if p.grad is not None:

@@ -396,12 +396,12 @@ def test_workers_below_zero(tmp_path):
 def test_out_of_memory(tmp_path):
     "The system refuses memory beyond a limit: by the error of the allocator in the middle of a step."
     code = (
-        'import resource, sys\nfrom ash_nb.cli import main\nfrom ash_nb.methods import Learner\nold = Learner.step\n'
-        'def step(self, *args):\n'
+        'import resource, sys\nfrom ash_nb.cli import main\nimport ash_nb.training\nold = ash_nb.training.step\n'
+        'def step(*args):\n'
         "    used = int(open('/proc/self/statm').read().split()[0])*resource.getpagesize()\n"
         '    resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, used + 2**20))\n'
-        '    return old(self, *args)\n'
-        'Learner.step = step\nsys.exit(main(sys.argv[1:]))'
+        '    return old(*args)\n'
+        'ash_nb.training.step = step\nsys.exit(main(sys.argv[1:]))'
     )
     c = small(4, method='source_only', width=256, height=256, batch_size=4)
     done = subprocess.run(

@@ -15,7 +15,10 @@ import ash_nb.segmenter
 from ash_nb.adain import perturb
 from ash_nb.bodies import BODY_KINDS, DeepLabBody, Lite0Body, PlainBody, Residual
 from ash_nb.hallucinator import HALLUCINATORS, Hallucination
+from ash_nb.hallucinators.contract import Hallucinator
 from ash_nb.methods import Learner, unshare
+from ash_nb.methods.registry import styles_per_image
+from ash_nb.methods.step import step
 from ash_nb.presets import METHODS, adapts, preset
 from ash_nb.reference import reference_step
 from ash_nb.segmenter import Head, _as_product, _by_branch, both_heads
@@ -92,8 +95,8 @@ def inputs(c, seed=0):
         return torch.rand(n, 3, c.height, c.width, generator=g, dtype=torch.float64)
 
     batch = dict(images=draw(c.batch_size), labels=torch.randint(19, (c.batch_size, c.height, c.width), generator=g))
-    styles = draw(c.batch_size * (c.views if METHODS[c.method].extra == 'pyramid' else 1))
-    return batch, styles, 3, draw(c.batch_size) if adapts(c) else None
+    styles = draw(c.batch_size * styles_per_image(c))
+    return *batch.values(), styles, 3, draw(c.batch_size) if adapts(c) else None
 
 
 def of(learner):
@@ -153,9 +156,9 @@ def compare(ours, theirs, within=1e-9):
 def test_a_step_adds_up_what_each_loss_gives_alone(method, build):
     fast, slow = (learner_of(build, method=method) for _ in range(2))
     given = inputs(fast.config)
-    fast.step(*given)
+    step(fast, *given)
     with apart(slow):
-        slow.step(*given)
+        step(slow, *given)
     grads = of(fast)
     assert len(set(places(grads.values()))) == len(grads), 'two gradients share memory'
     compare(grads, of(slow))
@@ -166,7 +169,7 @@ def test_what_is_computed_twice_has_the_same_gradients(method):
     "With checkpointing: the same losses, gradients and statistics, with changed features, two gradients of a pass."
     once, twice = (learner_of('short resnet101', method=method, checkpointing=k) for k in (False, True))
     given = inputs(once.config)
-    a, b = once.step(*given), twice.step(*given)
+    a, b = step(once, *given), step(twice, *given)
     for k in a:
         torch.testing.assert_close(a[k], b[k], rtol=1e-12, atol=1e-12)
     compare(of(twice), of(once))
@@ -179,10 +182,10 @@ def test_the_papers_body_and_checkpointing():
     c = dict(method='ash_segmentation_loss', batch_size=1)
     fast, slow, again = (learner_of('resnet101', **c, checkpointing=k == 2) for k in range(3))
     given = inputs(fast.config)
-    fast.step(*given)
+    step(fast, *given)
     with apart(slow):
-        slow.step(*given)
-    again.step(*given)
+        step(slow, *given)
+    step(again, *given)
     assert len(set(places(of(fast).values()))) == len(of(fast))
     compare(of(fast), of(slow))
     compare(of(again), of(fast))
@@ -192,9 +195,13 @@ def test_the_papers_body_and_checkpointing():
 def test_a_step_is_the_published_one(build):
     "The oracle: Algorithm 1 with nothing shared, its heads one by one."
     fast, slow = (learner_of(build, method='ash') for _ in range(2))
-    batch, styles, number, _ = inputs(fast.config)
-    a = fast.step(batch, styles, number)
-    b = reference_step(slow, batch, styles, number, lambda f, g: perturb(f, fast.config.noise, 1.0, g), literal=False)
+    images, labels, styles, number, _ = inputs(fast.config)
+    a = step(fast, images, labels, styles, number)
+
+    def same_noise(features, generator):
+        return perturb(features, fast.config.noise, 1.0, generator)
+
+    b = reference_step(slow, images, labels, styles, number, same_noise, literal=False)
     for k in a:
         torch.testing.assert_close(a[k], b[k], rtol=1e-9, atol=1e-12)
     compare(of(fast), of(slow), 1e-7)
@@ -208,7 +215,7 @@ def test_nothing_that_learns_shares_memory(method, optimizer):
     given = inputs(learner.config)
     learner.guard.remember()
     for _ in range(2):
-        learner.step(*given)
+        step(learner, *given)
     tensors = [t for n in learner.networks.values() for t in (*n.parameters(), *n.buffers())]
     tensors += of(learner).values()
     kept = [v for o in learner.optimizers.values() for s in o.state.values() for v in s.values()]
@@ -280,10 +287,10 @@ def test_gradients_that_share_memory_are_parted(of_which, passes):
         assert w.grad.tolist() == [[passes * (k + 1.0)] * 3]
 
 
-class Added(nn.Module):
+class Added(Hallucinator):
     "A hallucinator whose two weights are joined as in a sum of views, as anybody's may be."
 
-    needs, learned, copies = (), {}, 3
+    copies = 3
 
     def __init__(self, config, stylizer=None):
         super().__init__()
@@ -299,8 +306,8 @@ def test_somebody_elses_hallucinator(monkeypatch):
     monkeypatch.setitem(METHODS, 'added', replace(METHODS['randconv'], name='added', hallucinator='added'))
     fast, slow = (learner_of('plain', method='added') for _ in range(2))
     given = inputs(fast.config)
-    fast.step(*given)
+    step(fast, *given)
     with apart(slow):
-        slow.step(*given)
+        step(slow, *given)
     compare(of(fast), of(slow))
     assert torch.equal(fast.hallucinator.one.grad, fast.hallucinator.two.grad)

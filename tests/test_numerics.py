@@ -28,7 +28,10 @@ from ash_nb.losses import (
     weight_discrepancy,
     weighted_bce,
 )
-from ash_nb.methods import Learner, condition, make_stylizer, rate
+from ash_nb.hallucinators.contract import Hallucinator
+from ash_nb.methods import Learner, make_stylizer, rate
+from ash_nb.methods.step import condition, hallucinate, step
+from ash_nb.methods.terms import adversarial, discriminator_input
 from ash_nb.presets import preset
 from ash_nb.training import class_counts, classwise_rows
 
@@ -263,8 +266,8 @@ def test_clan_weights_begin_when_the_warm_up_ends():
         )
     )
     heads = [rand(1, 19, 8, 8, seed=k, grad=False).float() for k in range(2)]
-    plain = adversarial_loss(learner.discriminator(learner.maps(heads)), True)
-    assert learner.game(heads, True, 4) == plain < learner.game(heads, True, 5)
+    plain = adversarial_loss(learner.discriminator(discriminator_input(learner, heads)), True)
+    assert adversarial(learner, heads, True, 4) == plain < adversarial(learner, heads, True, 5)
 
 
 def test_alpha_is_drawn_from_its_range():
@@ -282,12 +285,9 @@ def test_classes_are_counted_in_samples_spread_over_the_data():
 
 
 def test_what_is_not_modulated_climbs_the_loss_too():
-    learner, p = (
-        Learner(preset('streetworld', method='source_only', body='plain', width=64, height=64)),
-        torch.ones(1, 3, 2, 2, requires_grad=True),
-    )
+    p = torch.ones(1, 3, 2, 2, requires_grad=True)
     grad = rand(1, 3, 2, 2, grad=False).float()
-    assert learner.harden(Hallucination(2 * p), grad, None) == {}
+    assert Hallucinator().harden(Hallucination(2 * p), grad, None) == {}
     close(p.grad, -2 * grad.numpy(), 1e-6)
 
 
@@ -305,7 +305,7 @@ def test_each_view_of_a_step_has_its_own_draws():
         )
     )
     images, styles = (torch.rand(1, 3, 64, 64, generator=generator(0, k)) for k in 'xs')
-    views = [learner.view(images, None, torch.cat([styles, styles]), 3, k).images for k in (0, 1, 1)]
+    views = [hallucinate(learner, images, None, torch.cat([styles, styles]), 3, k).images for k in (0, 1, 1)]
     assert torch.equal(views[1], views[2]) and not torch.equal(views[0], views[1])
 
 
@@ -317,7 +317,7 @@ def test_a_step_leaves_the_batch_as_it_was():
             labels=torch.zeros(2, 64, 64, dtype=torch.long),
         )
         before = batch['images'].clone()
-        learner.step(batch, torch.rand(2, 3, 64, 64, generator=generator(0, 's')), 0)
+        step(learner, *batch.values(), torch.rand(2, 3, 64, 64, generator=generator(0, 's')), 0)
         assert torch.equal(batch['images'], before) and not batch['images'].requires_grad
 
 

@@ -13,8 +13,10 @@ from tqdm import tqdm
 
 from ash_nb.distributed import start_method
 from ash_nb.files import read_json, write_json
-from ash_nb.methods import SHORT, Learner, brief
-from ash_nb.presets import METHODS, adapts
+from ash_nb.methods import Learner
+from ash_nb.methods.step import step
+from ash_nb.methods.terms import SHORT_NAMES, on_one_line
+from ash_nb.methods.registry import METHODS, adapts, styles_per_image
 from ash_nb.training import BAR, _show, conditions, load_run, lock, peak_memory, train
 
 go = dict(device='cpu', workers=0, progress=False)
@@ -200,15 +202,15 @@ def losses_of(method, **changes):
     batch = dict(
         images=images[: c.batch_size], labels=torch.randint(19, (c.batch_size, c.height, c.width), generator=g)
     )
-    styles = images[: c.batch_size * (c.views if METHODS[method].extra == 'pyramid' else 1)]
-    return Learner(c).step(batch, styles, 3, images[: c.batch_size] if adapts(c) else None)
+    styles = images[: c.batch_size * styles_per_image(c)]
+    return step(Learner(c), *batch.values(), styles, 3, images[: c.batch_size] if adapts(c) else None)
 
 
 @pytest.mark.parametrize('method', METHODS)
 def test_the_bar_of_every_method_fits_80_columns(method):
     "With the paper's steps, a day left, and any losses: distinct short names, a bar, and nothing cut."
     logged = losses_of(method)
-    assert logged.keys() <= SHORT.keys()
+    assert logged.keys() <= SHORT_NAMES.keys()
     for values in (logged, *(dict.fromkeys(logged, v) for v in (9.999, 1.2345e-5, 0.012345, float('nan')))):
         shown = dict(total=100_000, desc=f'{method} seed 10: ', bar_format=BAR, ncols=80, disable=False)
         with open(os.devnull, 'w') as nowhere, tqdm(file=nowhere, **shown) as bar:
@@ -217,13 +219,13 @@ def test_the_bar_of_every_method_fits_80_columns(method):
             _show(bar, values)
             bar.start_t -= 86_399 * 99_999  # as if a day were left
             text = str(bar)
-            assert len(text) <= 80 and '99999/100000 ' in text and text.endswith(brief(values)), text
-            assert all(f' {SHORT[k]} ' in text for k in values) and len({SHORT[k] for k in values}) == len(values)
+            assert len(text) <= 80 and '99999/100000 ' in text and text.endswith(on_one_line(values)), text
+            assert all(f' {SHORT_NAMES[k]} ' in text for k in values) and len({SHORT_NAMES[k] for k in values}) == len(values)
 
 
 @pytest.mark.parametrize('value', [-9.5, 123.0, 1234.0, -0.01, 1e30, 0.0, float('inf'), 6.1e-39])
 def test_any_number_is_short(value):
-    assert len(brief(dict(segmentation=value))) <= len('seg') + 1 + 6
+    assert len(on_one_line(dict(segmentation=value))) <= len('seg') + 1 + 6
 
 
 def test_metrics_keep_the_long_names(tmp_path, capfd):
