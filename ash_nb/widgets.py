@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WIDTH', 'SETTINGS', 'BUTTONS', 'PICTURES', 'Preview', 'share_of', 'bars_html', 'heat_map', 'channels_html',
            'panel_source', 'linked_panels', 'framed', 'menu', 'slider', 'setting_parts', 'class_parts', 'class_toggles',
-           'picture_parts', 'PreviewWidget', 'run_line', 'figure_box', 'RunBrowser']
+           'picture_parts', 'picture_grid', 'control_column', 'PreviewWidget', 'run_line', 'figure_box', 'RunBrowser']
 
 # %% ../nbs/47_widgets.ipynb #68c827cd
 import functools
@@ -411,6 +411,36 @@ def picture_parts() -> dict:  # title -> widget
     pictures['painting'].layout.object_fit = 'cover'
     return pictures
 
+# %% ../nbs/47_widgets.ipynb #wi00006a
+def picture_grid(
+    pictures: dict,  # title -> widget
+) -> w.GridBox:
+    "Lay pictures out in two columns, each under its title."
+    titled = [w.VBox([w.HTML(f'<b>{title}</b>'), picture]) for title, picture in pictures.items()]
+    return w.GridBox(titled, layout=w.Layout(grid_template_columns='repeat(2, 326px)'))
+
+
+def control_column(
+    parts: dict,  # name -> widget
+    toggles: dict,  # train id -> button
+    message: w.HTML,  # under the buttons
+) -> w.VBox:
+    "Lay the controls out below each other, buttons in rows."
+
+    def row(buttons):
+        return w.HBox(buttons, layout=w.Layout(flex_flow='row wrap', width='300px'))
+
+    controls = [
+        *(parts[name] for name in SETTINGS),
+        row([parts['resample'], parts['reset']]),
+        w.HTML('<b>classes of ASH’s condition</b>'),
+        row(list(toggles.values())),
+        *(parts[name] for name in ('chosen', 'gain', 'first', 'second')),
+        row([parts['swap'], parts['save'], parts['compare']]),
+        message,
+    ]
+    return w.VBox(controls, layout=w.Layout(width='310px', min_width='310px'))
+
 # %% ../nbs/47_widgets.ipynb #1395f981
 class PreviewWidget:
     "The stylization preview for JupyterLab: `preview` holds the state, `parts` the widgets by name."
@@ -426,7 +456,9 @@ class PreviewWidget:
         self.toggles, self.pictures = class_toggles(), picture_parts()
         self.bars, self.channels, self.message, self.frame = (w.HTML() for _ in range(4))
         self._listen()
-        self.widget = self._lay_out()
+        controls = control_column(self.parts, self.toggles, self.message)
+        right = w.VBox([picture_grid(self.pictures), self.bars, self.channels])
+        self.widget = w.VBox([w.HBox([controls, right]), self.frame])
         self.refresh()
 
     def _ipython_display_(self):
@@ -455,24 +487,6 @@ class PreviewWidget:
     def _toggled(self, k, change):
         if change['new'] != (self.preview.gains[k] > 0):
             self.set_gain(k, float(change['new']))
-
-    def _lay_out(self):
-        parts = self.parts
-        wrapped, column = w.Layout(flex_flow='row wrap', width='300px'), w.Layout(width='310px', min_width='310px')
-        self.class_box = w.HBox(list(self.toggles.values()), layout=wrapped)
-        left = [
-            *(parts[name] for name in SETTINGS),
-            w.HBox([parts['resample'], parts['reset']], layout=wrapped),
-            w.HTML('<b>classes of ASH’s condition</b>'),
-            self.class_box,
-            *(parts[name] for name in ('chosen', 'gain', 'first', 'second')),
-            w.HBox([parts['swap'], parts['save'], parts['compare']], layout=wrapped),
-            self.message,
-        ]
-        titled = [w.VBox([w.HTML(f'<b>{title}</b>'), picture]) for title, picture in self.pictures.items()]
-        grid = w.GridBox(titled, layout=w.Layout(grid_template_columns='repeat(2, 326px)'))
-        right = w.VBox([grid, self.bars, self.channels])
-        return w.VBox([w.HBox([w.VBox(left, layout=column), right]), self.frame])
 
     def refresh(self):
         "Draw everything again, the restyled street first."
