@@ -94,7 +94,7 @@ def settings(self: Preview) -> dict:
     changed = {CLASSES[k]: g for k, g in enumerate(self.gains) if g != 1}
     return own | dict(checkpoint=self.run.checkpoints[self.checkpoint].name, gains=changed, run=self.run.path.name)
 
-# %% ../nbs/47_widgets.ipynb #e4f567f3
+# %% ../nbs/47_widgets.ipynb #wi00s01a
 @patch
 @torch.no_grad()
 def encoded_picture(
@@ -105,7 +105,7 @@ def encoded_picture(
     encode = self.learner.hallucinator.stylizer.encode
     return self.kept(('features', self.same(picture)), lambda: encode(picture[None].to(self.device)).float())
 
-
+# %% ../nbs/47_widgets.ipynb #e4f567f3
 @patch
 def street_features(self: Preview) -> Tensor:  # (1, D, h, w)
     "Encode the street."
@@ -214,7 +214,7 @@ def shares(self: Preview) -> list:  # one dictionary a class
     "Measure each class's share of the norms of gamma and beta (Figure 4), as things stand."
     return self.kept(('shares', *self.asked()), lambda: classwise_l1(self.learner.hallucinator.ash, self.condition()))
 
-# %% ../nbs/47_widgets.ipynb #wi000036
+# %% ../nbs/47_widgets.ipynb #wi00s02a
 @patch
 @torch.no_grad()
 def channel_changes(self: Preview) -> list:  # of gamma and beta: (C, D), channels by falling total
@@ -227,7 +227,7 @@ def channel_changes(self: Preview) -> list:  # of gamma and beta: (C, D), channe
         changes.append(change[:, np.argsort(-change.sum(0))])
     return changes
 
-
+# %% ../nbs/47_widgets.ipynb #wi000036
 @patch
 def by_channel(
     self: Preview,
@@ -331,7 +331,7 @@ def framed(
     "Put a page into a frame that a notebook can show."
     return block('frame', 'widgets.html', page=page, height=height)
 
-# %% ../nbs/47_widgets.ipynb #wi000060
+# %% ../nbs/47_widgets.ipynb #wi00s03a
 WIDTH = '290px'  # of a control
 
 
@@ -343,7 +343,7 @@ def menu(
     "Make a menu."
     return w.Dropdown(options=options, value=value, description=name, layout=w.Layout(width=WIDTH))
 
-
+# %% ../nbs/47_widgets.ipynb #wi000060
 def slider(
     name: str,  # shown before it
     high: float,  # largest value; the smallest is 0
@@ -373,7 +373,7 @@ def setting_parts(p: Preview) -> dict:  # attribute -> widget
         strength=slider('noise', 1, p.strength, live=live),
     )
 
-# %% ../nbs/47_widgets.ipynb #91490223
+# %% ../nbs/47_widgets.ipynb #wi00s04a
 def class_parts() -> dict:  # name -> widget
     "Make the controls of ASH's condition: how much a class counts, and which two are exchanged."
     classes = [(name, k) for k, name in enumerate(CLASSES)]
@@ -384,7 +384,7 @@ def class_parts() -> dict:  # name -> widget
         second=menu('with', classes, 10),
     )
 
-
+# %% ../nbs/47_widgets.ipynb #91490223
 def class_toggles() -> dict:  # train id -> button
     "Make a button for each class, framed in its colour."
     toggles = {}
@@ -411,7 +411,7 @@ def picture_parts() -> dict:  # title -> widget
     pictures['painting'].layout.object_fit = 'cover'
     return pictures
 
-# %% ../nbs/47_widgets.ipynb #wi00006a
+# %% ../nbs/47_widgets.ipynb #wi00s05a
 def picture_grid(
     pictures: dict,  # title -> widget
 ) -> w.GridBox:
@@ -419,7 +419,7 @@ def picture_grid(
     titled = [w.VBox([w.HTML(f'<b>{title}</b>'), picture]) for title, picture in pictures.items()]
     return w.GridBox(titled, layout=w.Layout(grid_template_columns='repeat(2, 326px)'))
 
-
+# %% ../nbs/47_widgets.ipynb #wi00006a
 def control_column(
     parts: dict,  # name -> widget
     toggles: dict,  # train id -> button
@@ -521,14 +521,14 @@ def set_gain(
         self.parts['gain'].value = gain
     self.refresh()
 
-# %% ../nbs/47_widgets.ipynb #8df57e8a
+# %% ../nbs/47_widgets.ipynb #wi00s06a
 @patch
 def resample(self: PreviewWidget):
     "Draw new noise."
     self.preview.seed += 1
     self.refresh()
 
-
+# %% ../nbs/47_widgets.ipynb #8df57e8a
 @patch
 def exchange(self: PreviewWidget):
     "Exchange the two chosen classes, or undo the exchange."
