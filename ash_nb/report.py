@@ -231,7 +231,7 @@ def training_blocks(
     numbers = {'steps': int(metrics.step.max())} | training_cost([folder])
     return [facts(numbers), picture(plots.curves({method: metrics}), caption=CAPTIONS['curves'])]
 
-# %% ../nbs/42_report.ipynb #rp000046
+# %% ../nbs/42_report.ipynb #rp00s01a
 def run_record(
     folder: Path,  # of a run
 ) -> dict:  # of config.json
@@ -243,7 +243,7 @@ def run_record(
         raise AshError(f'{folder}/config.json is not the record of a run: it has no "config"') from None
     return record
 
-
+# %% ../nbs/42_report.ipynb #rp000046
 def run_lead(
     config: dict,  # of the run
     targets: int,  # number of evaluations
