@@ -20,7 +20,7 @@ import pandas as pd
 from . import plots
 from .analysis import mean_basis, size_effect, summarise
 from .config import AshError, Config
-from .evaluation import Evaluation, find_evaluation, kept_evaluations, protocol_matrix
+from .evaluation import find_evaluation, kept_evaluations, protocol_matrix
 from .files import read_json, recorded_digest
 from .labels import PROTOCOLS
 from .pages import bars, block, cell_text, embed, facts, flip, folded, paragraph, picture, report, table
