@@ -198,7 +198,7 @@ def stylization_figure(
     for k in range(n):
         image, style = _street_and_painting(streets, paintings, k)
         rows.append([image[0], style[0], restyle_image(image, style), restyle_image(image, style, learner, seed=k)])
-    return plots.stylization_grid(rows, ('street', 'painting', 'AdaIN', plots.name_of(learner.method.name)))
+    return plots.stylization_grid(rows, ('street', 'painting', 'AdaIN', plots.label_of(learner.method.name)))
 
 # %% ../nbs/44_figures.ipynb #44prob01
 def probe_prediction(
@@ -399,7 +399,7 @@ def _pair_stills(runs, baseline, method, data, kept, n, device):  # yields (rank
     first, last = (predictions(runs[m], samples, device) for m in (baseline, method))
     for k, s in enumerate(samples):
         scores = kept[baseline][s['name']], kept[method][s['name']]
-        for still in _error_row(plots.name_of(baseline), s, first[k], last[k], *scores):
+        for still in _error_row(plots.label_of(baseline), s, first[k], last[k], *scores):
             yield k, still
 
 # %% ../nbs/44_figures.ipynb #44erst03
@@ -424,7 +424,7 @@ def error_stills(
                 stills.append((title, (i, j, k), *rest))
     ranks = [f'gain {k + 1}' for k in range(n)] + [f'loss {k + 1}' for k in reversed(range(n))]
     names = [t.removeprefix('streetworld-') for t in targets]
-    return [save_stills(path, {'target': names, 'method': list(map(plots.name_of, others)), 'image': ranks}, stills)]
+    return [save_stills(path, {'target': names, 'method': list(map(plots.label_of, others)), 'image': ranks}, stills)]
 
 # %% ../nbs/44_figures.ipynb #c391b164
 def comparison_figures(

@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .config import AshError, Config
 from .methods import Guard, Learner
-from .presets import adapts
+from .methods.registry import adapts, styles_per_image
+from .methods.step import step
 from .stylizer import Decoder, Encoder, Stylizer
 
 # %% ../nbs/34_forecast.ipynb #2972b287
@@ -91,13 +92,13 @@ def _counted_step(c: Config) -> dict:
         def other(wanted, copies=1):
             return torch.zeros_like(batch['images']).repeat(copies, 1, 1, 1) if wanted else None
 
-        views = other(learner.needs('styles'), c.views if learner.method.extra == 'pyramid' else 1), other(adapts(c))
-        learner.step(batch, views[0], 0, views[1])
+        views = other(learner.needs('styles'), styles_per_image(c)), other(adapts(c))
+        step(learner, *batch.values(), views[0], 0, views[1])
         for o in learner.optimizers.values():
             o.zero_grad(set_to_none=True)
         weights, memory.peak = memory.now, memory.now
         with counted_flops() as flops:
-            learner.step(batch, views[0], 1, views[1])
+            step(learner, *batch.values(), views[0], 1, views[1])
     return dict(weights=weights / 2**30, peak=memory.peak / 2**30, tflop=flops.get_total_flops() / 1e12)
 
 # %% ../nbs/34_forecast.ipynb #e0faa05d

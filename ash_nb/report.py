@@ -272,7 +272,7 @@ def run_page(
         ('Configuration', configuration(record)),
     ]
     return dict(
-        title=f'{plots.name_of(config["method"])}, seed {config["seed"]}',
+        title=f'{plots.label_of(config["method"])}, seed {config["seed"]}',
         lead=run_lead(config, len(found)),
         sections=[(title, blocks) for title, blocks in sections if blocks],
         footer=written_by(record),
@@ -415,13 +415,13 @@ def matrix_blocks(
     text = CAPTIONS['confusion'][0].lower() + CAPTIONS['confusion'][1:]
     each = []
     for method, matrix in total.items():
-        caption = f'{plots.name_of(method)}, {title}: {text}.'
+        caption = f'{plots.label_of(method)}, {title}: {text}.'
         each.append(picture(plots.confusion_heatmap(matrix, classes), caption=caption))
     matrices = folded(''.join(each), f'Confusion matrices, {title}')
     if len(total) < 2:
         return [matrices]
     first = next(iter(total))
-    change = f'what {plots.name_of(best)} changes in the confusions of {plots.name_of(first)}'
+    change = f'what {plots.label_of(best)} changes in the confusions of {plots.label_of(first)}'
     told = f'{title}: {change}, in points; orange more, purple less.'
     return [picture(plots.confusion_heatmap(total[best], classes, total[first]), caption=told), matrices]
 
@@ -483,7 +483,7 @@ def comparison_lead(
     config: dict | None,  # of the first run; None: no run is there
 ) -> str:
     "Say in a sentence what was compared."
-    named = f'{len(methods)} methods' if len(methods) > 6 else ', '.join(map(plots.name_of, methods))
+    named = f'{len(methods)} methods' if len(methods) > 6 else ', '.join(map(plots.label_of, methods))
     learned = f': {config["steps"]} steps each on {config["source"]}' if config else ''
     return f'{named}{learned}, tested on {", ".join(t.removeprefix("streetworld-") for t in targets)}.'
 

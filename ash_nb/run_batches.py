@@ -18,9 +18,8 @@ from torch.utils.data import Dataset
 from .config import AshError, Config, stream_seed
 from .datasets import loader, open_dataset, train_transform
 from .distributed import part_of
-from .hallucinator import HALLUCINATORS
 from .labels import CLASSES
-from .presets import METHODS, adapts
+from .methods.registry import METHODS, adapts, needs, styles_per_image
 
 # %% ../nbs/32a_run_batches.ipynb #a1c0de07
 _drawn_once = functools.lru_cache(maxsize=8)(open_dataset)
@@ -100,11 +99,6 @@ def _stream(c: Config, data: Dataset, role: str, start: int, workers: int, copie
     return loader(data, many, stream_seed(c.seed, role), transform=change, workers=workers, **which)
 
 # %% ../nbs/32a_run_batches.ipynb #a1c0de17
-def _paintings_an_image(c: Config) -> int:
-    "Return how many style images a source image is restyled by."
-    return c.views if METHODS[c.method].extra == 'pyramid' else 1
-
-
 def _all_skipped(**batches: dict) -> list:  # (role, name, reason)
     "List the samples that were skipped in the batches of all roles."
     return [(role, *one) for role, batch in batches.items() for one in batch.get('skipped', ())]
@@ -121,7 +115,7 @@ def batches(
     source, target = stream(source_data(c), 'source'), target_data(c)
     paintings = others = itertools.repeat({'images': None})
     if styles and target is None:
-        paintings = stream(style_data(c), 'styles', copies=_paintings_an_image(c))
+        paintings = stream(style_data(c), 'styles', copies=styles_per_image(c))
     if target is not None:
         others = stream(target, 'target')
     for batch, painting, other in zip(source, paintings, others):
@@ -177,9 +171,7 @@ def read_sample(
 # %% ../nbs/32a_run_batches.ipynb #a1c0de25
 def needs_styles(c: Config) -> bool:
     "Tell whether a run restyles by style images."
-    method = METHODS[c.method]
-    kind = method.hallucinator or ('adain' if c.second_view == 'stylized' and method.access != 'none' else '')
-    return bool(kind) and 'styles' in getattr(HALLUCINATORS[kind], 'needs', ('stylizer', 'styles'))
+    return needs(c, 'styles')
 
 # %% ../nbs/32a_run_batches.ipynb #a1c0de27
 def first_samples(c: Config):

@@ -29,7 +29,8 @@ from .distributed import any_process, chief, gathered, join, rank_and_size, read
 from .files import save_tensors, write_json
 from .hallucinator import classwise_l1, smooth
 from .losses import class_weights
-from .methods import Learner, NotFinite, brief, keep_memory, pick_device
+from .methods import Learner, NotFinite, keep_memory, on_one_line, pick_device
+from .methods.step import step
 
 # %% ../nbs/32_training.ipynb #e1c0de01
 from ash_nb.run_batches import (
@@ -200,7 +201,7 @@ def records(
         for number, (batch, styles, target) in enumerate(batches(c, start, workers, learner.needs('styles')), start):
             recent.append((number, batch, styles, target))
             with inspected(run, learner, recent):
-                losses, done = learner.step(batch, styles, number, target), number + 1
+                losses, done = step(learner, batch['images'], batch['labels'], styles, number, target), number + 1
                 _log(run, learner, done, losses, batch['skipped'], probe)
                 stop = any_process(bool(asked))
                 if stop or _due(c, done, c.checkpoint_every):
@@ -256,7 +257,7 @@ BAR = '{desc}{percentage:3.0f}%|{bar}|{n_fmt}/{total_fmt} {remaining}{postfix}'
 def _show(bar, losses: dict):
     "Show losses in a bar, in place of the name of the run."
     bar.set_description_str('', refresh=False)
-    bar.set_postfix_str(brief(losses))
+    bar.set_postfix_str(on_one_line(losses))
 
 # %% ../nbs/32_training.ipynb #9092ae36
 @contextmanager
@@ -321,7 +322,7 @@ def _begin(run: Run, learner: Learner) -> int:  # steps done
     start = run.load_checkpoint(learner)
     if start and chief() and (told := other_conditions(run, learner)):
         print(told, file=sys.stderr)
-    if start == 0 and hasattr(learner.hallucinator, 'fit'):
+    if start == 0 and learner.hallucinator is not None and learner.hallucinator.fits_styles:
         fit(learner)
     return start
 

@@ -586,7 +586,7 @@ def run_line(
         'run_line',
         'widgets.html',
         name=run.path.name,
-        method=plots.name_of(c.method),
+        method=plots.label_of(c.method),
         seed=c.seed,
         source=c.source,
         done=done,

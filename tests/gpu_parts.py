@@ -650,6 +650,8 @@ def graphed(o, learner):
     "Capture a step of a learner in a CUDA graph, without the host's part of the verdict on NaN; return its replay."
     import torch
 
+    from ash_nb.methods.step import step
+
     given = [x.to(o.device) for x in host_inputs(o, learner.config)]
     for group in (g for opt in learner.optimizers.values() for g in opt.param_groups):
         if 'capturable' in group:
@@ -691,16 +693,17 @@ def profile(o, emit):
     import torch
 
     from ash_nb.bench import once, phases
+    from ash_nb.methods.step import step
 
     n, learner = 3 if o.full else 1, learner_of(o, precision='bf16')
     inputs = steps_of(o, learner).args
 
-    def steps():
-        return [step(learner, *inputs) for _ in range(n)]
+    def steps(take=step):
+        return [take(*inputs) for _ in range(n)]
 
     steps()
-    with phases(learner) as spent:
-        steps()
+    with phases(learner) as (timed_step, spent):
+        steps(timed_step)
     for k, v in spent.items():
         emit(f'phase: {k}', median_ms=v / n)
     kinds = [torch.profiler.ProfilerActivity.CPU] + [torch.profiler.ProfilerActivity.CUDA] * o.gpu
@@ -885,6 +888,7 @@ def reading_rate(c, workers, seconds) -> float:  # pairs a second, each with a s
 def fed(o, learner, c, workers, n) -> dict:
     "Time steps whose batches come from the files."
     from ash_nb.bench import once
+    from ash_nb.methods.step import step
     from ash_nb.training import batches as stream
 
     it = iter(stream(c, 0, workers))

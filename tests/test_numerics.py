@@ -11,6 +11,7 @@ from ash_nb.adain import NOISE, adain, channel_stats, orthogonal_matrix, perturb
 from ash_nb.config import generator
 from ash_nb.evaluation import Evaluation, confusion_matrix, iou, predict, score_batch
 from ash_nb.hallucinator import ASH, AdaINHallucinator, Hallucination, InstanceNorm, modulate, smooth
+from ash_nb.hallucinators.contract import Hallucinator
 from ash_nb.labels import CLASSES, IGNORE, PROTOCOLS
 from ash_nb.losses import (
     adversarial_loss,
@@ -28,7 +29,6 @@ from ash_nb.losses import (
     weight_discrepancy,
     weighted_bce,
 )
-from ash_nb.hallucinators.contract import Hallucinator
 from ash_nb.methods import Learner, make_stylizer, rate
 from ash_nb.methods.step import condition, hallucinate, step
 from ash_nb.methods.terms import adversarial, discriminator_input

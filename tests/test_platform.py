@@ -14,9 +14,9 @@ from tqdm import tqdm
 from ash_nb.distributed import start_method
 from ash_nb.files import read_json, write_json
 from ash_nb.methods import Learner
+from ash_nb.methods.registry import METHODS, adapts, styles_per_image
 from ash_nb.methods.step import step
 from ash_nb.methods.terms import SHORT_NAMES, on_one_line
-from ash_nb.methods.registry import METHODS, adapts, styles_per_image
 from ash_nb.training import BAR, _show, conditions, load_run, lock, peak_memory, train
 
 go = dict(device='cpu', workers=0, progress=False)
@@ -220,7 +220,9 @@ def test_the_bar_of_every_method_fits_80_columns(method):
             bar.start_t -= 86_399 * 99_999  # as if a day were left
             text = str(bar)
             assert len(text) <= 80 and '99999/100000 ' in text and text.endswith(on_one_line(values)), text
-            assert all(f' {SHORT_NAMES[k]} ' in text for k in values) and len({SHORT_NAMES[k] for k in values}) == len(values)
+            assert all(f' {SHORT_NAMES[k]} ' in text for k in values) and len({SHORT_NAMES[k] for k in values}) == len(
+                values
+            )
 
 
 @pytest.mark.parametrize('value', [-9.5, 123.0, 1234.0, -0.01, 1e30, 0.0, float('inf'), 6.1e-39])

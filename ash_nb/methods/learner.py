@@ -17,12 +17,12 @@ from ..core.devices import run_dtype, to_channels_last
 from ..datasets import photometric
 from ..discriminator import Discriminator
 from ..distributed import average_gradients
-from ..hallucinators.contract import HALLUCINATORS, make_hallucinator
+from ..hallucinators.contract import make_hallucinator
 from ..hallucinators.features import changed
 from ..labels import CLASSES
 from ..losses import segmentation_loss
 from .guard import Guard
-from .registry import METHODS, hallucinator_of
+from .registry import METHODS, hallucinator_of, needs
 from .terms import Seen
 from ..official import load_initial
 from ..segmenter import Segmenter
@@ -141,7 +141,7 @@ class Learner:
 
     def needs(self, what: str) -> bool:
         "Tell whether the second view needs something: styles, stylizer, gradient, labels."
-        return bool(self.kind) and what in HALLUCINATORS[self.kind].needs
+        return needs(self.config, what)
 
     def autocast(self) -> torch.autocast:
         "Return a context in which convolutions are computed in the run's precision."
