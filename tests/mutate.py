@@ -28,14 +28,17 @@ from pathlib import Path
 os.environ |= {'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1', 'MPLBACKEND': 'agg'}
 root = Path(__file__).parent.parent
 CORE = {  # module -> notebook, and pytest files with a choice of tests
-    'adain': ('20_adain', ['test_numerics.py']),
-    'losses': ('30_losses', ['test_numerics.py']),
-    'labels': ('01_labels', ['test_numerics.py', 'test_datasets.py']),
-    'hallucinator': ('22_hallucinator', ['test_numerics.py']),
-    'evaluation': ('33_evaluation', ['test_numerics.py', 'test_distributed.py::test_confusion_matrices_are_summed']),
-    'files': ('02_files', ['test_fuzz.py']),
-    'methods': ('31_methods', ['test_numerics.py', 'test_faults.py::test_every_method_goes_on_to_the_same_bits']),
-    'training': ('32_training', ['test_numerics.py', 'test_faults.py']),
+    'adain': ('networks/01_adain', ['test_numerics.py']),
+    'losses': ('methods/03_losses', ['test_numerics.py']),
+    'labels': ('data/01_labels', ['test_numerics.py', 'test_datasets.py']),
+    'hallucinator': ('hallucinators/02_ash', ['test_numerics.py']),
+    'evaluation': (
+        'numbers/01_evaluation',
+        ['test_numerics.py', 'test_distributed.py::test_confusion_matrices_are_summed'],
+    ),
+    'files': ('core/03_files', ['test_fuzz.py']),
+    'methods': ('methods/07_step', ['test_numerics.py', 'test_faults.py::test_every_method_goes_on_to_the_same_bits']),
+    'training': ('runs/05_training', ['test_numerics.py', 'test_faults.py']),
 }
 # of test_faults.py: those that take a second or so
 QUICK = 'signal or late or looking or removed or skip or cut_off or nan_and or two_processes or first or paintings'
@@ -279,8 +282,8 @@ def attempt(folder, module, skip, tests):
     run_cells(module, skip)
     if module == 'methods' and tests:
         compared = {'__name__': '__main__'}
-        for k, c in enumerate(cells('35_compared')):
-            exec(compile(c, f'35_compared, {k}', 'exec'), compared)
+        for k, c in enumerate(cells('methods/08_compared')):
+            exec(compile(c, f'methods/08_compared, {k}', 'exec'), compared)
     import pytest
 
     for t in CORE[module][1] if tests else ():

@@ -21,10 +21,12 @@ from pathlib import Path
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import torch
 
-from ash_nb.config import AshError
-from ash_nb.files import load_state, load_tensors
-from ash_nb.presets import preset
-from ash_nb.training import LOGS, Run, source_data, style_data, train
+from ash_nb.core.config import AshError
+from ash_nb.core.files import load_state, load_tensors
+from ash_nb.methods.presets import preset
+from ash_nb.runs.batches import source_data, style_data
+from ash_nb.runs.folder import LOGS, Run
+from ash_nb.runs.training import train
 
 
 def small(steps=24, **changes):
@@ -236,10 +238,10 @@ def damageable(folder) -> dict:
     from PIL import Image
 
     import ash_nb
-    from ash_nb.datasets import open_dataset
-    from ash_nb.prepare import prepare
-    from ash_nb.streetworld import street
-    from ash_nb.stylizer import small_stylizer
+    from ash_nb.data.datasets import open_dataset
+    from ash_nb.data.prepare import prepare
+    from ash_nb.data.streetworld import street
+    from ash_nb.networks.stylizer import small_stylizer
 
     run = train(small(2), folder / 'run', device='cpu', workers=0, progress=False)
     for name in ('val', 'valannot'):
@@ -306,7 +308,7 @@ def poison(rng, number, where, value, called):
 
     With it comes a list that tells the samples.
     """
-    from ash_nb.methods import Learner
+    from ash_nb.methods.learner import Learner
 
     step, seen = Learner.step, []
 
@@ -345,7 +347,7 @@ def poison(rng, number, where, value, called):
 
 def poison_steps(poisons=200, seed=0) -> dict:
     "Put NaN or infinity into random places of a short run and look at what has become of its weights."
-    from ash_nb.methods import Learner
+    from ash_nb.methods.learner import Learner
 
     rng, config, step, states, called = random.Random(seed), small(4, checkpoint_every=9), Learner.step, [], []
     torch.set_num_threads(1)

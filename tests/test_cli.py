@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from ash_nb.cli import main
-from ash_nb.files import load_tensors, write_json
-from ash_nb.presets import preset
-from ash_nb.training import load_run, train
+from ash_nb.core.files import load_tensors, write_json
+from ash_nb.methods.presets import preset
+from ash_nb.runs.folder import load_run
+from ash_nb.runs.training import train
 
 tiny = preset(
     'streetworld',
@@ -255,7 +256,7 @@ def test_full_disk_keeps_the_last_good_checkpoint(tmp_path):
     "A limit on file size is the kernel's own refusal to write, as a full disk's is."
     code = (
         'import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n'
-        'from ash_nb.cli import main\nfrom ash_nb.training import Run\nold = Run.save_checkpoint\n'
+        'from ash_nb.cli import main\nfrom ash_nb.runs.training import Run\nold = Run.save_checkpoint\n'
         'def save(self, learner, step):\n'
         '    if step > 2: resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n'
         '    old(self, learner, step)\n'
@@ -277,11 +278,11 @@ def test_full_disk_keeps_the_last_good_checkpoint(tmp_path):
 def test_a_stopped_run_ends_with_the_same_bits(run, tmp_path):
     args = ['train', '--method', 'ash', '--out', str(tmp_path / 'a'), *options]
     code = (
-        'import os, signal, sys\nfrom ash_nb.cli import main\nimport ash_nb.training\nold = ash_nb.training.step\n'
+        'import os, signal, sys\nfrom ash_nb.cli import main\nimport ash_nb.runs.training\nold = ash_nb.methods.step.step\n'
         'def step(learner, images, labels, styles, number, target=None):\n'
         '    if number == 2: os.kill(os.getpid(), signal.SIGTERM)\n'
         '    return old(learner, images, labels, styles, number, target)\n'
-        'ash_nb.training.step = step\nsys.exit(main(sys.argv[1:]))'
+        'ash_nb.methods.step.step = step\nsys.exit(main(sys.argv[1:]))'
     )
     done = subprocess.run([sys.executable, '-c', code, *args], capture_output=True, text=True)
     assert done.returncode == 130 and 'run the same command again' in done.stderr, done.stderr

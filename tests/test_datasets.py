@@ -8,19 +8,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from ash_nb.config import AshError
-from ash_nb.datasets import (
-    READERS,
-    CamVid,
-    Mapillary,
-    StreetWorld,
-    Synthia,
-    loader,
-    open_dataset,
-    read_ids,
-    train_transform,
-)
-from ash_nb.labels import CLASSES, ID_MAPS, IGNORE, PALETTE, to_train_ids
+from ash_nb.core.config import AshError
+from ash_nb.data.datasets import READERS, CamVid, Mapillary, StreetWorld, Synthia, open_dataset
+from ash_nb.data.labels import CLASSES, ID_MAPS, IGNORE, PALETTE, to_train_ids
+from ash_nb.data.loading import loader
+from ash_nb.data.pictures import read_ids
+from ash_nb.data.transforms import train_transform
 
 
 def classes(data):

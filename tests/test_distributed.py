@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ash_nb.presets import METHODS
+from ash_nb.methods.registry import METHODS
 
 
 def python(n, port):
@@ -39,12 +39,12 @@ def spawn(n, code, folder, port):
 
 STEPS = """
 import torch
-from ash_nb.config import generator
+from ash_nb.core.config import generator
 from ash_nb.methods.registry import METHODS, adapts, styles_per_image
 from ash_nb.methods.step import step
-from ash_nb.presets import preset
-from ash_nb.distributed import *
-from ash_nb.methods import Learner
+from ash_nb.methods.presets import preset
+from ash_nb.core.distributed import *
+from ash_nb.methods.learner import Learner
 join('cpu')
 own = list(part_of(4))
 answer = {}
@@ -100,10 +100,10 @@ def test_gradients_equal_those_of_one_process(tmp_path, n, noise):
 
 EVALUATE = """
 import json, torch
-from ash_nb.distributed import *
-from ash_nb.datasets import StreetWorld
-from ash_nb.evaluation import evaluate
-from ash_nb.segmenter import Segmenter
+from ash_nb.core.distributed import *
+from ash_nb.data.datasets import StreetWorld
+from ash_nb.numbers.evaluation import evaluate
+from ash_nb.networks.segmenter import Segmenter
 join('cpu'); torch.manual_seed(0)
 e = evaluate(Segmenter('plain', pretrained=False).eval(), StreetWorld(7, width=96, height=64), 'x', width=96, height=64)
 if rank_and_size()[0] == 0: print(json.dumps([e.confusion.tolist(), e.per_image]))

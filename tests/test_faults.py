@@ -15,15 +15,18 @@ import torch
 from PIL import Image
 from soak import difference, flip_bits, poison_steps, small, soak
 
-import ash_nb.run_batches
+import ash_nb.runs.batches
 from ash_nb.cli import main
-from ash_nb.config import AshError, Stopped
-from ash_nb.datasets import StreetWorld
-from ash_nb.methods import Learner
-from ash_nb.prepare import write_gta5
-from ash_nb.presets import METHODS, adapts
-from ash_nb.streetworld import street
-from ash_nb.training import Run, load_run, only_one, prepare_run, style_data, train
+from ash_nb.core.config import AshError, Stopped
+from ash_nb.data.datasets import StreetWorld
+from ash_nb.data.prepare import write_gta5
+from ash_nb.data.streetworld import street
+from ash_nb.methods.learner import Learner
+from ash_nb.methods.registry import METHODS, adapts
+from ash_nb.runs.batches import style_data
+from ash_nb.runs.folder import Run, load_run, only_one
+from ash_nb.runs.record import prepare_run
+from ash_nb.runs.training import train
 
 go = dict(device='cpu', workers=0, progress=False)
 plain = small(6, method='source_only', checkpoint_every=2)
@@ -293,7 +296,7 @@ class Deadly(StreetWorld):
 
 
 def test_a_worker_that_is_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr(ash_nb.run_batches, 'source_data', lambda c: Deadly(6, width=64, height=64))
+    monkeypatch.setattr(ash_nb.runs.batches, 'source_data', lambda c: Deadly(6, width=64, height=64))
     cause, remedy = 'most likely for lack of memory', 'run the same command again, with fewer --workers'
     with pytest.raises(AshError, match=f'a loader process was killed, {cause}: {remedy}'):
         train(plain, tmp_path / 'a', **go | dict(workers=1))
@@ -305,11 +308,12 @@ def test_a_worker_that_is_killed(tmp_path, monkeypatch):
 HEAD = """
 import os, signal, sys
 import torch
-import ash_nb.run_batches
+import ash_nb.runs.batches
 from ash_nb import preset, train
-from ash_nb.compare import compare
-from ash_nb.datasets import Loader, StreetWorld
-from ash_nb.prepare import prepare, run_parallel
+from ash_nb.runs.compare import compare
+from ash_nb.data.datasets import StreetWorld
+from ash_nb.data.loading import Loader
+from ash_nb.data.prepare import prepare, run_parallel
 tiny = preset('streetworld', method='source_only', body='plain', width=64, height=64, scenes=6, steps=2)
 
 class Mine(StreetWorld):
@@ -324,7 +328,7 @@ def local():
     class Local(StreetWorld): pass
     return Local(4)
 def with_mine():
-    ash_nb.run_batches.source_data = lambda c: Mine(6, width=64, height=64)
+    ash_nb.runs.batches.source_data = lambda c: Mine(6, width=64, height=64)
     train(tiny, 'runs', 'cpu', workers=1, progress=False)
 def work(does): list(run_parallel(does, [(k,) for k in range(9)], 2))
 """
@@ -363,7 +367,7 @@ def test_a_process_that_ends_is_told_with_its_cause(tmp_path, does, guarded, tol
         assert done.returncode == 0, done.stderr[-2000:]
     else:
         last = done.stderr.strip().splitlines()[-1]
-        assert done.returncode and last.startswith(f'ash_nb.config.AshError: {told}'), done.stderr[-2000:]
+        assert done.returncode and last.startswith(f'ash_nb.core.config.AshError: {told}'), done.stderr[-2000:]
         assert ('memory' in last) == (MEMORY in told) and done.stderr.count('AshError') == 1
 
 
@@ -382,7 +386,7 @@ def test_a_class_that_was_typed_in(tmp_path):
             assert done.returncode == 0, done.stderr
         else:
             last = done.stderr.strip().splitlines()[-1]
-            assert last.startswith(f'ash_nb.config.AshError: {told}') and 'start no processes (workers=0)' in last
+            assert last.startswith(f'ash_nb.core.config.AshError: {told}') and 'start no processes (workers=0)' in last
 
 
 def test_workers_below_zero(tmp_path):
@@ -396,12 +400,12 @@ def test_workers_below_zero(tmp_path):
 def test_out_of_memory(tmp_path):
     "The system refuses memory beyond a limit: by the error of the allocator in the middle of a step."
     code = (
-        'import resource, sys\nfrom ash_nb.cli import main\nimport ash_nb.training\nold = ash_nb.training.step\n'
+        'import resource, sys\nfrom ash_nb.cli import main\nimport ash_nb.runs.training\nold = ash_nb.methods.step.step\n'
         'def step(*args):\n'
         "    used = int(open('/proc/self/statm').read().split()[0])*resource.getpagesize()\n"
         '    resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, used + 2**20))\n'
         '    return old(*args)\n'
-        'ash_nb.training.step = step\nsys.exit(main(sys.argv[1:]))'
+        'ash_nb.methods.step.step = step\nsys.exit(main(sys.argv[1:]))'
     )
     c = small(4, method='source_only', width=256, height=256, batch_size=4)
     done = subprocess.run(

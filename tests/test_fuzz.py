@@ -18,18 +18,20 @@ from PIL import Image
 from safetensors.torch import save
 
 import ash_nb.bench
-import ash_nb.compare
 import ash_nb.demo
-import ash_nb.forecast
-import ash_nb.training
+import ash_nb.runs.compare
+import ash_nb.runs.forecast
+import ash_nb.runs.training
 from ash_nb.cli import main
-from ash_nb.config import AshError, Config, parse_field
-from ash_nb.config import settings as read_settings
-from ash_nb.datasets import READING, open_dataset, read_ids, read_picture
-from ash_nb.files import load_state, load_tensors, read_json, sha256, write_hashed, write_json
-from ash_nb.labels import to_train_ids
+from ash_nb.core.config import AshError, Config, parse_field
+from ash_nb.core.config import settings as read_settings
+from ash_nb.core.files import load_state, load_tensors, read_json, sha256, write_hashed, write_json
+from ash_nb.data.datasets import READING, open_dataset
+from ash_nb.data.labels import to_train_ids
+from ash_nb.data.pictures import read_ids, read_picture
 from ash_nb.official import read_checkpoint
-from ash_nb.training import Run, append_row, load_run, truncate_log
+from ash_nb.runs.folder import Run, load_run
+from ash_nb.runs.log import append_row, truncate_log
 
 CASES = int(os.environ.get('ASH_FUZZ_CASES', 60))  # of each test; the soak tool asks for more
 tried = Counter()
@@ -360,13 +362,13 @@ def idle(monkeypatch):
         raise AshError('reached')
 
     for module, name in (
-        (ash_nb.training, 'train'),
-        (ash_nb.compare, 'compare'),
+        (ash_nb.runs.training, 'train'),
+        (ash_nb.runs.compare, 'compare'),
         (ash_nb.demo, 'demo'),
         (ash_nb.bench, 'bench'),
     ):
         monkeypatch.setattr(module, name, stop)
-    monkeypatch.setattr(ash_nb.forecast, 'step_forecast', stop)
+    monkeypatch.setattr(ash_nb.runs.forecast, 'step_forecast', stop)
 
 
 @given(

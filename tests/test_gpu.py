@@ -16,11 +16,11 @@ import gpu_parts
 import pytest
 import torch
 
-import ash_nb.adain
-import ash_nb.harder
-from ash_nb.config import AshError
-from ash_nb.files import write_json
-from ash_nb.presets import METHODS
+import ash_nb.hallucinators
+import ash_nb.networks.adain
+from ash_nb.core.config import AshError
+from ash_nb.core.files import write_json
+from ash_nb.methods.registry import METHODS
 
 root = Path(__file__).parent.parent
 words = [sys.executable, str(root / 'tests' / 'gpu.py'), '--device', 'cpu']
@@ -168,15 +168,15 @@ def test_it_sees_a_wait(monkeypatch):
     def blocking(x, like):
         return x.to(like.device, like.dtype)
 
-    monkeypatch.setattr(ash_nb.adain, 'sent', blocking)
+    monkeypatch.setattr(ash_nb.networks.adain, 'sent', blocking)
     assert any('_to_copy' in p and p.startswith('adain.py') for p in gpu_parts.waits_of('ash'))
 
     def stays(x, like):
         return x if x.dtype == torch.long else x.to(like.device, like.dtype, non_blocking=True)
 
-    monkeypatch.setattr(ash_nb.harder, 'sent', stays)
+    monkeypatch.setattr(ash_nb.hallucinators, 'sent', stays)
     assert any('aten::index.Tensor' in p for p in gpu_parts.waits_of('mixstyle'))
-    monkeypatch.setattr(ash_nb.harder.Bank, 'state', lambda self: object())
+    monkeypatch.setattr(ash_nb.hallucinators.features.Bank, 'state', lambda self: object())
     assert any('_local_scalar_dense' in p for p in gpu_parts.waits_of('shade'))
 
 
@@ -193,7 +193,7 @@ def test_the_notebooks_cells_for_a_gpu():
     for old, new in small.items():
         assert old in ''.join(cells)
         cells = [c.replace(old, new) for c in cells]
-    compile(cells[0], 'cell', 'exec')  # 48_bench runs what it calls
+    compile(cells[0], 'cell', 'exec')  # workshop/03_bench runs what it calls
     exec(cells[1], space)
     assert space['config'].width == 96
 

@@ -11,17 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-import ash_nb.segmenter
-from ash_nb.adain import perturb
-from ash_nb.bodies import BODY_KINDS, DeepLabBody, Lite0Body, PlainBody, Residual
-from ash_nb.hallucinator import HALLUCINATORS, Hallucination
-from ash_nb.hallucinators.contract import Hallucinator
-from ash_nb.methods import Learner, unshare
-from ash_nb.methods.registry import styles_per_image
+import ash_nb.networks.segmenter
+from ash_nb.hallucinators.contract import HALLUCINATORS, Hallucination, Hallucinator
+from ash_nb.methods.learner import Learner, unshare
+from ash_nb.methods.presets import preset
+from ash_nb.methods.reference import reference_step
+from ash_nb.methods.registry import METHODS, adapts, styles_per_image
 from ash_nb.methods.step import step
-from ash_nb.presets import METHODS, adapts, preset
-from ash_nb.reference import reference_step
-from ash_nb.segmenter import Head, _as_product, _by_branch, both_heads
+from ash_nb.networks.adain import perturb
+from ash_nb.networks.bodies import BODY_KINDS, DeepLabBody, Lite0Body, PlainBody, Residual
+from ash_nb.networks.segmenter import Head, _as_product, _by_branch, both_heads
 
 
 @functools.cache
@@ -128,7 +127,7 @@ def apart(learner):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.autograd, 'backward', passed)
-        patch.setattr(ash_nb.segmenter, 'both_heads', alone)
+        patch.setattr(ash_nb.networks.segmenter, 'both_heads', alone)
         yield
 
 
@@ -264,8 +263,8 @@ def test_both_heads_take_the_path_that_their_width_says(features, monkeypatch):
     def told(way):
         return lambda pairs, x: taken.append(way) or way(pairs, x)
 
-    monkeypatch.setattr(ash_nb.segmenter, '_as_product', told(_as_product))
-    monkeypatch.setattr(ash_nb.segmenter, '_by_branch', told(_by_branch))
+    monkeypatch.setattr(ash_nb.networks.segmenter, '_as_product', told(_as_product))
+    monkeypatch.setattr(ash_nb.networks.segmenter, '_by_branch', told(_by_branch))
     both_heads(Head(features, 2), Head(features, 2), torch.zeros(1, features, 3, 3))
     assert taken == [_as_product if features > 256 else _by_branch]
 

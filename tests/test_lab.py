@@ -19,7 +19,7 @@ root = Path(__file__).parent.parent
 def lab(tmp_path):
     "Serve a copy of the notebooks by JupyterLab; yields its address."
     (tmp_path / 'nbs').mkdir()
-    shutil.copy(root / 'nbs' / '55_preview.ipynb', tmp_path / 'nbs')
+    shutil.copy(root / 'nbs' / 'start/02_preview.ipynb', tmp_path / 'nbs')
     (tmp_path / 'config' / 'labconfig').mkdir(parents=True)
     (tmp_path / 'config' / 'labconfig' / 'page_config.json').write_text(
         '{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}'
@@ -79,7 +79,7 @@ def test_preview_in_jupyterlab(lab):
     artifacts.mkdir(exist_ok=True)
     with sync_playwright() as pw:
         page = pw.chromium.launch(executable_path=chromium, args=flags).new_page(viewport=dict(width=1366, height=900))
-        page.goto(f'{lab}/doc/tree/55_preview.ipynb?reset')
+        page.goto(f'{lab}/doc/tree/start/02_preview.ipynb?reset')
         page.wait_for_function('window.jupyterapp?.shell.currentWidget?.sessionContext?.isReady', timeout=90_000)
         page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells') }")
         slider = page.locator('.widget-slider .noUi-handle')

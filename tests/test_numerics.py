@@ -7,13 +7,12 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from ash_nb.adain import NOISE, adain, channel_stats, orthogonal_matrix, perturb
-from ash_nb.config import generator
-from ash_nb.evaluation import Evaluation, confusion_matrix, iou, predict, score_batch
-from ash_nb.hallucinator import ASH, AdaINHallucinator, Hallucination, InstanceNorm, modulate, smooth
-from ash_nb.hallucinators.contract import Hallucinator
-from ash_nb.labels import CLASSES, IGNORE, PROTOCOLS
-from ash_nb.losses import (
+from ash_nb.core.config import generator
+from ash_nb.data.labels import CLASSES, IGNORE, PROTOCOLS
+from ash_nb.hallucinators.ash import ASH, AdaINHallucinator, InstanceNorm, modulate, smooth
+from ash_nb.hallucinators.contract import Hallucination, Hallucinator
+from ash_nb.methods.learner import Learner, make_stylizer, rate
+from ash_nb.methods.losses import (
     adversarial_loss,
     clan_weight_map,
     class_weights,
@@ -29,11 +28,13 @@ from ash_nb.losses import (
     weight_discrepancy,
     weighted_bce,
 )
-from ash_nb.methods import Learner, make_stylizer, rate
+from ash_nb.methods.presets import preset
 from ash_nb.methods.step import condition, hallucinate, step
 from ash_nb.methods.terms import adversarial, discriminator_input
-from ash_nb.presets import preset
-from ash_nb.training import class_counts, classwise_rows
+from ash_nb.networks.adain import NOISE, adain, channel_stats, orthogonal_matrix, perturb
+from ash_nb.numbers.evaluation import Evaluation, confusion_matrix, iou, predict, score_batch
+from ash_nb.runs.batches import class_counts
+from ash_nb.runs.training import classwise_rows
 
 
 def rand(*shape, seed=0, grad=True):
@@ -244,7 +245,7 @@ def test_predictions_are_summed_in_float32():
 
 def test_the_published_encoder_is_the_encoder(monkeypatch):
     monkeypatch.setattr('ash_nb.official.load_official', lambda kind, path: (kind, path))
-    monkeypatch.setattr('ash_nb.stylizer.Stylizer', lambda encoder, decoder: (encoder, decoder))
+    monkeypatch.setattr('ash_nb.networks.stylizer.Stylizer', lambda encoder, decoder: (encoder, decoder))
     assert make_stylizer(preset('gta5', encoder_weights='e.pth', decoder_weights='d.pth')) == (
         ('encoder', 'e.pth'),
         ('decoder', 'd.pth'),

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from ash_nb import preset, train
-from ash_nb.adain import adain
-from ash_nb.config import AshError
-from ash_nb.hallucinator import modulate
-from ash_nb.losses import clan_weight_map, focal_cross_entropy, weighted_bce
-from ash_nb.methods import Learner
+from ash_nb.core.config import AshError
+from ash_nb.hallucinators.ash import modulate
+from ash_nb.methods.learner import Learner
+from ash_nb.methods.losses import clan_weight_map, focal_cross_entropy, weighted_bce
+from ash_nb.networks.adain import adain
+from ash_nb.networks.segmenter import Segmenter
 from ash_nb.official import _build, load_initial, load_official, published_state, read_checkpoint
-from ash_nb.segmenter import Segmenter
 
 SHARED = Path(os.environ.get('ASH_SHARED', Path(__file__).resolve().parents[2] / 'shared'))
 EXPECTED = SHARED / 'parity' / 'expected.npz'

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ash_nb.compare import compare
-from ash_nb.figures import comparison_figures
-from ash_nb.presets import preset
+from ash_nb.look.figures import comparison_figures
+from ash_nb.methods.presets import preset
+from ash_nb.runs.compare import compare
 
 chromium = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
 flags = [

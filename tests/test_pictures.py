@@ -15,12 +15,13 @@ from PIL import Image
 from torchvision.io import ImageReadMode, decode_image
 
 from ash_nb.cli import main
-from ash_nb.config import AshError
-from ash_nb.datasets import CamVid, Paintings, open_dataset, read_picture
-from ash_nb.figures import stylize_file
-from ash_nb.pictures import SUFFIXES, as_rgb, decode, find_files, read_ids
-from ash_nb.prepare import prepare
-from ash_nb.streetworld import painting, street
+from ash_nb.core.config import AshError
+from ash_nb.data.datasets import CamVid, Paintings, open_dataset
+from ash_nb.data.pictures import SUFFIXES, as_rgb, decode, find_files, read_ids, read_picture
+from ash_nb.data.prepare import prepare
+from ash_nb.data.streetworld import street
+from ash_nb.data.streetworld.paintings import painting
+from ash_nb.look.figures import stylize_file
 
 FILES = int(os.environ.get('ASH_FUZZ_FILES', 2000))
 

@@ -11,13 +11,16 @@ import torch
 from soak import small
 from tqdm import tqdm
 
-from ash_nb.distributed import start_method
-from ash_nb.files import read_json, write_json
-from ash_nb.methods import Learner
+from ash_nb.core.distributed import start_method
+from ash_nb.core.files import read_json, write_json
+from ash_nb.methods.learner import Learner
 from ash_nb.methods.registry import METHODS, adapts, styles_per_image
 from ash_nb.methods.step import step
 from ash_nb.methods.terms import SHORT_NAMES, on_one_line
-from ash_nb.training import BAR, _show, conditions, load_run, lock, peak_memory, train
+from ash_nb.runs.folder import load_run, lock
+from ash_nb.runs.log import peak_memory
+from ash_nb.runs.record import conditions
+from ash_nb.runs.training import BAR, _show, train
 
 go = dict(device='cpu', workers=0, progress=False)
 plain = small(4, method='source_only', checkpoint_every=2)
@@ -40,8 +43,8 @@ TRAIN = """
 import importlib, pkgutil
 import ash_nb
 from ash_nb import preset, train, load_run
-from ash_nb.compare import compare
-from ash_nb.prepare import prepare, write_gta5
+from ash_nb.runs.compare import compare
+from ash_nb.data.prepare import prepare, write_gta5
 if __name__ == '__main__':
     for m in pkgutil.walk_packages(ash_nb.__path__, 'ash_nb.'): importlib.import_module(m.name)
     small = dict(body='plain', width=64, height=64, scenes=6, steps=2, log_every=1, checkpoint_every=1)
@@ -172,7 +175,7 @@ def test_the_same_conditions_and_older_records_say_nothing(half, tmp_path, capsy
 def test_threads_are_recorded_and_told(tmp_path):
     "In processes of their own: begun with one thread, gone on with two, then again with two."
     code = (
-        'import shutil, sys, torch\nfrom soak import small\nfrom ash_nb.training import train\n'
+        'import shutil, sys, torch\nfrom soak import small\nfrom ash_nb.runs.training import train\n'
         'torch.set_num_threads(int(sys.argv[1]))\n'
         "c = small(4, method='source_only', checkpoint_every=2)\n"
         "run = train(c, sys.argv[2], device='cpu', workers=0, progress=False)\n"

@@ -10,14 +10,15 @@ import pytest
 from PIL import Image
 
 from ash_nb.cli import main
-from ash_nb.config import AshError
-from ash_nb.datasets import READERS, open_dataset
-from ash_nb.files import read_json, write_json
-from ash_nb.labels import to_train_ids
-from ash_nb.prepare import prepare, write_gta5
-from ash_nb.presets import preset
-from ash_nb.streetworld import painting, street
-from ash_nb.training import train
+from ash_nb.core.config import AshError
+from ash_nb.core.files import read_json, write_json
+from ash_nb.data.datasets import READERS, open_dataset
+from ash_nb.data.labels import to_train_ids
+from ash_nb.data.prepare import prepare, write_gta5
+from ash_nb.data.streetworld import street
+from ash_nb.data.streetworld.paintings import painting
+from ash_nb.methods.presets import preset
+from ash_nb.runs.training import train
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_processes_write_what_one_writes(camvid, tmp_path):
 def test_killed_in_the_middle_then_run_again(camvid, tmp_path):
     prepare('camvid', camvid, tmp_path / 'whole', workers=1, progress=False)
     given = f"'camvid', {str(camvid)!r}, {str(tmp_path / 'copy')!r}, workers=1, progress=False"
-    code = f'from ash_nb.prepare import prepare; prepare({given})'
+    code = f'from ash_nb.data.prepare import prepare; prepare({given})'
     process = subprocess.Popen([sys.executable, '-c', code])
     part = tmp_path / 'copy' / 'index.part'
     while process.poll() is None and not (part.is_file() and part.stat().st_size):
@@ -73,7 +74,7 @@ def test_command_line(camvid, tmp_path, capsys):
 
 
 def test_index_cannot_lead_outside(camvid, tmp_path):
-    from ash_nb.files import read_json, sha256, write_json
+    from ash_nb.core.files import read_json, sha256, write_json
 
     copy = tmp_path / 'copy'
     prepare('camvid', camvid, copy, workers=1, progress=False)
@@ -126,7 +127,8 @@ def test_cityscapes_label_ids_or_train_ids(tmp_path):
 
 @pytest.mark.parametrize('name', ['kitti', 'mapillary'])
 def test_mixed_sizes_make_batches(tmp_path, name):
-    from ash_nb.datasets import loader, train_transform
+    from ash_nb.data.loading import loader
+    from ash_nb.data.transforms import train_transform
 
     folder, images, labels, ext = {
         'kitti': ('training', 'image_2', 'semantic', 'png'),

@@ -14,12 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ash_nb import plots, scoring
-from ash_nb.analysis import compare_table
 from ash_nb.cli import main
-from ash_nb.compare import Scoring, cell_rows, compare
-from ash_nb.config import AshError
-from ash_nb.evaluation import (
+from ash_nb.core.config import AshError
+from ash_nb.core.devices import fast_bf16
+from ash_nb.core.files import load_tensors, read_json, save_tensors, write_json
+from ash_nb.data.labels import IGNORE, PROTOCOLS
+from ash_nb.data.prepare import prepare, write_gta5
+from ash_nb.look import plots
+from ash_nb.look.figures import comparison_figures, comparison_tables, shown_methods
+from ash_nb.look.report import comparison_notes, folder_report
+from ash_nb.methods.presets import preset, with_method
+from ash_nb.numbers.analysis import compare_table
+from ash_nb.numbers.evaluation import (
     MEAN_OVER,
     Evaluation,
     confusion_matrix,
@@ -28,15 +34,12 @@ from ash_nb.evaluation import (
     keep_evaluation,
     read_evaluation,
 )
-from ash_nb.figures import comparison_figures, comparison_tables, shown_methods
-from ash_nb.files import load_tensors, read_json, save_tensors, write_json
-from ash_nb.labels import IGNORE, PROTOCOLS
-from ash_nb.methods import fast_bf16
-from ash_nb.prepare import prepare, write_gta5
-from ash_nb.presets import preset, with_method
-from ash_nb.report import comparison_notes, folder_report
-from ash_nb.scoring import evaluate_run, no_validation, score
-from ash_nb.training import load_run, source_data, target_data, train
+from ash_nb.runs import scoring
+from ash_nb.runs.batches import source_data, target_data
+from ash_nb.runs.compare import Scoring, cell_rows, compare
+from ash_nb.runs.folder import load_run
+from ash_nb.runs.scoring import evaluate_run, no_validation, score
+from ash_nb.runs.training import train
 
 often = settings(max_examples=200, deadline=None)
 ids = st.integers(0, 18)
@@ -286,7 +289,7 @@ def test_whatever_decides_a_score_is_in_its_key(run, tmp_path, evaluations, monk
         monkeypatch.setattr(scoring, 'scoring_version', lambda: 'another')
     if what == 'precision':
         monkeypatch.setattr(
-            'ash_nb.training.Run.config',
+            'ash_nb.runs.folder.Run.config',
             replace(run.config, precision='float32' if fast_bf16(torch.device('cpu')) else 'bf16'),
         )
     found, digest = score(run, 'camvid', root)
@@ -656,7 +659,7 @@ def test_a_damaged_validation_split_is_no_missing_one(tmp_path, damage, says):
 def test_a_reader_says_which_splits_it_has(gta5, monkeypatch):
     c = replace(tiny, source='gta5', root=str(gta5))
     for splits, none in ((('train',), True), (('train', 'val'), False)):
-        monkeypatch.setattr('ash_nb.datasets.Gta5.splits', splits)
+        monkeypatch.setattr('ash_nb.data.datasets.Gta5.splits', splits)
         assert bool(no_validation(c)) == none
 
 

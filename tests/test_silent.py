@@ -9,18 +9,22 @@ import torch
 from PIL import Image
 
 from ash_nb.cli import main
-from ash_nb.compare import compare, evaluate_run
-from ash_nb.config import AshError, Stopped
-from ash_nb.datasets import CamVid, Gta5, open_dataset
-from ash_nb.discriminator import Discriminator
-from ash_nb.evaluation import confusion_matrix, iou, score_batch
-from ash_nb.files import read_json
-from ash_nb.methods import Learner
+from ash_nb.core.config import AshError, Stopped
+from ash_nb.core.files import read_json
+from ash_nb.data.datasets import CamVid, Gta5, open_dataset
+from ash_nb.data.prepare import prepare, write_gta5
+from ash_nb.data.streetworld import street
+from ash_nb.data.streetworld.paintings import painting
+from ash_nb.methods.learner import Learner
+from ash_nb.methods.presets import preset, with_method
+from ash_nb.networks.discriminator import Discriminator
+from ash_nb.numbers.evaluation import confusion_matrix, iou, score_batch
 from ash_nb.official import load_official, published_state
-from ash_nb.prepare import prepare, write_gta5
-from ash_nb.presets import preset, with_method
-from ash_nb.streetworld import painting, street
-from ash_nb.training import Run, files_digest, train
+from ash_nb.runs.compare import compare
+from ash_nb.runs.folder import Run
+from ash_nb.runs.record import files_digest
+from ash_nb.runs.scoring import evaluate_run
+from ash_nb.runs.training import train
 
 go = dict(device='cpu', progress=False)
 tiny = preset(
@@ -269,7 +273,7 @@ def test_the_device_is_named_as_everywhere(tmp_path):
 
 
 def test_a_palette_that_was_rearranged_is_refused(tmp_path):
-    from ash_nb.labels import ID_MAPS, IGNORE, PALETTE
+    from ash_nb.data.labels import ID_MAPS, IGNORE, PALETTE
 
     write_gta5(tmp_path, 2, (96, 64))
     colours = np.zeros((256, 3), np.uint8)

@@ -1,2 +1,0 @@
-"Moved: see ash_nb.methods.reference."
-from ash_nb.methods.reference import *  # noqa
