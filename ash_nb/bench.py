@@ -395,8 +395,7 @@ def streetworld_bench(
     repeats: int = 10,  # how often
 ) -> dict:  # name -> as spread, of one scene
     "Measure how long a scene of each appearance takes, at 320 x 240."
-    from ash_nb.data.streetworld import street
-    from ash_nb.data.streetworld.appearances import APPEARANCES
+    from ash_nb.data.streetworld.appearances import APPEARANCES, street
 
     out, numbers = {}, itertools.count()
     for a in APPEARANCES:

@@ -24,12 +24,12 @@ import pandas as pd
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from ash_nb.runs.scoring import UNSEEN_TARGETS, open_target
 from ash_nb.core.config import generator
 from ash_nb.data.datasets import open_dataset
 from ash_nb.hallucinators.images import AmplitudeMix
 from ash_nb.look.plots import as_picture
 from ash_nb.methods.presets import preset
+from ash_nb.runs.scoring import UNSEEN_TARGETS, open_target
 
 root = Path(__file__).parent.parent
 STREET, PAINTING, DRAW = 7, 7, 7  # of the training split; and which random share of the amplitudes

@@ -57,7 +57,7 @@ def identity(o) -> dict:
     told = in_child(about, o, lambda name, values: head.update(values), 120)
     if told:
         sys.exit(told.removeprefix('failed: '))
-    files = (*sorted((ROOT / 'ash_nb').glob('*.py')), *sorted((ROOT / 'tests').glob('gpu*.py')))
+    files = (*sorted((ROOT / 'ash_nb').rglob('*.py')), *sorted((ROOT / 'tests').glob('gpu*.py')))
     return head | dict(commit=commit(), source=hashlib.sha256(b''.join(f.read_bytes() for f in files)).hexdigest()[:12])
 
 

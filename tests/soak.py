@@ -240,7 +240,7 @@ def damageable(folder) -> dict:
     import ash_nb
     from ash_nb.data.datasets import open_dataset
     from ash_nb.data.prepare import prepare
-    from ash_nb.data.streetworld import street
+    from ash_nb.data.streetworld.appearances import street
     from ash_nb.networks.stylizer import small_stylizer
 
     run = train(small(2), folder / 'run', device='cpu', workers=0, progress=False)

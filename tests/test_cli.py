@@ -278,11 +278,12 @@ def test_full_disk_keeps_the_last_good_checkpoint(tmp_path):
 def test_a_stopped_run_ends_with_the_same_bits(run, tmp_path):
     args = ['train', '--method', 'ash', '--out', str(tmp_path / 'a'), *options]
     code = (
-        'import os, signal, sys\nfrom ash_nb.cli import main\nimport ash_nb.runs.training\nold = ash_nb.methods.step.step\n'
+        'import os, signal, sys\nfrom ash_nb.cli import main\nimport ash_nb.runs.training\n'
+        'old = ash_nb.runs.training.step\n'
         'def step(learner, images, labels, styles, number, target=None):\n'
         '    if number == 2: os.kill(os.getpid(), signal.SIGTERM)\n'
         '    return old(learner, images, labels, styles, number, target)\n'
-        'ash_nb.methods.step.step = step\nsys.exit(main(sys.argv[1:]))'
+        'ash_nb.runs.training.step = step\nsys.exit(main(sys.argv[1:]))'
     )
     done = subprocess.run([sys.executable, '-c', code, *args], capture_output=True, text=True)
     assert done.returncode == 130 and 'run the same command again' in done.stderr, done.stderr

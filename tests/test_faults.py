@@ -20,7 +20,7 @@ from ash_nb.cli import main
 from ash_nb.core.config import AshError, Stopped
 from ash_nb.data.datasets import StreetWorld
 from ash_nb.data.prepare import write_gta5
-from ash_nb.data.streetworld import street
+from ash_nb.data.streetworld.appearances import street
 from ash_nb.methods.learner import Learner
 from ash_nb.methods.registry import METHODS, adapts
 from ash_nb.runs.batches import style_data
@@ -400,12 +400,13 @@ def test_workers_below_zero(tmp_path):
 def test_out_of_memory(tmp_path):
     "The system refuses memory beyond a limit: by the error of the allocator in the middle of a step."
     code = (
-        'import resource, sys\nfrom ash_nb.cli import main\nimport ash_nb.runs.training\nold = ash_nb.methods.step.step\n'
+        'import resource, sys\nfrom ash_nb.cli import main\nimport ash_nb.runs.training\n'
+        'old = ash_nb.runs.training.step\n'
         'def step(*args):\n'
         "    used = int(open('/proc/self/statm').read().split()[0])*resource.getpagesize()\n"
         '    resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, used + 2**20))\n'
         '    return old(*args)\n'
-        'ash_nb.methods.step.step = step\nsys.exit(main(sys.argv[1:]))'
+        'ash_nb.runs.training.step = step\nsys.exit(main(sys.argv[1:]))'
     )
     c = small(4, method='source_only', width=256, height=256, batch_size=4)
     done = subprocess.run(

@@ -19,7 +19,7 @@ from ash_nb.core.config import AshError
 from ash_nb.data.datasets import CamVid, Paintings, open_dataset
 from ash_nb.data.pictures import SUFFIXES, as_rgb, decode, find_files, read_ids, read_picture
 from ash_nb.data.prepare import prepare
-from ash_nb.data.streetworld import street
+from ash_nb.data.streetworld.appearances import street
 from ash_nb.data.streetworld.paintings import painting
 from ash_nb.look.figures import stylize_file
 

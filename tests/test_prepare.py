@@ -15,7 +15,7 @@ from ash_nb.core.files import read_json, write_json
 from ash_nb.data.datasets import READERS, open_dataset
 from ash_nb.data.labels import to_train_ids
 from ash_nb.data.prepare import prepare, write_gta5
-from ash_nb.data.streetworld import street
+from ash_nb.data.streetworld.appearances import street
 from ash_nb.data.streetworld.paintings import painting
 from ash_nb.methods.presets import preset
 from ash_nb.runs.training import train

@@ -13,7 +13,7 @@ from ash_nb.core.config import AshError, Stopped
 from ash_nb.core.files import read_json
 from ash_nb.data.datasets import CamVid, Gta5, open_dataset
 from ash_nb.data.prepare import prepare, write_gta5
-from ash_nb.data.streetworld import street
+from ash_nb.data.streetworld.appearances import street
 from ash_nb.data.streetworld.paintings import painting
 from ash_nb.methods.learner import Learner
 from ash_nb.methods.presets import preset, with_method

@@ -396,7 +396,7 @@ class StreetWorld(Drawn):
 
     def draw(self, k: int) -> tuple:  # image (3, H, W) uint8, label (H, W) train ids
         "Draw image and label of scene k."
-        from ash_nb.data.streetworld import street
+        from ash_nb.data.streetworld.appearances import street
 
         image, label = street(self.first + k, *self.size, self.appearance)
         return torch.from_numpy(image).permute(2, 0, 1).contiguous(), torch.from_numpy(label)
@@ -589,9 +589,3 @@ def open_dataset(
     if given := [k for k in ('holds', 'version') if kw.get(k)]:
         raise AshError(f'{root} is a prepared copy, whose labels are train ids already: leave out {given[0]}')
     return Prepared(root, split, name)
-
-# %% ../../nbs/data/09_datasets.ipynb #bf022f72
-# what was here before transforms and loaders had modules of their own
-from .loading import Loader, Stream, collate, loader  # noqa: F401
-from .pictures import read_ids, read_picture  # noqa: F401
-from .transforms import RandomScaledCrop, cover, eval_transform, photometric, train_transform  # noqa: F401

@@ -55,7 +55,7 @@ def _label_ids() -> np.ndarray:  # (256,) uint8: train id -> a label id of GTA5 
 # %% ../../nbs/data/12_prepare.ipynb #c7207de9
 def write_gta5(root: str | Path, n: int, size: tuple = (1914, 1052)):
     "Write n procedural scenes of `size` (width, height) in GTA5's layout, to try things on."
-    from ash_nb.data.streetworld import street
+    from ash_nb.data.streetworld.appearances import street
 
     root = Path(root)
     for folder in ('images', 'labels'):

@@ -6,7 +6,6 @@
 __all__ = ['Discriminator']
 
 # %% ../../nbs/networks/06_discriminator.ipynb #73230612
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

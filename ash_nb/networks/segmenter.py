@@ -12,32 +12,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..core.config import AshError
-from .bodies import Lite0Body, make_body, normalization
-
-# %% ../../nbs/networks/05_segmenter.ipynb #5e91e710
-# names that others still import from here; they live in ash_nb.networks.bodies
-from ash_nb.networks.bodies import (
-    BODIES,
-    BODY_KINDS,
-    CAFFE_MEAN,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    LITE0_SHA256,
-    CaffeBottleneck,
-    DeepLabBody,
-    Float32,
-    Fuse,
-    Lite0,
-    Normalize,
-    PlainBody,
-    Residual,
-    depthwise_in_float32,
-    fill_in_order,
-    lite0_weights,
-    load_imagenet,
-    recomputed,
-    still,
-)
+from .bodies import Lite0Body, depthwise_in_float32, make_body, normalization
 
 # %% ../../nbs/networks/05_segmenter.ipynb #d16b3f59
 class Head(nn.Module):

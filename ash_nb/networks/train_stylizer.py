@@ -32,7 +32,7 @@ def drawn(
 
 def pool(n: int = 300, seed: int = 0) -> tuple:  # streets and paintings, each (n, 3, 180, 240) uint8
     "Draw the pictures that the pair is trained on; none of them is used anywhere else."
-    from ash_nb.data.streetworld import street
+    from ash_nb.data.streetworld.appearances import street
     from ash_nb.data.streetworld.paintings import painting
 
     first = stream_seed(seed, 'stylizer') % 2**40 << 20
