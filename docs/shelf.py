@@ -69,9 +69,10 @@ def shelf() -> list[Notebook]:
     return [notebook(p) for p in found]
 
 
-def link(to: Notebook, start: Path) -> str:
-    "Write a link from a file to a notebook."
-    return f'[{to.title}]({os.path.relpath(to.path, start.parent)})'
+def link(to: Notebook, start: Path, short: bool = False) -> str:
+    "Write a link from a file to a notebook, by its title or, short, by what stands before a colon in it."
+    title = re.split('[:,?]', to.title)[0] if short else to.title
+    return f'[{title}]({os.path.relpath(to.path, start.parent)})'
 
 
 def last_words(book: Notebook, after: Notebook | None, first: Notebook) -> str:
@@ -96,7 +97,7 @@ def readme_table(books: list[Notebook]) -> str:
     rows = ['| | |', '| --- | --- |']
     for room in ROOMS:
         inside = [b for b in books if b.path.parent.name == room.folder]
-        links = ' · '.join(link(b, root / 'README.md') for b in inside)
+        links = ' · '.join(link(b, root / 'README.md', short=True) for b in inside)
         rows.append(f'| **{room.title}**: {room.about} | {links} |')
     return '\n'.join([BEGIN, *rows, END])
 

@@ -27,19 +27,30 @@ from pathlib import Path
 
 os.environ |= {'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1', 'MPLBACKEND': 'agg'}
 root = Path(__file__).parent.parent
+SAME_BITS = 'test_every_method_goes_on_to_the_same_bits'
+OTHERS = 'test_somebody_elses_hallucinator'
 CORE = {  # module -> notebook, and pytest files with a choice of tests
-    'adain': ('networks/01_adain', ['test_numerics.py']),
-    'losses': ('methods/03_losses', ['test_numerics.py']),
-    'labels': ('data/01_labels', ['test_numerics.py', 'test_datasets.py']),
-    'hallucinator': ('hallucinators/02_ash', ['test_numerics.py']),
-    'evaluation': (
+    'networks.adain': ('networks/01_adain', ['test_numerics.py']),
+    'methods.losses': ('methods/03_losses', ['test_numerics.py']),
+    'data.labels': ('data/01_labels', ['test_numerics.py', 'test_datasets.py']),
+    'hallucinators.contract': ('hallucinators/01_contract', ['test_numerics.py', 'test_gradients.py::' + OTHERS]),
+    'hallucinators.ash': ('hallucinators/02_ash', ['test_numerics.py']),
+    'numbers.evaluation': (
         'numbers/01_evaluation',
         ['test_numerics.py', 'test_distributed.py::test_confusion_matrices_are_summed'],
     ),
-    'files': ('core/03_files', ['test_fuzz.py']),
-    'methods': ('methods/07_step', ['test_numerics.py', 'test_faults.py::test_every_method_goes_on_to_the_same_bits']),
-    'training': ('runs/05_training', ['test_numerics.py', 'test_faults.py']),
+    'core.files': ('core/03_files', ['test_fuzz.py']),
+    'methods.terms': ('methods/04_terms', ['test_numerics.py']),
+    'methods.guard': ('methods/05_guard', ['test_faults.py::' + SAME_BITS]),
+    'methods.learner': ('methods/06_learner', ['test_numerics.py']),
+    'methods.step': ('methods/07_step', ['test_numerics.py', 'test_faults.py::' + SAME_BITS]),
+    'runs.batches': ('runs/01_batches', ['test_numerics.py', 'test_faults.py']),
+    'runs.folder': ('runs/02_folder', ['test_faults.py']),
+    'runs.record': ('runs/03_record', ['test_silent.py', 'test_faults.py']),
+    'runs.log': ('runs/04_log', ['test_faults.py']),
+    'runs.training': ('runs/05_training', ['test_numerics.py', 'test_faults.py']),
 }
+COMPARED = 'methods/08_compared'  # run after every edit of the step and its parts
 # of test_faults.py: those that take a second or so
 QUICK = 'signal or late or looking or removed or skip or cut_off or nan_and or two_processes or first or paintings'
 
@@ -55,13 +66,24 @@ ASIDE = {
     'reset_peak',
     'log_session',
     'tensorboard_writer',
-    '_loop',
+    '_session',
+    '_show',
     'pick_device',
     'fast_bf16',
-    'settle',
+    'to_channels_last',
+    'keep_memory',
+    'on_one_line',
+    'short_number',
+    'check_hallucinator',
     'score_table',
     'autocast',
 }
+
+
+def module_file(folder, module) -> Path:
+    "Return the file of an exported module."
+    return folder / 'ash_nb' / (module.replace('.', '/') + '.py')
+
 
 # --- edits
 
@@ -215,7 +237,7 @@ def applied(source, edit):
 
 def described(m, edit) -> dict:
     "Say what an edit is."
-    raw = (root / 'ash_nb' / f'{m}.py').read_bytes()
+    raw = module_file(root, m).read_bytes()
     return dict(
         module=m,
         kind=edit[0],
@@ -229,7 +251,7 @@ def choose(n, seed) -> list:  # of (module, edit)
     rng, chosen, pools = random.Random(seed), [], {}
     for m in CORE:
         kinds = {}
-        for e in edits((root / 'ash_nb' / f'{m}.py').read_text()):
+        for e in edits(module_file(root, m).read_text()):
             kinds.setdefault(e[0], []).append(e)
         for k in kinds.values():
             rng.shuffle(k)
@@ -239,7 +261,7 @@ def choose(n, seed) -> list:  # of (module, edit)
             kind = rng.choice([k for k in kinds if kinds[k]])
             edit = kinds[kind].pop()
             try:
-                compile(applied((root / 'ash_nb' / f'{m}.py').read_text(), edit), m, 'exec')
+                compile(applied(module_file(root, m).read_text(), edit), m, 'exec')
             except SyntaxError:
                 continue
             chosen.append((m, edit))
@@ -278,12 +300,12 @@ def attempt(folder, module, skip, tests):
     "In this process: import the package from `folder`, run the cells, then the tests. Raises what fails."
     sys.path[:0] = [str(folder), str(folder / 'tests')]
     os.environ['PYTHONPATH'] = str(folder)
-    os.chdir(folder / 'nbs')
+    os.chdir((folder / 'nbs' / CORE[module][0]).parent)
     run_cells(module, skip)
-    if module == 'methods' and tests:
+    if tests and module in ('methods.terms', 'methods.learner', 'methods.step'):
         compared = {'__name__': '__main__'}
-        for k, c in enumerate(cells('methods/08_compared')):
-            exec(compile(c, f'methods/08_compared, {k}', 'exec'), compared)
+        for k, c in enumerate(cells(COMPARED)):
+            exec(compile(c, f'{COMPARED}, {k}', 'exec'), compared)
     import pytest
 
     for t in CORE[module][1] if tests else ():
@@ -394,7 +416,7 @@ def main():
         folder = copy(Path(d))
         kept = baseline(folder, {m for m, e, d in chosen})
         for k, (m, edit, known) in enumerate(chosen):
-            file = folder / 'ash_nb' / f'{m}.py'
+            file = module_file(folder, m)
             source = file.read_text()
             file.write_text(applied(source, edit))
             shutil.rmtree(folder / 'ash_nb' / '__pycache__', ignore_errors=True)
