@@ -199,6 +199,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'ash_nb/core/registry.py'),
                                       'ash_nb.core.registry.Registry.register': ( 'core/registry.html#registry.register',
                                                                                   'ash_nb/core/registry.py'),
+                                      'ash_nb.core.registry.Registry.restore': ( 'core/registry.html#registry.restore',
+                                                                                 'ash_nb/core/registry.py'),
                                       'ash_nb.core.registry._module_of_file': ( 'core/registry.html#_module_of_file',
                                                                                 'ash_nb/core/registry.py'),
                                       'ash_nb.core.registry.load_plugin': ('core/registry.html#load_plugin', 'ash_nb/core/registry.py'),

@@ -24,9 +24,12 @@ import torch
 from ash_nb.core.config import AshError
 from ash_nb.core.files import load_state, load_tensors
 from ash_nb.methods.presets import preset
+from ash_nb.runs import training
 from ash_nb.runs.batches import source_data, style_data
 from ash_nb.runs.folder import LOGS, Run
 from ash_nb.runs.training import train
+
+LATEST = {}  # the batch that a step is taken with
 
 
 def small(steps=24, **changes):
@@ -308,36 +311,34 @@ def poison(rng, number, where, value, called):
 
     With it comes a list that tells the samples.
     """
-    from ash_nb.methods.learner import Learner
-
-    step, seen = Learner.step, []
+    step, seen = training.step, []
 
     def anywhere(x):
         x.view(-1)[rng.randrange(x.numel())] = value
         return x
 
-    def stepped(self, batch, styles, n, target=None):
+    def stepped(learner, images, labels, styles, n, target=None):
         if n != number:
-            return step(self, batch, styles, n, target)
-        seen.extend(batch['names'])
+            return step(learner, images, labels, styles, n, target)
+        seen.extend(LATEST['names'])
         if where == 'image':
-            anywhere(batch['images'])
+            anywhere(images)
         elif where == 'style image':
             anywhere(styles)
         name, place = rng.choice(called)
         hook = None
         if where == 'gradient':
-            hook = rng.choice([p for p in self.networks[name].parameters() if p.requires_grad]).register_hook(
+            hook = rng.choice([p for p in learner.networks[name].parameters() if p.requires_grad]).register_hook(
                 lambda g: anywhere(g.clone(memory_format=torch.contiguous_format))
             )
         if where == 'activation':
             hook = (
-                self.networks[name]
+                learner.networks[name]
                 .get_submodule(place)
                 .register_forward_hook(lambda m, i, o: anywhere(o.clone(memory_format=torch.contiguous_format)))
             )
         try:
-            return step(self, batch, styles, n, target)
+            return step(learner, images, labels, styles, n, target)
         finally:
             if hook:
                 hook.remove()
@@ -347,33 +348,38 @@ def poison(rng, number, where, value, called):
 
 def poison_steps(poisons=200, seed=0) -> dict:
     "Put NaN or infinity into random places of a short run and look at what has become of its weights."
-    from ash_nb.methods.learner import Learner
-
-    rng, config, step, states, called = random.Random(seed), small(4, checkpoint_every=9), Learner.step, [], []
+    rng, config, step, states, called = random.Random(seed), small(4, checkpoint_every=9), training.step, [], []
+    batches = training.batches
     torch.set_num_threads(1)
 
-    def remembered(self, *args):  # the states before each step, and the convolutions that are called as modules
-        states.append({k: bits(dict(sorted(n.state_dict().items()))) for k, n in self.networks.items()})
+    def remembered(learner, *args):  # the states before each step, and the convolutions that are called as modules
+        states.append({k: bits(dict(sorted(n.state_dict().items()))) for k, n in learner.networks.items()})
         hooks = [
             m.register_forward_hook(lambda *a, place=(k, name): called.append(place))
-            for k, n in self.networks.items()
+            for k, n in learner.networks.items()
             for name, m in n.named_modules()
             if isinstance(m, torch.nn.Conv2d)
         ]
-        losses = step(self, *args)
+        losses = step(learner, *args)
         for h in hooks:
             h.remove()
         return losses
+
+    def named_batches(*args):
+        for given in batches(*args):
+            LATEST['names'] = given[0]['names']
+            yield given
 
     report = dict(
         places=0, stopped_with_the_samples_named=0, poisoned_weights=[], not_stopped=[], wrong_message=[], by_place={}
     )
     with tempfile.TemporaryDirectory() as d:
-        Learner.step = remembered
+        training.batches = named_batches
+        training.step = remembered
         try:
             train(config, Path(d) / 'clean', device='cpu', workers=0, progress=False)
         finally:
-            Learner.step = step
+            training.step = step
         for k in range(poisons):
             number, where, value = (
                 rng.randrange(4),
@@ -382,14 +388,14 @@ def poison_steps(poisons=200, seed=0) -> dict:
             )
             if where == 'activation':
                 value = float('nan')  # an infinity can vanish in a ReLU or a clamp
-            Learner.step, seen = poison(rng, number, where, value, sorted(set(called)))
+            training.step, seen = poison(rng, number, where, value, sorted(set(called)))
             out, told = Path(d) / str(k), ''
             try:
                 train(config, out, device='cpu', workers=0, progress=False)
             except AshError as e:
                 told = str(e)
             finally:
-                Learner.step = step
+                training.step = step
             kept, name = out / 'inspection' / f'step-{number + 1:07d}', f'{where} {value} in step {number + 1}'
             report['places'] += 1
             report['by_place'][where] = report['by_place'].get(where, 0) + 1
@@ -404,6 +410,7 @@ def poison_steps(poisons=200, seed=0) -> dict:
                 } != states[number]:
                     report['poisoned_weights'].append(name)
             shutil.rmtree(out)
+        training.batches = batches
     return report | dict(seed=seed)
 
 

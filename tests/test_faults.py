@@ -16,12 +16,12 @@ from PIL import Image
 from soak import difference, flip_bits, poison_steps, small, soak
 
 import ash_nb.runs.batches
+import ash_nb.runs.training
 from ash_nb.cli import main
 from ash_nb.core.config import AshError, Stopped
 from ash_nb.data.datasets import StreetWorld
 from ash_nb.data.prepare import write_gta5
 from ash_nb.data.streetworld.appearances import street
-from ash_nb.methods.learner import Learner
 from ash_nb.methods.registry import METHODS, adapts
 from ash_nb.runs.batches import style_data
 from ash_nb.runs.folder import Run, load_run, only_one
@@ -63,14 +63,14 @@ def streets(tmp_path):
 
 def at_step(monkeypatch, number, act):
     "Let something happen at the beginning of a step."
-    step = Learner.step
+    step = ash_nb.runs.training.step
 
-    def stepped(self, batch, styles, n, target=None):
+    def stepped(learner, images, labels, styles, n, target=None):
         if n == number:
             act()
-        return step(self, batch, styles, n, target)
+        return step(learner, images, labels, styles, n, target)
 
-    monkeypatch.setattr(Learner, 'step', stepped)
+    monkeypatch.setattr(ash_nb.runs.training, 'step', stepped)
 
 
 def again(run, out, keep):
@@ -422,13 +422,13 @@ def test_out_of_memory(tmp_path):
 
 def test_nan_and_infinity_stop_a_step_before_the_weights(tmp_path, monkeypatch):
     c = small(2)
-    step = Learner.step
+    step = ash_nb.runs.training.step
 
-    def stepped(self, batch, styles, n, target=None):
-        batch['images'][0, 0, 0, 0] = float('nan')
-        return step(self, batch, styles, n, target)
+    def stepped(learner, images, labels, styles, n, target=None):
+        images[0, 0, 0, 0] = float('nan')
+        return step(learner, images, labels, styles, n, target)
 
-    monkeypatch.setattr(Learner, 'step', stepped)
+    monkeypatch.setattr(ash_nb.runs.training, 'step', stepped)
     told = r'step 1 of 2: segmentation, .* is NaN or infinite; no weight was changed. '
     samples = r'Samples: source-\d+, source-\d+, painting-\d+, painting-\d+\. Batch, networks'
     with pytest.raises(AshError, match=told + samples):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+import ash_nb.runs.training
 from ash_nb.cli import main
 from ash_nb.core.config import AshError, Stopped
 from ash_nb.core.files import read_json
@@ -15,7 +16,6 @@ from ash_nb.data.datasets import CamVid, Gta5, open_dataset
 from ash_nb.data.prepare import prepare, write_gta5
 from ash_nb.data.streetworld.appearances import street
 from ash_nb.data.streetworld.paintings import painting
-from ash_nb.methods.learner import Learner
 from ash_nb.methods.presets import preset, with_method
 from ash_nb.networks.discriminator import Discriminator
 from ash_nb.numbers.evaluation import confusion_matrix, iou, score_batch
@@ -202,18 +202,18 @@ def test_weights_that_are_none(tmp_path, spoil, says):
 
 def test_a_stop_displaces_no_checkpoint(tmp_path, monkeypatch):
     whole = train(replace(tiny, keep_checkpoints=3), tmp_path / 'whole', **go)
-    step = Learner.step
+    step = ash_nb.runs.training.step
 
-    def stopped(self, batch, styles, n, target=None):
+    def stopped(learner, images, labels, styles, n, target=None):
         if n == 4:
             os.kill(os.getpid(), 15)
-        return step(self, batch, styles, n, target)
+        return step(learner, images, labels, styles, n, target)
 
-    monkeypatch.setattr(Learner, 'step', stopped)
+    monkeypatch.setattr(ash_nb.runs.training, 'step', stopped)
     with pytest.raises(Stopped):
         train(replace(tiny, keep_checkpoints=3), tmp_path / 'again', **go)
     assert [p.name[-1] for p in Run(tmp_path / 'again').checkpoints] == ['2', '4', '5']
-    monkeypatch.setattr(Learner, 'step', step)
+    monkeypatch.setattr(ash_nb.runs.training, 'step', step)
     again = train(replace(tiny, keep_checkpoints=3), tmp_path / 'again', **go)
     assert [p.name for p in again.checkpoints] == [p.name for p in whole.checkpoints]
 
@@ -226,14 +226,14 @@ def test_a_run_whose_cost_was_never_written_is_compared(tmp_path):
 
 
 def test_an_unfinished_run_says_so_and_nothing_scored_is_lost(tmp_path, capsys, monkeypatch):
-    step = Learner.step
+    step = ash_nb.runs.training.step
 
-    def stopped(self, batch, styles, n, target=None):
+    def stopped(learner, images, labels, styles, n, target=None):
         if n == 2:
             os.kill(os.getpid(), 15)
-        return step(self, batch, styles, n, target)
+        return step(learner, images, labels, styles, n, target)
 
-    monkeypatch.setattr(Learner, 'step', stopped)
+    monkeypatch.setattr(ash_nb.runs.training, 'step', stopped)
     with pytest.raises(Stopped):
         train(tiny, tmp_path / 'run', **go)
     root = camvid(tmp_path / 'camvid')

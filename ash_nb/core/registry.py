@@ -80,7 +80,7 @@ class Registry(MutableMapping):
         check: Callable = None,  # called with name and thing; raises AshError for one that cannot be used
     ):
         self.what, self.modules, self.check = what, modules, check
-        self._things, self._origins, self._complete = {}, {}, False
+        self._things, self._origins, self._replaced, self._complete = {}, {}, {}, False
 
     def _fill(self):
         if self._complete:
@@ -133,7 +133,17 @@ class Registry(MutableMapping):
     def _add(self, name, thing, module):
         if module == '__main__':
             self._fill()  # what a notebook says about a name of the kit comes after the kit
+            self._replaced.setdefault(name, (self._things.get(name), self._origins.get(name)))
         elif name in self._things and self._origins.get(name) != module:
             raise AshError(f'{self.what} {name!r} exists already: choose another name')
         self[name], self._origins[name] = thing, module
         return thing
+
+    def restore(self) -> None:
+        "Put back what a notebook has replaced, and drop what it has added."
+        for name, (thing, module) in self._replaced.items():
+            if thing is None:
+                self._things.pop(name, None)
+            else:
+                self._things[name], self._origins[name] = thing, module
+        self._replaced = {}

@@ -37,7 +37,7 @@ class Hallucinator(nn.Module):
     copies: int = 1  # views a step
     fits_styles: bool = False  # whether `fit` is called with all style images before the first step
 
-    def __init__(self):
+    def __init__(self, config: Config | None = None, stylizer: nn.Module | None = None):
         super().__init__()
         self.learned = {}  # name -> network that is trained and kept with the run
 

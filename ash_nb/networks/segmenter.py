@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..core.config import AshError
-from .bodies import Lite0Body, depthwise_in_float32, make_body, normalization
+from .bodies import Lite0Body, make_body, normalization
 
 # %% ../../nbs/networks/05_segmenter.ipynb #d16b3f59
 class Head(nn.Module):
