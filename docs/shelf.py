@@ -94,7 +94,7 @@ def with_next(nb: dict, words: str) -> dict:
 
 def readme_table(books: list[Notebook]) -> str:
     "Write the table of the README: a row a room."
-    rows = ['| | |', '| --- | --- |']
+    rows = ['| room | notebooks |', '| --- | --- |']
     for room in ROOMS:
         inside = [b for b in books if b.path.parent.name == room.folder]
         links = ' · '.join(link(b, root / 'README.md', short=True) for b in inside)
