@@ -74,6 +74,17 @@ def tracked():
     return [root / p for p in done.stdout.split('\n') if p] if done.returncode == 0 else []
 
 
+def test_every_module_and_notebook_is_tracked():
+    "What git ignores by mistake is missing from every clone."
+    known = set(tracked())
+    if known:
+        assert not [
+            p
+            for p in (*notebooks, *(root / 'ash_nb').rglob('*.py'), *(root / 'ash_nb/assets').iterdir())
+            if p not in known
+        ]
+
+
 def test_no_large_file_and_no_machine_path_is_tracked():
     machine = re.compile(r'(?<![\w.])/(?:work|root|farm|home/\w+)/')
     for p in tracked():
