@@ -123,14 +123,16 @@ class Registry(MutableMapping):
         except AshError as e:
             raise AshError(f'{e}; one of your own is found when ASH_NB_PLUGINS names its module') from None
 
-    def register(self, name: str, thing: Any = None) -> Any:
-        "Add a thing, or without one return a decorator that does. Raises AshError for a name that is taken."
-        module = sys._getframe(1).f_globals.get('__name__')  # who calls
-        if thing is not None:
-            return self._add(name, thing, module)
-        return lambda thing: self._add(name, thing, module)
-
-    def _add(self, name, thing, module):
+    def register(
+        self,
+        name: str,
+        thing: Any = None,  # None: return a decorator
+        module: str = '',  # who adds it; empty: the module that calls
+    ) -> Any:
+        "Add a thing, or return a decorator that does. Raises AshError for a name that is taken."
+        module = module or sys._getframe(1).f_globals.get('__name__')
+        if thing is None:
+            return lambda thing: self.register(name, thing, module)
         if module == '__main__':
             self._fill()  # what a notebook says about a name of the kit comes after the kit
             self._replaced.setdefault(name, (self._things.get(name), self._origins.get(name)))

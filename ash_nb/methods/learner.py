@@ -109,7 +109,7 @@ class Learner:
         for o in self.optimizers.values():
             for g in o.param_groups:
                 g['base_lr'] = g['lr']
-        self.guard = Guard(self)
+        self.guard, self.view_seen = Guard(self), False
 
     def _add_segmenter(self):
         c = self.config

@@ -7,6 +7,8 @@ __all__ = ['ACCESS', 'METHODS', 'Method', 'check_method', 'add_method', 'adapts'
            'label_of', 'looks']
 
 # %% ../../nbs/methods/01_registry.ipynb #08e71231
+import re
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +42,11 @@ def check_method(name: str, method: Any) -> None:
         raise AshError(f'method {name!r} is {method!r}: expected a Method')
     if name != method.name:
         raise AshError(f'method {method.name!r} is registered under another name, {name!r}')
+    words = {k: getattr(method, k) for k in ('summary', 'label', 'colour', 'marker', 'paper')}
+    if odd := [k for k, v in words.items() if not isinstance(v, str)]:
+        raise AshError(f'method {name}: {odd[0]} = {words[odd[0]]!r}: expected text')
+    if method.colour and not re.fullmatch('#[0-9A-Fa-f]{6}', method.colour):
+        raise AshError(f'method {name}: colour {method.colour!r}: expected #RRGGBB')
     if method.access not in ACCESS:
         raise AshError(f'method {name}: access {method.access!r} is none of {", ".join(ACCESS)}')
     if method.access != 'none' and not (method.adversary or method.segmentation or method.terms):
@@ -52,8 +59,9 @@ METHODS = Registry('method', check=check_method)
 
 def add_method(*methods: Method) -> None:
     "Register methods. Raises AshError for a name that is taken and for a record that contradicts itself."
+    module = sys._getframe(1).f_globals.get('__name__')  # who calls
     for m in methods:
-        METHODS.register(m.name, m)
+        METHODS.register(m.name, m, module)
 
 # %% ../../nbs/methods/01_registry.ipynb #6c2970dc
 _ash = 'Tjio et al., WACV 2022'

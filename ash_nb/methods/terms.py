@@ -114,7 +114,7 @@ def loss_term(name: str, before: Callable | None = None) -> Callable:
     "Return a decorator that registers a function as a loss of the second view."
 
     def add(loss):
-        LOSS_TERMS._add(name, LossTerm(loss, before), loss.__module__)
+        LOSS_TERMS.register(name, LossTerm(loss, before), loss.__module__)
         return loss
 
     return add
