@@ -174,7 +174,7 @@ def test_it_sees_a_wait(monkeypatch):
     def stays(x, like):
         return x if x.dtype == torch.long else x.to(like.device, like.dtype, non_blocking=True)
 
-    monkeypatch.setattr(ash_nb.hallucinators, 'sent', stays)
+    monkeypatch.setattr(ash_nb.hallucinators.features, 'sent', stays)
     assert any('aten::index.Tensor' in p for p in gpu_parts.waits_of('mixstyle'))
     monkeypatch.setattr(ash_nb.hallucinators.features.Bank, 'state', lambda self: object())
     assert any('_local_scalar_dense' in p for p in gpu_parts.waits_of('shade'))

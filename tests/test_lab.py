@@ -79,7 +79,7 @@ def test_preview_in_jupyterlab(lab):
     artifacts.mkdir(exist_ok=True)
     with sync_playwright() as pw:
         page = pw.chromium.launch(executable_path=chromium, args=flags).new_page(viewport=dict(width=1366, height=900))
-        page.goto(f'{lab}/doc/tree/start/02_preview.ipynb?reset')
+        page.goto(f'{lab}/doc/tree/02_preview.ipynb?reset')
         page.wait_for_function('window.jupyterapp?.shell.currentWidget?.sessionContext?.isReady', timeout=90_000)
         page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells') }")
         slider = page.locator('.widget-slider .noUi-handle')
