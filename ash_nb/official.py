@@ -54,11 +54,9 @@ KINDS = tuple(_build)
 _heads = {'head1.branches': 'layer5.conv2d_list', 'head2.branches': 'layer6.conv2d_list', 'body.': ''}
 
 
-def published_names(
-    kind: str,  # one of KINDS
-    net: nn.Module,  # our network of that kind
-) -> dict:  # published entry name -> our entry name, in the published order
-    "Pair the entries of a published checkpoint with those of our network. Raises AshError for an unknown kind."
+def published_names(kind: str, net: nn.Module) -> dict:  # published entry name -> our entry name
+    """Pair the entries of a published checkpoint, in its order, with those of our network of that kind.
+    Raises AshError for an unknown kind."""
     ours = list(net.state_dict())
     if kind == 'segmenter':
         ours_to_theirs = re.compile('|'.join(map(re.escape, _heads)))
@@ -104,10 +102,9 @@ def _refusal(path, error):
     )
 
 # %% ../nbs/workshop/01_official.ipynb #0ff1c008
-def load_harmless(
-    path: str | Path,  # file written by torch.save, or of the safetensors format
-):  # what it holds
-    "Read a file of weights and run nothing of it. Raises AshError for one that is truncated, something else, or code."
+def load_harmless(path: str | Path):  # what it holds
+    """Read a file of weights, of torch.save or safetensors, and run nothing of it.
+    Raises AshError for one that is truncated, something else, or code."""
     try:
         with open(path, 'rb') as f:
             head = f.read(9)

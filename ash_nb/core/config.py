@@ -329,7 +329,7 @@ def field_limits(f: Field) -> str:
     limits = [f'{word} {f.metadata[k]}' for k, word in words.items() if f.metadata[k] is not None]
     return ' | '.join(f.metadata['choices']) or ', '.join(limits) or type(f.default).__name__
 
-
+# %% ../../nbs/core/01_config.ipynb #f6bc0533
 def field_table() -> list[dict]:  # a row a field: group, field, default, allowed, meaning
     "List all fields of a configuration in their order, with what is allowed and what they mean."
     meaning = field_meanings(Path(__file__).read_text())

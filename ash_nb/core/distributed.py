@@ -50,10 +50,8 @@ def join(
     gpu = device.startswith('cuda') or (device == 'auto' and torch.cuda.is_available())
     own = int(os.environ.get('LOCAL_RANK', 0))
     if gpu and own >= torch.cuda.device_count():
-        raise AshError(
-            f'process {own} on this machine has no GPU of its own, there are {torch.cuda.device_count()}: '
-            'lower --nproc-per-node, or say --device cpu'
-        )
+        alone = f'process {own} on this machine has no GPU of its own, there are {torch.cuda.device_count()}'
+        raise AshError(f'{alone}: lower --nproc-per-node, or say --device cpu')
     if gpu:
         torch.cuda.set_device(own)  # what is not told a device is this process's own, not the first one
     if not dist.is_initialized():
@@ -61,7 +59,7 @@ def join(
         _control.append(dist.new_group(backend='gloo'))
     return f'cuda:{own}' if gpu else device
 
-
+# %% ../../nbs/core/06_distributed.ipynb #dd5a9d3d
 def leave():
     "Part from the other processes."
     if rank_and_size()[1] > 1:

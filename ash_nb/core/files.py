@@ -88,11 +88,9 @@ def recorded_digest(path: str | Path) -> str:
     return line[1] if line and line[2] == Path(path).name else ''
 
 # %% ../../nbs/core/03_files.ipynb #1a5dc3ee
-def read_hashed(
-    path: str | Path,  # file with a .sha256 beside it
-    remedy: str = '',  # what to do when the file is damaged
-) -> bytes:
-    "Read a file and check it against its SHA-256. Raises AshError naming a missing or damaged file."
+def read_hashed(path: str | Path, remedy: str = '') -> bytes:
+    """Read a file and check it against the .sha256 beside it.
+    Raises AshError naming a missing or damaged file, with the remedy."""
     path, digest, remedy = Path(path), Path(f'{path}.sha256'), f'; {remedy}' if remedy else ''
     for p in (path, digest):
         if not p.is_file():
@@ -165,23 +163,25 @@ def write_json(
     return write_atomic(path, _json(record))
 
 # %% ../../nbs/core/03_files.ipynb #3a4bbf28
-def read_json(
-    path: str | Path,
-    sealed: bool = False,  # it carries the SHA-256 of its text, which is checked
-) -> dict:
-    "Read a record. Raises AshError naming a file that is missing, malformed, of something else, or unlike its seal."
+def _json_in(path: str | Path) -> tuple:  # what the file holds, and its bytes
+    "Read a JSON file. Raises AshError naming one that is missing or malformed."
     try:
-        record = json.loads(data := Path(path).read_bytes())
+        data = Path(path).read_bytes()
+        return json.loads(data), data
     except FileNotFoundError:
         raise AshError(f'{path} is missing') from None
     except (ValueError, OSError, RecursionError) as e:
         raise AshError(f'{path} cannot be read as JSON: {e}') from None
+
+# %% ../../nbs/core/03_files.ipynb #1381df34
+def read_json(path: str | Path, sealed: bool = False) -> dict:
+    """Read a record; one that is sealed carries the SHA-256 of its text, which is checked.
+    Raises AshError naming a file that is missing, malformed, of something else, or unlike its seal."""
+    record, data = _json_in(path)
     if not isinstance(record, dict):
         raise AshError(f'{path} holds a {type(record).__name__}: expected a record, names and values')
     seal = str(record.pop('sha256', '')) if sealed else ''
     if sealed and sha256(data.replace(seal.encode(), b'', 1)) != seal:
-        raise AshError(
-            f'{path} is damaged or was edited, its SHA-256 is not the one in it: '
-            'fetch it again, or begin anew in another folder'
-        )
+        damaged = f'{path} is damaged or was edited, its SHA-256 is not the one in it'
+        raise AshError(f'{damaged}: fetch it again, or begin anew in another folder')
     return record

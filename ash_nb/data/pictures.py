@@ -221,19 +221,14 @@ def _refuse_unclear(decoded: Decoded, path: str | Path):
     "Raise AshError for a picture whose values have no agreed meaning."
     picture, stored = decoded.picture, decoded.stored
     if _tag(picture, SAMPLE_FORMAT, 1) == 2:
-        raise AshError(
-            f'{path} holds signed numbers: expected unsigned ones, or floating-point ones from 0 to 1; '
-            'save it again as one of these'
-        )
+        expected = 'expected unsigned ones, or floating-point ones from 0 to 1; save it again as one of these'
+        raise AshError(f'{path} holds signed numbers: {expected}')
     if _tag(picture, PLANAR, 1) == 2 and _tag(picture, BITS, 8) > 8:
-        raise AshError(
-            f'{path} keeps colours of more than 8 bits in separate planes, which Pillow misreads: save it as PNG'
-        )
+        apart = 'keeps colours of more than 8 bits in separate planes, which Pillow misreads'
+        raise AshError(f'{path} {apart}: save it as PNG')
     if picture.info.get('transparency') is not None and stored in ('1', 'L;2', 'L;4'):
-        raise AshError(
-            f'{path} stores grey as {stored} with a transparent value, which programs read differently: '
-            'save it with an alpha channel'
-        )
+        unclear = f'stores grey as {stored} with a transparent value, which programs read differently'
+        raise AshError(f'{path} {unclear}: save it with an alpha channel')
 
 # %% ../../nbs/data/02_pictures.ipynb #0e63a92e
 def _over_white(picture) -> np.ndarray:  # (H, W, 3) uint8
@@ -271,10 +266,8 @@ def read_turned(
     "Read an image as RGB over white, turned as it says. Raises AshError for one that is missing or unclear."
     decoded = decode(path)
     if photo and decoded.picture.mode not in ('RGB', 'RGBA', 'CMYK'):
-        raise AshError(
-            f'{path} is a picture of mode {decoded.picture.mode}: expected a colour image; '
-            'is it a label map in the place of an image?'
-        )
+        expected = 'expected a colour image; is it a label map in the place of an image?'
+        raise AshError(f'{path} is a picture of mode {decoded.picture.mode}: {expected}')
     pixels = np.ascontiguousarray(as_rgb(decoded, path).transpose(2, 0, 1))
     return torch.from_numpy(pixels), decoded.turn
 
@@ -286,20 +279,15 @@ def read_picture(path: str | Path, photo: bool = False) -> torch.Tensor:  # (3, 
 # %% ../../nbs/data/02_pictures.ipynb #43df86ac
 def _refuse_no_ids(picture, stored: str, path: str | Path):
     "Raise AshError for a picture whose values cannot be label ids, or may have been changed."
+    stored_well = 'a palette, grey or 16-bit PNG'
     if picture.mode not in ('P', 'L', 'I', 'I;16'):
-        raise AshError(
-            f'{path} is a picture of mode {picture.mode}: expected label ids as a palette, grey or 16-bit PNG; '
-            'are these the colour labels, or was the file converted?'
-        )
+        doubt = 'are these the colour labels, or was the file converted?'
+        raise AshError(f'{path} is a picture of mode {picture.mode}: expected label ids as {stored_well}; {doubt}')
     if picture.format not in ('PNG', 'TIFF'):
-        raise AshError(
-            f'{path} is stored as {picture.format}, which may change label ids: expected a palette, grey or 16-bit PNG'
-        )
+        raise AshError(f'{path} is stored as {picture.format}, which may change label ids: expected {stored_well}')
     if (picture.mode == 'L' and stored != 'L') or _tag(picture, PHOTOMETRIC, 1) == 0:
-        raise AshError(
-            f'{path} stores grey as {stored}, in which a label id could mean two things: '
-            'expected ids in 8 or 16 bits, 0 black'
-        )
+        doubt = 'in which a label id could mean two things: expected ids in 8 or 16 bits, 0 black'
+        raise AshError(f'{path} stores grey as {stored}, {doubt}')
 
 # %% ../../nbs/data/02_pictures.ipynb #c5dc1f65
 class Ids(NamedTuple):
@@ -309,11 +297,10 @@ class Ids(NamedTuple):
     palette: Any  # (colours, 3) of the file, or None
     turn: int  # how it had to be turned, 1 to 8
 
-
-def read_label(
-    path: str | Path,  # PNG or TIFF
-) -> Ids:
-    "Read palette indices, grey values, or the red channel of 16 bits, turned as the file says. Raises AshError."
+# %% ../../nbs/data/02_pictures.ipynb #c5dc1f66
+def read_label(path: str | Path) -> Ids:
+    """Read the palette indices, grey values, or red channel of 16 bits of a PNG or TIFF, turned as the file says.
+    Raises AshError for what cannot hold label ids."""
     picture, stored, turn, deep = decode(path, 'a label map')
     if deep is not None and deep.shape[2] > 2:
         return Ids(turned(deep[..., 0], turn), None, turn)
@@ -349,13 +336,13 @@ class Found(NamedTuple):
     files: list
     left_out: Counter
 
+# %% ../../nbs/data/02_pictures.ipynb #fc5d6b94
+def _refused(error: OSError):
+    "Raise AshError for a folder that cannot be looked into."
+    closed = f'{error.filename} cannot be looked into: {error.strerror}'
+    raise AshError(f'{closed}; allow reading there, or move it away') from None
 
-def _refused(error):
-    raise AshError(
-        f'{error.filename} cannot be looked into: {error.strerror}; allow reading there, or move it away'
-    ) from None
-
-
+# %% ../../nbs/data/02_pictures.ipynb #fc5d6b95
 def find_files(
     folder: str | Path,  # where to look, in folders within it, too
     endings: Iterable = SUFFIXES,  # what the names of wanted files end with, in any case

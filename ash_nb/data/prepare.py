@@ -114,16 +114,13 @@ def intact(old: dict | None, pair: tuple, out: Path) -> bool:
         return False
 
 # %% ../../nbs/data/12_prepare.ipynb #b5fff5de
-def places(
-    names: list,  # of samples
-) -> dict:  # name -> path in the copy, without the ending that says how it is stored
+def places(names: list) -> dict:  # name -> path in the copy, without the ending that says how it is stored
     "Give every sample a place of its own: a.jpg beside a.png keeps its ending, in whatever case they are written."
     taken, out = set(), {}
     stems = Counter(str(Path(n).with_suffix('')).casefold() for n in names)
     for k, n in enumerate(names):
         stem = str(Path(n).with_suffix(''))
-        if stems[stem.casefold()] > 1:
-            stem = n
+        stem = n if stems[stem.casefold()] > 1 else stem
         if stem.casefold() in taken:
             stem = f'{stem}-{k}'
         taken.add(stem.casefold())
@@ -177,21 +174,20 @@ def prepare_one(
 _job = {}  # of a process: what it does with each task
 
 
-def _start(do):
+def _start(do: Callable):
+    "Prepare a process for its work."
     torch.set_num_threads(1)
     _job['do'] = do
 
 
-def _work(task):
+def _work(task: tuple):
+    "Do in a process what it was started for."
     return _job['do'](*task)
 
-
-def run_parallel(
-    do: Callable,  # of (k, old record), to a record
-    tasks: list,  # of (k, old record)
-    workers: int,  # processes; 1: this one alone
-) -> Iterator:
-    "Yield do(k, old record) for each task, in order. Raises AshError when a process dies."
+# %% ../../nbs/data/12_prepare.ipynb #298aaabc
+def run_parallel(do: Callable, tasks: list, workers: int) -> Iterator:
+    """Yield do(k, old record) for each task (k, old record), in order; one worker is this process itself.
+    Raises AshError when a process dies."""
     if workers <= 1:
         yield from (do(*task) for task in tasks)
         return
@@ -258,13 +254,8 @@ def _left_out_and_turned(records: list, left_out: dict) -> list:  # lines
     return lines
 
 # %% ../../nbs/data/12_prepare.ipynb #be119029
-def report(
-    name: str,  # of the data set
-    split: str,
-    records: list,
-    left_out: dict = (),  # how many files do not belong to it, by reason
-) -> str:  # Markdown
-    "Say what was found in a data set."
+def report(name: str, split: str, records: list, left_out: dict = ()) -> str:  # Markdown
+    "Say what was found in a data set, and how many files do not belong to it, by reason (`left_out`)."
     bad, known = [r for r in records if 'problem' in r], COUNTS.get((name, split))
     lines = [f'# {name} {split}: {len(records)} samples, {len(bad)} problems', '']
     if known and known != len(records):

@@ -281,12 +281,9 @@ def hallucination_figures(
     return files
 
 # %% ../../nbs/look/05_figures.ipynb #44runf01
-def run_figures(
-    path: Path,  # run folder
-    target: str = 'streetworld-day',  # where the examples come from
-    root: Path = None,  # its folder
-) -> list:  # files written
-    "Draw a run's curves, examples, Figure 4 and restyled streets, and write its report.html."
+def run_figures(path: Path, target: str = 'streetworld-day', root: Path = None) -> list:  # files written
+    """Draw the curves, examples, Figure 4 and restyled streets of a run folder, and write its report.html.
+    The examples come from `target`, found in the folder `root`."""
     run, data = load_run(path), open_target(target, root)
     read_sample(data, labelled=True)
     learner, folder, method = run.learner(), run.path / 'figures', run.config.method

@@ -189,13 +189,8 @@ def grid(
     return fig
 
 # %% ../../nbs/look/01_plots.ipynb #41grid03
-def show_grid(
-    images: Sequence,  # images or label maps
-    titles: Sequence = (),  # one a picture
-    columns: int = 4,  # pictures a row
-    width: float = 10.0,  # inches
-):  # matplotlib Figure
-    "Draw a list of pictures, wrapped into rows."
+def show_grid(images: Sequence, titles: Sequence = (), columns: int = 4, width: float = 10.0):  # matplotlib Figure
+    "Draw a list of images or label maps, each with its title, wrapped into rows; the width is in inches."
     columns = min(columns, len(images))
     missing = -len(images) % columns
     starts = range(0, len(images), columns)
@@ -525,10 +520,8 @@ _camvid = {
 }
 
 
-def class_colour(
-    name: str,  # of a class in any protocol
-) -> tuple:  # RGB in [0, 1]
-    "Return the palette colour of a class; grey for an unknown one."
+def class_colour(name: str) -> tuple:  # RGB in [0, 1]
+    "Return the palette colour of a class of any protocol; grey for an unknown one."
     name = _camvid.get(name, name)
     return tuple(PALETTE[CLASSES.index(name)] / 255) if name in CLASSES else (0.6, 0.6, 0.6)
 

@@ -295,9 +295,7 @@ PROTOCOL = (  # title, file, caption
 )
 
 # %% ../../nbs/look/04_report.ipynb #rp000052
-def rounded(
-    frame: pd.DataFrame,
-) -> pd.DataFrame:  # of text
+def rounded(frame: pd.DataFrame) -> pd.DataFrame:  # of text
     "Write numbers with two decimals, large ones with none; bring the rows of a target together."
 
     def text(value):
@@ -426,11 +424,9 @@ def matrix_blocks(
     return [picture(plots.confusion_heatmap(total[best], classes, total[first]), caption=told), matrices]
 
 # %% ../../nbs/look/04_report.ipynb #rp000073
-def summed_matrices(
-    folder: Path,  # of a comparison
-    runs: pd.DataFrame,  # rows of runs.csv, all of one protocol
-) -> dict:  # method -> confusion matrix; empty where an evaluation is not kept any more
-    "Add up the confusion matrices that the rows were made of, over seeds and targets."
+def summed_matrices(folder: Path, runs: pd.DataFrame) -> dict:  # method -> confusion matrix
+    """Add up the matrices that rows of runs.csv (all of one protocol) were made of, over seeds and targets.
+    Return nothing where an evaluation is not kept any more."""
     protocol, total = PROTOCOLS[str(runs.protocol.iloc[0])], {}
     for row in runs.itertuples(index=False):
         evaluation = find_evaluation(folder / run_name(row.method, row.seed), row)
@@ -461,11 +457,8 @@ def confusion_blocks(
     return blocks
 
 # %% ../../nbs/look/04_report.ipynb #rp000078
-def curve_blocks(
-    own: list,  # folders of the runs, METHOD-SEED
-    methods: list,
-) -> list:  # HTML blocks
-    "Draw the losses of all runs, if every method has a log."
+def curve_blocks(own: list, methods: list) -> list:  # HTML blocks
+    "Draw the losses of all runs, from their folders METHOD-SEED, if every method has a log."
     by_name = {m.replace(':', '+'): m for m in methods}
     logs = {m: [] for m in methods}
     for folder in own:

@@ -314,14 +314,10 @@ def linked_panels(
     sizes = {plots.as_picture(x).shape[:2] for x in panels.values()}
     if len(sizes) != 1:
         raise AshError(f'panels of different sizes {sorted(sizes)} cannot be linked: bring them to one size')
-    return fill(
-        'panels.html',
-        panels=[(title, panel_source(x), x.ndim == 2) for title, x in panels.items()],
-        classes={','.join(map(str, PALETTE[k])): name for k, name in enumerate(CLASSES)},
-        width=width,
-        style=asset('panels.css'),
-        script=asset('panels.js'),
-    )
+    sources = [(title, panel_source(x), x.ndim == 2) for title, x in panels.items()]
+    classes = {','.join(map(str, PALETTE[k])): name for k, name in enumerate(CLASSES)}
+    look = dict(style=asset('panels.css'), script=asset('panels.js'))
+    return fill('panels.html', panels=sources, classes=classes, width=width, **look)
 
 # %% ../../nbs/look/06_widgets.ipynb #wi000057
 def framed(
@@ -401,6 +397,8 @@ BUTTONS = dict(  # name -> text, method of PreviewWidget
     save=('save as PNG', 'save'),
     compare=('panels with zoom', 'compare'),
 )
+
+# %% ../../nbs/look/06_widgets.ipynb #wi00067b
 PICTURES = ('street', 'painting', 'AdaIN', 'ASH', 'segmentation', 'restyled segmentation')
 
 
@@ -507,12 +505,8 @@ class PreviewWidget:
 
 # %% ../../nbs/look/06_widgets.ipynb #be85d2d4
 @patch
-def set_gain(
-    self: PreviewWidget,
-    k: int,  # train id
-    gain: float,  # 0: switched off
-):
-    "Let class k count `gain` times in ASH's condition."
+def set_gain(self: PreviewWidget, k: int, gain: float):
+    "Let class k (a train id) count `gain` times in ASH's condition; 0 switches it off."
     if self.preview.gains[k] == gain:
         return
     self.preview.gains[k] = gain
@@ -576,23 +570,13 @@ def save(
     return path
 
 # %% ../../nbs/look/06_widgets.ipynb #fec373ce
-def run_line(
-    run: Run,
-) -> str:  # HTML
+def run_line(run: Run) -> str:  # HTML
     "Say in a line what a run is and how far it has come."
     c = run.config
     done = int(run.metrics.step.max()) if (run.path / 'metrics.csv').is_file() else 0
-    return block(
-        'run_line',
-        'widgets.html',
-        name=run.path.name,
-        method=plots.label_of(c.method),
-        seed=c.seed,
-        source=c.source,
-        done=done,
-        steps=c.steps,
-        state='finished' if run.finished else f'{100 * done / c.steps:.0f} %',
-    )
+    about = dict(name=run.path.name, method=plots.label_of(c.method), seed=c.seed, source=c.source)
+    state = 'finished' if run.finished else f'{100 * done / c.steps:.0f} %'
+    return block('run_line', 'widgets.html', **about, done=done, steps=c.steps, state=state)
 
 # %% ../../nbs/look/06_widgets.ipynb #wi000089
 def figure_box(

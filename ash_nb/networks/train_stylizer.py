@@ -29,7 +29,7 @@ def drawn(
     "Draw pictures of consecutive seeds."
     return torch.stack([torch.from_numpy(draw(first + k)).permute(2, 0, 1) for k in range(n)])
 
-
+# %% ../../nbs/networks/03_train_stylizer.ipynb #563bb262
 def pool(n: int = 300, seed: int = 0) -> tuple:  # streets and paintings, each (n, 3, 180, 240) uint8
     "Draw the pictures that the pair is trained on; none of them is used anywhere else."
     from ash_nb.data.streetworld.appearances import street
@@ -55,17 +55,8 @@ def crops(
 
 # %% ../../nbs/networks/03_train_stylizer.ipynb #0af290cf
 @torch.no_grad()
-def lossless_start(
-    network: nn.Module,  # an encoder or a decoder
-    g: torch.Generator,  # of the filters
-):
-    "Initialise 3x3 convolutions in pairs of opposite orthogonal filters; the 1x1 colour conversion is the identity."
-    for m in network.modules():
-        if isinstance(m, nn.Conv2d):
-            _start_layer(m, g)
-
-
 def _start_layer(m: nn.Conv2d, g: torch.Generator):
+    "Initialise one convolution."
     nn.init.zeros_(m.bias)
     if m.kernel_size == (1, 1):
         m.weight.copy_(torch.eye(3).view(3, 3, 1, 1))
@@ -76,6 +67,14 @@ def _start_layer(m: nn.Conv2d, g: torch.Generator):
         half = torch.empty(m.out_channels // 2, *m.weight.shape[1:])
         nn.init.orthogonal_(half, generator=g)
         m.weight.copy_(torch.cat([half, -half]))
+
+# %% ../../nbs/networks/03_train_stylizer.ipynb #0af290d0
+@torch.no_grad()
+def lossless_start(network: nn.Module, g: torch.Generator):
+    "Initialise 3x3 convolutions in pairs of opposite orthogonal filters; the 1x1 colour conversion is the identity."
+    for m in network.modules():
+        if isinstance(m, nn.Conv2d):
+            _start_layer(m, g)
 
 # %% ../../nbs/networks/03_train_stylizer.ipynb #e2db1a01
 def edges(
@@ -181,12 +180,9 @@ def train_pair(
 
 # %% ../../nbs/networks/03_train_stylizer.ipynb #97b8db0b
 @torch.no_grad()
-def normalise_pair(
-    encoder: nn.Module,  # changed in place
-    decoder: nn.Module,  # changed in place
-    images: torch.Tensor,  # (B, 3, H, W) to measure activations on
-):
-    "Rescale the features to a mean activation of 1 per channel over `images`; the pair's pictures stay the same."
+def normalise_pair(encoder: nn.Module, decoder: nn.Module, images: torch.Tensor):
+    """Rescale features, in place, to a mean activation of 1 per channel over images (B, 3, H, W).
+    The pair's pictures stay the same."""
     mean = encoder(images).float().mean((0, 2, 3))
     mean = mean.clamp(min=0.1 * float(mean.mean()))  # a channel that is nearly silent stays quiet
     last, first = encoder.layers[-2], decoder.layers[1]

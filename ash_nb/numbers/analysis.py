@@ -48,12 +48,9 @@ def mean_ci(
     return Estimate(float(v.mean()), half, len(v))
 
 # %% ../../nbs/numbers/02_analysis.ipynb #d4641f14
-def paired_difference(
-    a: Sequence,  # one number a seed
-    b: Sequence,  # one number a seed, same seeds in the same order; pairs with a NaN are left out
-    level: float = 0.95,  # of confidence
-) -> Estimate:
-    "Estimate the mean of a - b, seed by seed, with p-value. Raises AshError when the numbers do not pair."
+def paired_difference(a: Sequence, b: Sequence, level: float = 0.95) -> Estimate:
+    """Estimate the mean of a - b with p-value, from a number a seed in the same order; pairs with a NaN are left out.
+    Raises AshError when the numbers do not pair."""
     from scipy.stats import t
 
     if len(a) != len(b):
@@ -169,10 +166,9 @@ def with_world_mean(
     return pd.concat([mean, runs.drop(world.index)] if alone else [runs, mean], ignore_index=True)
 
 # %% ../../nbs/numbers/02_analysis.ipynb #b9a0a41f
-def _basis(
-    counted,  # DataFrame of truth values, a row a run and a column a class: is it in the mean
-) -> str:
-    "Say which classes a mean is over, for all runs of one target."
+def _basis(counted) -> str:
+    """Say which classes a mean is over, for all runs of one target.
+    `counted`, a row a run and a column a class, tells whether it is in the mean."""
     of = list(counted.columns)
     absent = [c for c in of if not counted[c].any()]
     if len(absent) == len(of):

@@ -55,6 +55,14 @@ def _train_ids(values, what, classes, ignore=''):  # flat int64
         raise NotTrainIds(f'{what} holds train id {int(values[wrong][0])}: {expected}')
     return values
 
+# %% ../../nbs/numbers/01_evaluation.ipynb #70001e1c
+def _refuse_masked(**arrays):
+    "Raise NotTrainIds for a masked array."
+    for what, x in arrays.items():
+        if isinstance(x, np.ma.MaskedArray):
+            lost = f'{what} is a masked array, whose mask would be lost'
+            raise NotTrainIds(f'{lost}: write {IGNORE} into the label where it is masked')
+
 # %% ../../nbs/numbers/01_evaluation.ipynb #f72edbed
 def confusion_matrix(
     prediction,  # tensor or array of train ids, any shape
@@ -64,10 +72,7 @@ def confusion_matrix(
     "Count pixels by true and predicted class. Raises NotTrainIds for odd values, AshError for two shapes."
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-    for what, x in (('prediction', prediction), ('label', label)):
-        if isinstance(x, np.ma.MaskedArray):
-            lost = f'{what} is a masked array, whose mask would be lost'
-            raise NotTrainIds(f'{lost}: write {IGNORE} into the label where it is masked')
+    _refuse_masked(prediction=prediction, label=label)
     said, true = _train_ids(prediction, 'prediction', classes), _train_ids(label, 'label', classes, f' and {IGNORE}')
     if (a := tuple(np.shape(prediction))) != (b := tuple(np.shape(label))):
         raise AshError(f"prediction is {a} but label {b}: bring the prediction to the label's size")
@@ -211,11 +216,9 @@ def keep_evaluation(e: Evaluation, key: dict, path: Path):
     write_json(path, e.json() | extra, sealed=True)
 
 # %% ../../nbs/numbers/01_evaluation.ipynb #33pack05
-def read_evaluation(
-    path: Path,  # a file that `keep_evaluation` wrote
-    key: dict | str = None,  # the wanted key, or its digest; None: any
-) -> tuple:  # Evaluation and its key; (None, None) where there is no such record
-    "Read an evaluation if it is the wanted one. Raises AshError for a damaged file."
+def read_evaluation(path: Path, key: dict | str = None) -> tuple:  # Evaluation, key; (None, None): no such record
+    """Read a kept evaluation if it is the wanted one: by its key, by the digest of it, or any for None.
+    Raises AshError for a damaged file."""
     record = read_json(path, sealed=True) if Path(path).is_file() else {}
     found = record.get('key')
     if not isinstance(found, dict):

@@ -88,17 +88,11 @@ def roof(scene: Scene, x: float, back: float, z0: float, z1: float, height: floa
 # %% ../../../nbs/data/04_things.ipynb #7ee2fafe
 _house_colours = np.array(
     [
-        (0.62, 0.36, 0.28),
-        (0.78, 0.68, 0.52),
-        (0.55, 0.53, 0.50),
-        (0.82, 0.80, 0.76),
-        (0.45, 0.30, 0.25),
-        (0.70, 0.60, 0.45),
-        (0.60, 0.65, 0.68),
-        (0.85, 0.72, 0.58),
-        (0.38, 0.38, 0.42),
+        (0.62, 0.36, 0.28), (0.78, 0.68, 0.52), (0.55, 0.53, 0.50),
+        (0.82, 0.80, 0.76), (0.45, 0.30, 0.25), (0.70, 0.60, 0.45),
+        (0.60, 0.65, 0.68), (0.85, 0.72, 0.58), (0.38, 0.38, 0.42),
     ]
-)
+)  # fmt: skip
 
 # %% ../../../nbs/data/04_things.ipynb #f35a6e5d
 def house(scene: Scene, x: float, side: int, z0: float, length: float, height: float):
