@@ -385,6 +385,14 @@ def _say_prepared(args: argparse.Namespace, done: dict):
         print(f'read with one process: {speed}')
     print(f'ready: say --root {args.out} in place of {args.root or "the raw folder"}')
 
+# %% ../nbs/workshop/04_cli.ipynb #98145819
+def _refuse_problems(done: dict):
+    "Raise AshError where samples have problems."
+    if done['problems']:
+        problems = f'{len(done["problems"])} of {done["samples"]} samples have problems (listed above)'
+        remedy = 'fetch those files again, or say --out DIR --leave-out to do without them'
+        raise AshError(f'{problems}: {remedy}')
+
 # %% ../nbs/workshop/04_cli.ipynb #d1106262
 def _prepare(args: argparse.Namespace):
     "Check a data set and write a copy of it. Raises AshError where samples have problems and are not left out."
@@ -394,10 +402,8 @@ def _prepare(args: argparse.Namespace):
     how = (args.split, size, args.lossless, args.leave_out, workers)
     done = prepare(args.dataset, args.root, args.out, *how, holds=args.ids)
     print(done['text'])
-    if done['problems'] and not (args.out and args.leave_out):
-        problems = f'{len(done["problems"])} of {done["samples"]} samples have problems (listed above)'
-        remedy = 'fetch those files again, or say --out DIR --leave-out to do without them'
-        raise AshError(f'{problems}: {remedy}')
+    if not (args.out and args.leave_out):
+        _refuse_problems(done)
     if args.out:
         _say_prepared(args, done)
 
@@ -434,16 +440,21 @@ def _add_bench(subparsers):
     p.add_argument('--compiled', action='store_true', help='step: torch.compile, too')
     return p
 
+# %% ../nbs/workshop/04_cli.ipynb #7a6bdee2
+def _of_step(args: argparse.Namespace) -> dict:
+    "Collect the options of `bench step`. Raises AshError where something else is measured."
+    given = {k: getattr(args, k) for k in ('size', 'repeats', 'device', 'compiled') if getattr(args, k)}
+    if given and args.name != 'step':
+        raise AshError(f'--{next(iter(given))} belongs to: ash-nb bench step')
+    return given
+
 # %% ../nbs/workshop/04_cli.ipynb #37cfb1cb
 def _bench(args: argparse.Namespace):
     "Measure this machine, write what was asked for, and print it."
     from ash_nb.bench import bench
     from ash_nb.core.files import write_json
 
-    of_step = {k: getattr(args, k) for k in ('size', 'repeats', 'device', 'compiled') if getattr(args, k)}
-    if of_step and args.name != 'step':
-        raise AshError(f'--{next(iter(of_step))} belongs to: ash-nb bench step')
-    result = bench(args.name, **of_step)
+    result = bench(args.name, **_of_step(args))
     if args.json:
         write_json(args.json, result)
     for k, v in result.items():
@@ -580,6 +591,20 @@ def _flush():
         except (AttributeError, OSError, ValueError):
             pass
 
+# %% ../nbs/workshop/04_cli.ipynb #e4324f09
+def _reader_gone(place: int) -> bool:
+    "Tell whether nobody reads any more what is written to a file descriptor."
+    watch = select.poll()
+    watch.register(place, select.POLLOUT)
+    return any(event & select.POLLERR for _, event in watch.poll(0))
+
+
+def _send_nowhere(place: int):
+    "Let what is written to a file descriptor vanish."
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, place)
+    os.close(nowhere)
+
 # %% ../nbs/workshop/04_cli.ipynb #e62950b2
 def _drop_unread() -> bool:  # whether a reader has gone
     "Send to nowhere what would be printed to a reader that has gone."
@@ -589,13 +614,9 @@ def _drop_unread() -> bool:  # whether a reader has gone
             place = stream.fileno()
         except (AttributeError, OSError, ValueError):
             continue
-        watch = select.poll()
-        watch.register(place, select.POLLOUT)
-        if not any(event & select.POLLERR for _, event in watch.poll(0)):
-            continue
-        nowhere, gone = os.open(os.devnull, os.O_WRONLY), True
-        os.dup2(nowhere, place)
-        os.close(nowhere)
+        if _reader_gone(place):
+            _send_nowhere(place)
+            gone = True
     return gone
 
 # %% ../nbs/workshop/04_cli.ipynb #e93e523d

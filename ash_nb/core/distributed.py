@@ -66,12 +66,19 @@ def leave():
         dist.destroy_process_group()
         _control.clear()
 
+# %% ../../nbs/core/06_distributed.ipynb #a5ea09ee
+def _average_together(grads: list):
+    "Average gradients of one dtype over all processes, in place."
+    flat = torch.cat([g.flatten() for g in grads])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for g, part in zip(grads, flat.split([g.numel() for g in grads])):
+        g.copy_(part.view_as(g))
+
 # %% ../../nbs/core/06_distributed.ipynb #01b5c76b
 @torch.no_grad()
-def average_gradients(
-    parameters: Iterable,  # of all networks; those without a gradient are left out
-):
-    "Average the gradients of all processes, in one all-reduce for each dtype."
+def average_gradients(parameters: Iterable):
+    "Average the gradients that parameters of all networks have over all processes, in one all-reduce for each dtype."
     if rank_and_size()[1] == 1:
         return
     kinds = {}
@@ -79,11 +86,7 @@ def average_gradients(
         if p.grad is not None:
             kinds.setdefault(p.grad.dtype, []).append(p.grad)
     for grads in kinds.values():
-        flat = torch.cat([g.flatten() for g in grads])
-        dist.all_reduce(flat)
-        flat /= dist.get_world_size()
-        for g, part in zip(grads, flat.split([g.numel() for g in grads])):
-            g.copy_(part.view_as(g))
+        _average_together(grads)
 
 # %% ../../nbs/core/06_distributed.ipynb #ba22ff9c
 def averaged(x: torch.Tensor) -> torch.Tensor:

@@ -239,11 +239,16 @@ def _over_white(picture) -> np.ndarray:  # (H, W, 3) uint8
         picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture.convert('RGBA'))
     return np.array(picture.convert('RGB'))
 
+# %% ../../nbs/data/02_pictures.ipynb #5e62621e
+def _rgb_over_white(picture, path: str | Path) -> np.ndarray:  # (H, W, 3) uint8
+    "Lay a picture of 8 bits over white. Raises AshError for a mode that is not read."
+    try:
+        return _over_white(picture)
+    except (ValueError, OverflowError, TypeError):
+        raise AshError(f'{path} is a picture of mode {picture.mode}, which is not read: save it as RGB') from None
+
 # %% ../../nbs/data/02_pictures.ipynb #11a7134e
-def as_rgb(
-    decoded: Decoded,
-    path: str | Path,  # for the message
-) -> np.ndarray:  # (H, W, 3) uint8
+def as_rgb(decoded: Decoded, path: str | Path) -> np.ndarray:  # (H, W, 3) uint8
     "Return a decoded picture as RGB over white, the right way up. Raises AshError where values are unclear."
     picture = decoded.picture
     _refuse_unclear(decoded, path)
@@ -252,10 +257,7 @@ def as_rgb(
     elif picture.mode[0] in 'IF':
         pixels = np.repeat(_grey(picture, path)[..., None], 3, 2)
     else:
-        try:
-            pixels = _over_white(picture)
-        except (ValueError, OverflowError, TypeError):
-            raise AshError(f'{path} is a picture of mode {picture.mode}, which is not read: save it as RGB') from None
+        pixels = _rgb_over_white(picture, path)
     return turned(pixels, decoded.turn)
 
 # %% ../../nbs/data/02_pictures.ipynb #45e447cf

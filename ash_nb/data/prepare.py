@@ -301,6 +301,15 @@ def _refuse_folder(out: Path, root: Path):
     if strange:
         raise AshError(f'{out} holds {strange[0]} and is not a prepared copy: choose a new folder; nothing was written')
 
+# %% ../../nbs/data/12_prepare.ipynb #372d8109
+def _refuse_other_copy(out: Path, head: dict):
+    "Raise AshError for a folder that holds a copy made in another way than `head` says."
+    if (out / 'prepared.json').is_file():
+        there = read_json(out / 'prepared.json', sealed=True)
+        for k, v in head.items():
+            if there.get(k) != v:
+                raise AshError(f'{out} was prepared with {k} {there.get(k)!r}, now {v!r}: choose another folder')
+
 # %% ../../nbs/data/12_prepare.ipynb #f83fb920
 def _claim(out: str | Path | None, head: dict, root: Path) -> Path | None:
     "Make a folder the one of the copy that `head` describes; `root` is the raw data. Raises AshError."
@@ -308,11 +317,7 @@ def _claim(out: str | Path | None, head: dict, root: Path) -> Path | None:
         return None
     out = Path(out).expanduser()
     _refuse_folder(out, root)
-    if (out / 'prepared.json').is_file():
-        there = read_json(out / 'prepared.json', sealed=True)
-        for k, v in head.items():
-            if there.get(k) != v:
-                raise AshError(f'{out} was prepared with {k} {there.get(k)!r}, now {v!r}: choose another folder')
+    _refuse_other_copy(out, head)
     write_json(out / 'prepared.json', head | dict(complete=False), sealed=True)
     return out
 
@@ -338,25 +343,24 @@ def _collect(
         part.close()
     return kept
 
+# %% ../../nbs/data/12_prepare.ipynb #4181814a
+def _what_was_found(good: list, of: int, complete: bool) -> dict:
+    "Count the usable samples of a data set, and the pixels of each class; training uses what is complete."
+    counts = class_shares(good)
+    histogram = {CLASSES[k]: int(counts[k]) for k in range(19)} | {'ignored': int(counts[IGNORE])}
+    return dict(complete=complete, samples=len(good), left_out=of - len(good), histogram=histogram)
+
 # %% ../../nbs/data/12_prepare.ipynb #085282d3
-def _finish(
-    out: Path,
-    head: dict,
-    records: list,
-    text: str,  # the report
-    complete: bool,  # training may use it
-):
-    "Write the index, the report and the sheet of a copy. Raises AshError when no sample is usable."
+def _finish(out: Path, head: dict, records: list, text: str, complete: bool):
+    "Write the index, the report `text` and the sheet of a copy. Raises AshError when no sample is usable."
     good = [r for r in records if 'problem' not in r]
     if not good:
         raise AshError(f'no sample is usable: {records[0]["problem"]}')
     index = ''.join(json.dumps(r) + '\n' for r in good).encode()
     write_atomic(out / 'index.jsonl', index)
     write_atomic(out / 'report.md', text.encode('utf-8', 'backslashreplace'))
-    counts = class_shares(good)
-    histogram = {CLASSES[k]: int(counts[k]) for k in range(19)} | {'ignored': int(counts[IGNORE])}
-    found = dict(complete=complete, samples=len(good), left_out=len(records) - len(good), histogram=histogram)
-    write_json(out / 'prepared.json', head | found | dict(index_sha256=sha256(index)), sealed=True)
+    found = _what_was_found(good, len(records), complete) | dict(index_sha256=sha256(index))
+    write_json(out / 'prepared.json', head | found, sealed=True)
     (out / 'index.part').unlink()
     if complete and good[0]['label']:
         write_atomic(out / 'sheet.png', encode(sheet(open_dataset(head['dataset'], out, head['split'])), 'png'))

@@ -75,6 +75,19 @@ def figure(rows: int = 1, columns: int = 1, size: tuple = (7, 3), **kw):  # figu
         ax.tick_params(labelsize=8, length=3, color='#8a939b', labelcolor='#3c454d')
     return fig, axes
 
+# %% ../../nbs/look/01_plots.ipynb #4e39de65
+def _compressed(picture, photo: bool) -> bytes:
+    "Encode an RGB picture as JPEG, or as PNG with a palette."
+    from PIL.Image import Dither, Quantize
+
+    out = io.BytesIO()
+    if photo:
+        picture.save(out, 'JPEG', quality=80, optimize=True)
+    else:
+        few = picture.quantize(255, Quantize.MAXCOVERAGE, dither=Dither.NONE)
+        few.save(out, 'PNG', optimize=True)
+    return out.getvalue()
+
 # %% ../../nbs/look/01_plots.ipynb #f02bc972
 def encode(
     fig,  # matplotlib Figure
@@ -84,15 +97,17 @@ def encode(
     "Encode a figure as JPEG or palette PNG."
     from PIL import Image
 
-    raw, out = io.BytesIO(), io.BytesIO()
+    raw = io.BytesIO()
     fig.savefig(raw, format='png', dpi=dpi, facecolor='white')
-    picture = Image.open(raw).convert('RGB')
-    if photo:
-        picture.save(out, 'JPEG', quality=80, optimize=True)
-    else:
-        few = picture.quantize(255, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-        few.save(out, 'PNG', optimize=True)
-    return out.getvalue()
+    return _compressed(Image.open(raw).convert('RGB'), photo)
+
+# %% ../../nbs/look/01_plots.ipynb #74dcb28a
+def _channels_last(x: np.ndarray) -> np.ndarray:  # (H, W, 3)
+    "Bring the colours of an image to the last axis. Raises AshError where there are none."
+    if x.ndim != 3 or 3 not in (x.shape[0], x.shape[-1]):
+        expected = '(3, H, W), (H, W, 3) or a label map (H, W)'
+        raise AshError(f'an array of shape {x.shape} is no picture: expected {expected}')
+    return x.transpose(1, 2, 0) if x.shape[0] == 3 and x.shape[-1] != 3 else x
 
 # %% ../../nbs/look/01_plots.ipynb #b7dd092f
 def as_picture(
@@ -102,11 +117,7 @@ def as_picture(
     x = np.asarray(x.detach().cpu() if hasattr(x, 'detach') else x)
     if x.ndim == 2:
         return colorize(x.astype(np.uint8))
-    if x.ndim != 3 or 3 not in (x.shape[0], x.shape[-1]):
-        expected = '(3, H, W), (H, W, 3) or a label map (H, W)'
-        raise AshError(f'an array of shape {x.shape} is no picture: expected {expected}')
-    if x.shape[0] == 3 and x.shape[-1] != 3:
-        x = x.transpose(1, 2, 0)
+    x = _channels_last(x)
     if x.dtype == np.uint8:
         return x
     return (np.nan_to_num(x.astype(float)).clip(0, 1) * 255 + 0.5).astype(np.uint8)
@@ -616,6 +627,13 @@ def _verdict_colour(difference, half):
         return '#0072B2' if difference > 0 else '#D55E00'
     return '#9aa3ab'
 
+# %% ../../nbs/look/01_plots.ipynb #c1cb06fb
+def _difference_limits(rows) -> tuple:
+    "Choose the ends of an axis of differences; an interval much wider than the differences runs out of it."
+    middle, half = (rows[c].fillna(0) for c in ('difference', 'difference_half'))  # a target without a mean has none
+    reach = 2 * (middle.abs().max() or 1)
+    return max(-reach, (middle - half).min() - 1), min(2 * reach, (middle + half).max() + 1)
+
 # %% ../../nbs/look/01_plots.ipynb #41forest
 def _forest_panel(ax, rows):
     "Draw the differences of one target, the first row on top."
@@ -628,9 +646,7 @@ def _forest_panel(ax, rows):
     ax.axvline(0, color='#1d2327', lw=0.8)
     ax.set(xlabel='difference in mean IoU, points', ylim=(len(rows) - 0.4, -0.6))
     ax.grid(axis='y', visible=False)
-    middle, half = (rows[c].fillna(0) for c in ('difference', 'difference_half'))  # a target without a mean has none
-    reach = 2 * (middle.abs().max() or 1)
-    ax.set_xlim(max(-reach, (middle - half).min() - 1), min(2 * reach, (middle + half).max() + 1))
+    ax.set_xlim(_difference_limits(rows))
 
 # %% ../../nbs/look/01_plots.ipynb #41fore03
 @themed

@@ -154,17 +154,17 @@ EFFECT = (
 )
 
 
-def classwise_blocks(
-    log: pd.DataFrame,  # of classwise.csv
-    drawn: bool,  # whether the folder has a picture of Figure 4 already
-) -> list:  # HTML blocks
-    "Draw Figure 4 unless it is drawn, and say how contributions go with class size."
+def _effect_blocks(log: pd.DataFrame) -> list:  # HTML blocks
+    "Say how contributions go with class size, if there is a rank to correlate."
+    effect = size_effect(log)
+    return [] if np.isnan(effect['beta']) else [paragraph(EFFECT.format(**effect))]
+
+# %% ../../nbs/look/04_report.ipynb #rp00031b
+def classwise_blocks(log: pd.DataFrame, drawn: bool) -> list:  # HTML blocks
+    "Draw Figure 4 unless the folder has it drawn already, and say how contributions go with class size."
     caption = CAPTIONS['figure4'].replace(' Inset: the predicted labels of the probe image.', '')
     blocks = [] if drawn else [picture(plots.figure4(log), caption=caption)]
-    effect = size_effect(log)
-    if not np.isnan(effect['beta']):
-        blocks.append(paragraph(EFFECT.format(**effect)))
-    return blocks
+    return blocks + _effect_blocks(log)
 
 # %% ../../nbs/look/04_report.ipynb #0d5de12a
 def hallucinator_blocks(
@@ -178,22 +178,22 @@ def hallucinator_blocks(
         blocks += classwise_blocks(read_table(file), any((Path(folder) / 'figures').glob('figure4.*')))
     return blocks
 
+# %% ../../nbs/look/04_report.ipynb #9a9397f0
+def _score_name(e, key: dict, several: bool) -> str:
+    "Name an evaluation by its target; where there are several, by what tells them apart, too."
+    name = e.target.removeprefix('streetworld-')
+    where = Path(key['root']).name or 'drawn'
+    return f'{name} ({e.split}, {e.images} images, {where}, {key["precision"]})' if several else name
+
 # %% ../../nbs/look/04_report.ipynb #e14c18d4
-def newest_scores(
-    folder: str | Path,  # of a run
-) -> dict:  # what it is -> Evaluation
-    "Find the evaluations of the newest checkpoint that was evaluated."
+def newest_scores(folder: str | Path) -> dict:  # what it is -> Evaluation
+    "Find the evaluations of the newest checkpoint of a run that was evaluated."
     found = kept_evaluations(folder)
     last = max((key['step'] for _, key in found), default=0)
     weights = recorded_digest(Path(folder) / 'checkpoints' / f'step-{last:07d}' / 'segmenter.safetensors')
     current = [(e, key) for e, key in found if key['step'] == last and key['weights'] == weights]
     short = [e.target.removeprefix('streetworld-') for e, _ in current]
-    out = {}
-    for name, (e, key) in zip(short, current):
-        where = Path(key['root']).name or 'drawn'
-        several = short.count(name) > 1
-        out[f'{name} ({e.split}, {e.images} images, {where}, {key["precision"]})' if several else name] = e
-    return out
+    return {_score_name(e, key, short.count(name) > 1): e for name, (e, key) in zip(short, current)}
 
 # %% ../../nbs/look/04_report.ipynb #rp000038
 def scores_table(
@@ -373,23 +373,25 @@ def class_chart(
     caption = f'{title}: IoU per class, protocol {protocol.name}{intervals}.'
     return picture(plots.iou_bars(runs, protocol.classes), caption=caption)
 
+# %% ../../nbs/look/04_report.ipynb #c58c5c9b
+def _mean_over_appearances(world: pd.DataFrame) -> pd.DataFrame:
+    "Average the IoU of each class over the appearances of StreetWorld, for each run."
+    protocol = str(world.protocol.iloc[0])
+    by_run = world.groupby(['method', 'seed'], sort=False, as_index=False)
+    return by_run[list(PROTOCOLS[protocol].classes)].mean().assign(protocol=protocol)
+
 # %% ../../nbs/look/04_report.ipynb #64a0f487
-def class_blocks(
-    runs: pd.DataFrame,  # of runs.csv
-) -> list:  # HTML blocks
+def class_blocks(runs: pd.DataFrame) -> list:  # HTML blocks
     "Draw IoU per class: one chart for StreetWorld's targets together, one for each other target, the rest folded."
     each = {t: class_chart(runs[runs.target == t], t.removeprefix('streetworld-')) for t in runs.target.unique()}
     world = runs[runs.target.str.startswith('streetworld')]
     appearances = set(world.target)
     if len(appearances) < 2:
         return list(each.values())
-    protocol = str(world.protocol.iloc[0])
-    by_run = world.groupby(['method', 'seed'], sort=False, as_index=False)
-    mean = by_run[list(PROTOCOLS[protocol].classes)].mean().assign(protocol=protocol)
     over = f'Mean over {len(appearances)} appearances of StreetWorld, of each class over those in which it has an IoU'
     others = [chart for t, chart in each.items() if t not in appearances]
     parts = ''.join(chart for t, chart in each.items() if t in appearances)
-    return [class_chart(mean, over), *others, folded(parts, 'Each appearance')]
+    return [class_chart(_mean_over_appearances(world), over), *others, folded(parts, 'Each appearance')]
 
 # %% ../../nbs/look/04_report.ipynb #c84e8a21
 def target_groups(

@@ -417,24 +417,21 @@ def picture_grid(
     titled = [w.VBox([w.HTML(f'<b>{title}</b>'), picture]) for title, picture in pictures.items()]
     return w.GridBox(titled, layout=w.Layout(grid_template_columns='repeat(2, 326px)'))
 
+# %% ../../nbs/look/06_widgets.ipynb #86fb95f4
+def _button_row(buttons: list) -> w.HBox:
+    "Lay buttons out beside each other, wrapped where they do not fit."
+    return w.HBox(buttons, layout=w.Layout(flex_flow='row wrap', width='300px'))
+
 # %% ../../nbs/look/06_widgets.ipynb #wi00006a
-def control_column(
-    parts: dict,  # name -> widget
-    toggles: dict,  # train id -> button
-    message: w.HTML,  # under the buttons
-) -> w.VBox:
-    "Lay the controls out below each other, buttons in rows."
-
-    def row(buttons):
-        return w.HBox(buttons, layout=w.Layout(flex_flow='row wrap', width='300px'))
-
+def control_column(parts: dict, toggles: dict, message: w.HTML) -> w.VBox:
+    "Lay the controls out below each other, buttons (a toggle for each train id, too) in rows, the message last."
     controls = [
         *(parts[name] for name in SETTINGS),
-        row([parts['resample'], parts['reset']]),
+        _button_row([parts['resample'], parts['reset']]),
         w.HTML('<b>classes of ASH’s condition</b>'),
-        row(list(toggles.values())),
+        _button_row(list(toggles.values())),
         *(parts[name] for name in ('chosen', 'gain', 'first', 'second')),
-        row([parts['swap'], parts['save'], parts['compare']]),
+        _button_row([parts['swap'], parts['save'], parts['compare']]),
         message,
     ]
     return w.VBox(controls, layout=w.Layout(width='310px', min_width='310px'))
@@ -551,6 +548,13 @@ def compare(self: PreviewWidget):
     rows = -(-len(panels) // 4)
     self.frame.value = framed(linked_panels(panels), 30 + 200 * rows)
 
+# %% ../../nbs/look/06_widgets.ipynb #fb48b682
+def _two_rows(panels: dict) -> bytes:  # PNG
+    "Draw up to eight pictures in two rows, each with its title."
+    titles = [*panels, *[''] * 8][:8]
+    pictures = [*panels.values(), *[None] * 8][:8]
+    return plots.encode(plots.grid([pictures[:4], pictures[4:]], titles[:4], [[''] * 4, titles[4:]]))
+
 # %% ../../nbs/look/06_widgets.ipynb #591d25ad
 @patch
 def save(
@@ -558,10 +562,7 @@ def save(
     path: str | Path | None = None,  # file to write; None: `out`
 ) -> Path:  # the file
     "Write all pictures and the settings to one PNG."
-    panels = self.preview.panels()
-    titles = [*panels, *[''] * 8][:8]
-    pictures = [*panels.values(), *[None] * 8][:8]
-    drawn = plots.encode(plots.grid([pictures[:4], pictures[4:]], titles[:4], [[''] * 4, titles[4:]]))
+    drawn = _two_rows(self.preview.panels())
     info, out = PngInfo(), io.BytesIO()
     info.add_text('settings', json.dumps(self.preview.settings))
     Image.open(io.BytesIO(drawn)).save(out, 'PNG', pnginfo=info)

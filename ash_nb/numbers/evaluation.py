@@ -38,15 +38,20 @@ def _as_tensor(values, what, expected):
         raise NotTrainIds(f'{what} holds {values.dtype} values: {expected}')
     return torch.from_numpy(values.astype(values.dtype.newbyteorder('='), order='C', copy=True))
 
+# %% ../../nbs/numbers/01_evaluation.ipynb #b4387d63
+def _refuse_fractions(values, what: str, expected: str):
+    "Raise NotTrainIds for values that are no whole numbers, such as logits."
+    if values.dtype == torch.bool or values.is_floating_point() or values.is_complex():
+        kind = str(values.dtype).removeprefix('torch.')
+        remedy = 'of logits or probabilities take the argmax over the classes'
+        raise NotTrainIds(f'{what} holds {kind} values: {expected}; {remedy}')
+
 # %% ../../nbs/numbers/01_evaluation.ipynb #33tens03
 def _train_ids(values, what, classes, ignore=''):  # flat int64
     "Check train ids; `ignore` is how the message names the ignored id. Raises NotTrainIds for others."
     expected = f'expected train ids, 0 to {classes - 1}{ignore}'
     values = _as_tensor(values, what, expected)
-    if values.dtype == torch.bool or values.is_floating_point() or values.is_complex():
-        kind = str(values.dtype).removeprefix('torch.')
-        remedy = 'of logits or probabilities take the argmax over the classes'
-        raise NotTrainIds(f'{what} holds {kind} values: {expected}; {remedy}')
+    _refuse_fractions(values, what, expected)
     values = values.flatten().long()
     wrong = (values < 0) | (values >= classes)
     if ignore:
