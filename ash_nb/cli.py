@@ -78,8 +78,7 @@ def _mean_options(p: argparse.ArgumentParser, of: str, rule: str):
 
 # %% ../nbs/workshop/04_cli.ipynb #ac32ea4d
 def configuration(args: argparse.Namespace, **changes) -> Config:  # changes: fields that a verb has its own words for
-    """Build the configuration from parsed words (set, steps, preset) and changes.
-    Raises AshError for an unknown field or a value out of range."""
+    "Build the configuration from parsed words. Raises AshError for an unknown field or a value out of range."
     for text in args.set:
         name, sign, value = text.partition('=')
         if not sign:

@@ -208,30 +208,30 @@ class _FromMain(pickle.Pickler):
             self.found.append(thing.__qualname__)
         return NotImplemented
 
-# %% ../../nbs/core/06_distributed.ipynb #a555ebf9
-def ready_to_start(
-    sent: Any = None,  # what the new processes will be sent
-):
-    "Check that this process may start others. Raises AshError for a script, class or function that they cannot import."
-    if getattr(multiprocessing.current_process(), '_inheriting', False):
-        os._exit(UNGUARDED)
-    if _script() == 'a module' or os.path.isfile(_script()):
-        return
-    if _script():
-        raise AshError(
-            f'a script that is read from {_script()} cannot start processes, which would have to import it: '
-            'save it as a .py file, or start no processes (workers=0)'
-        )
+# %% ../../nbs/core/06_distributed.ipynb #7abc9a8a
+def _typed_in(sent: Any) -> str:  # '' where there is none
+    "Name a class or function in what is sent that other processes cannot import."
     found = _FromMain()
     try:
         found.dump(sent)
     except Exception:
         pass  # what cannot be sent at all is told when it is sent
-    if found.found:
-        raise AshError(
-            f'{found.found[0]} is defined in a notebook or typed in, where other processes cannot import it: '
-            'put it into a .py file and import it from there, or start no processes (workers=0)'
-        )
+    return found.found[0] if found.found else ''
+
+# %% ../../nbs/core/06_distributed.ipynb #a555ebf9
+def ready_to_start(sent: Any = None):
+    """Check that this process may start others, to which `sent` is sent.
+    Raises AshError for a script, class or function that they cannot import."""
+    if getattr(multiprocessing.current_process(), '_inheriting', False):
+        os._exit(UNGUARDED)
+    if _script() == 'a module' or os.path.isfile(_script()):
+        return
+    if _script():
+        cannot = f'a script that is read from {_script()} cannot start processes, which would have to import it'
+        raise AshError(f'{cannot}: save it as a .py file, or start no processes (workers=0)')
+    if typed := _typed_in(sent):
+        cannot = f'{typed} is defined in a notebook or typed in, where other processes cannot import it'
+        raise AshError(f'{cannot}: put it into a .py file and import it from there, or start no processes (workers=0)')
 
 # %% ../../nbs/core/06_distributed.ipynb #d8e5c8de
 def _unguarded() -> bool:

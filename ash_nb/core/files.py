@@ -89,8 +89,7 @@ def recorded_digest(path: str | Path) -> str:
 
 # %% ../../nbs/core/03_files.ipynb #1a5dc3ee
 def read_hashed(path: str | Path, remedy: str = '') -> bytes:
-    """Read a file and check it against the .sha256 beside it.
-    Raises AshError naming a missing or damaged file, with the remedy."""
+    "Read a file and check it against the .sha256 beside it. Raises AshError for a missing or damaged one."
     path, digest, remedy = Path(path), Path(f'{path}.sha256'), f'; {remedy}' if remedy else ''
     for p in (path, digest):
         if not p.is_file():

@@ -443,55 +443,43 @@ def is_record(
         return False
     return ('label' in r and r['label'] is None) or text('label', 'label_sha256')
 
+# %% ../../nbs/data/09_datasets.ipynb #da8f486d
+def _records_in(data: bytes) -> list:
+    "Read a record from each line; return None alone where a line is no JSON."
+    try:
+        return [json.loads(line) for line in data.splitlines()]
+    except (ValueError, RecursionError):
+        return [None]
+
 # %% ../../nbs/data/09_datasets.ipynb #ddbe9ed5
-def read_index(
-    root: Path,  # folder of the copy
-    digest: str,  # SHA-256 that the index must have
-) -> list:  # of records, one a sample
-    "Read the index of a prepared copy. Raises AshError when it is missing or damaged, or a line is not a record."
+def read_index(root: Path, digest: str) -> list:  # of records, one a sample
+    "Read a prepared copy's index of this SHA-256. Raises AshError when it is missing or damaged, or holds no records."
     path = root / 'index.jsonl'
     data = path.read_bytes() if path.is_file() else b''
     if sha256(data) != digest:
         raise AshError(f'{path} is missing or damaged: run the same ash-nb prepare command again')
-    try:
-        records = [json.loads(line) for line in data.splitlines()]
-    except (ValueError, RecursionError):
-        records = [None]
+    records = _records_in(data)
     for k, r in enumerate(records):
         if not is_record(r):
-            raise AshError(
-                f'{path}: line {k + 1} is not the record of a sample; '
-                'run the same ash-nb prepare command in a new folder'
-            )
+            remedy = 'run the same ash-nb prepare command in a new folder'
+            raise AshError(f'{path}: line {k + 1} is not the record of a sample; {remedy}')
     return records
 
 # %% ../../nbs/data/09_datasets.ipynb #afa294b4
 READING = 2  # number of the rules by which files become pixels and labels: 2 turns, scales and composites as they say
 
 
-def _check_head(
-    root: str | Path,
-    head: dict,  # of prepared.json
-    name: str,  # that the data set must have
-    split: str,  # that it must have
-):
-    "Raise AshError when a prepared copy is of something else, of older rules, or not complete."
+def _check_head(root: str | Path, head: dict, name: str, split: str):
+    "Raise AshError when a prepared copy is of something else than asked, of older rules, or not complete."
+    again = 'run the same ash-nb prepare command'
     for key, asked in (('dataset', name), ('split', split)):
         if head.get(key) != asked:
-            raise AshError(
-                f'{root} is a prepared copy with {key} {head.get(key)!r}, not {asked!r}: '
-                'choose another folder or prepare that one'
-            )
+            other = f'{root} is a prepared copy with {key} {head.get(key)!r}, not {asked!r}'
+            raise AshError(f'{other}: choose another folder or prepare that one')
     if head.get('reading') != READING:
-        raise AshError(
-            f'{root} was prepared when pictures were read by other rules: '
-            'run the same ash-nb prepare command with a new folder'
-        )
+        raise AshError(f'{root} was prepared when pictures were read by other rules: {again} with a new folder')
     if not head.get('complete'):
-        raise AshError(
-            f'{root} is not completely prepared; see {Path(root) / "report.md"} '
-            'and run the same ash-nb prepare command again'
-        )
+        raise AshError(f'{root} is not completely prepared; see {Path(root) / "report.md"} and {again} again')
 
 # %% ../../nbs/data/09_datasets.ipynb #39da1c7d
 class Prepared(Dataset):

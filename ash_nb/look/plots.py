@@ -347,23 +347,24 @@ def curves(
         fig.legend(handles=_line_handles(style), loc='outside upper center', ncols=len(logs))
     return fig
 
-# %% ../../nbs/look/01_plots.ipynb #3d25e7a6
-def spread(
-    values: Sequence,  # where labels would like to be
-    gap: float,  # smallest distance between neighbours
-    low: float = 0.0,  # smallest place
-    high: float = 1.0,  # largest place
-) -> np.ndarray:  # places, in the order of `values`
-    "Move label positions apart as little as possible; they leave [low, high] only when they do not fit into it."
-    values = np.asarray(values, float)
-    order, room = np.argsort(values, kind='stable'), gap * np.arange(len(values))
-    blocks = []  # (mean place, number of labels): neighbours that touch
-    for v in values[order] - room:
+# %% ../../nbs/look/01_plots.ipynb #018b1237
+def _merged(places: np.ndarray) -> list:  # of (mean place, number of labels)
+    "Join neighbours that would have to change places in their mean, so that what is left rises."
+    blocks = []
+    for v in places:
         blocks.append((v, 1))
         while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
             (a, m), (b, n) = blocks[-2:]
             blocks[-2:] = [((a * m + b * n) / (m + n), m + n)]
-    means, counts = zip(*blocks)
+    return blocks
+
+# %% ../../nbs/look/01_plots.ipynb #3d25e7a6
+def spread(values: Sequence, gap: float, low: float = 0.0, high: float = 1.0) -> np.ndarray:  # in the order of values
+    """Move label positions apart, neighbours by `gap` or more, all as little as possible.
+    They leave [low, high] only when they do not fit into it."""
+    values = np.asarray(values, float)
+    order, room = np.argsort(values, kind='stable'), gap * np.arange(len(values))
+    means, counts = zip(*_merged(values[order] - room))
     highest = max(low, high - gap * (len(values) - 1))
     placed = np.repeat(means, counts).clip(low, highest) + room
     return placed[np.argsort(order)]

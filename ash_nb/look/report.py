@@ -404,20 +404,20 @@ def target_groups(
     alone = [t for t in targets if not together or t not in world]
     return together + [(t.removeprefix('streetworld-'), [t]) for t in alone]
 
-# %% ../../nbs/look/04_report.ipynb #rp000071
-def matrix_blocks(
-    total: dict,  # method -> confusion matrix, the baseline first
-    title: str,  # what the targets are
-    classes: tuple,  # names
-    best: str,  # the method that is shown against the baseline
-) -> list:  # HTML blocks
-    "Draw what the best method changes in the confusions of the baseline; fold the matrices themselves."
+# %% ../../nbs/look/04_report.ipynb #3cff4630
+def _folded_matrices(total: dict, title: str, classes: tuple) -> str:  # HTML
+    "Draw the confusion matrix of each method, folded."
     text = CAPTIONS['confusion'][0].lower() + CAPTIONS['confusion'][1:]
     each = []
     for method, matrix in total.items():
         caption = f'{plots.label_of(method)}, {title}: {text}.'
         each.append(picture(plots.confusion_heatmap(matrix, classes), caption=caption))
-    matrices = folded(''.join(each), f'Confusion matrices, {title}')
+    return folded(''.join(each), f'Confusion matrices, {title}')
+
+# %% ../../nbs/look/04_report.ipynb #rp000071
+def matrix_blocks(total: dict, title: str, classes: tuple, best: str) -> list:  # HTML blocks
+    "Draw what the best method changes in the confusions of the baseline, the first; fold the matrices themselves."
+    matrices = _folded_matrices(total, title, classes)
     if len(total) < 2:
         return [matrices]
     first = next(iter(total))

@@ -557,11 +557,8 @@ def _two_rows(panels: dict) -> bytes:  # PNG
 
 # %% ../../nbs/look/06_widgets.ipynb #591d25ad
 @patch
-def save(
-    self: PreviewWidget,
-    path: str | Path | None = None,  # file to write; None: `out`
-) -> Path:  # the file
-    "Write all pictures and the settings to one PNG."
+def save(self: PreviewWidget, path: str | Path | None = None) -> Path:  # the file
+    "Write all pictures and the settings to one PNG, by default to `out`."
     drawn = _two_rows(self.preview.panels())
     info, out = PngInfo(), io.BytesIO()
     info.add_text('settings', json.dumps(self.preview.settings))

@@ -54,7 +54,6 @@ def crops(
     return (cut * scale + shift).clamp(0, 1).contiguous(memory_format=torch.channels_last)
 
 # %% ../../nbs/networks/03_train_stylizer.ipynb #0af290cf
-@torch.no_grad()
 def _start_layer(m: nn.Conv2d, g: torch.Generator):
     "Initialise one convolution."
     nn.init.zeros_(m.bias)

@@ -167,8 +167,7 @@ def with_world_mean(
 
 # %% ../../nbs/numbers/02_analysis.ipynb #b9a0a41f
 def _basis(counted) -> str:
-    """Say which classes a mean is over, for all runs of one target.
-    `counted`, a row a run and a column a class, tells whether it is in the mean."""
+    "Say which classes a mean is over, for all runs of one target; `counted`: is it in, a row a run, a column a class."
     of = list(counted.columns)
     absent = [c for c in of if not counted[c].any()]
     if len(absent) == len(of):
