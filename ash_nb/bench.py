@@ -198,21 +198,29 @@ def cost_of(
         work()
     return dict(peak_mb=peak, gflop=flops.get_total_flops() / 1e9)
 
+# %% ../nbs/workshop/03_bench.ipynb #fb1c3733
+def _on_disk(*networks: torch.nn.Module) -> dict:  # network -> open file
+    "Write networks to temporary files."
+    files = {net: tempfile.TemporaryFile() for net in networks}
+    for net, file in files.items():
+        torch.save(net.state_dict(), file)
+    return files
+
+
+def _read_again(files: dict):
+    "Read networks from their files."
+    for net, file in files.items():
+        file.seek(0)
+        net.load_state_dict(torch.load(file))
+
 # %% ../nbs/workshop/03_bench.ipynb #9e4af420
-def with_habits(
-    work: Callable,  # a step
-    learner: Learner,  # whose step it is
-) -> Callable:
+def with_habits(work: Callable, learner: Learner) -> Callable:
     "Return a step as the published loop takes it: with the frozen networks read from disk, under anomaly detection."
-    files, stylizer = {}, learner.hallucinator.stylizer
-    for net in (stylizer.encoder, stylizer.decoder):
-        files[net] = tempfile.TemporaryFile()
-        torch.save(net.state_dict(), files[net])
+    stylizer = learner.hallucinator.stylizer
+    files = _on_disk(stylizer.encoder, stylizer.decoder)
 
     def habitual():
-        for net, file in files.items():
-            file.seek(0)
-            net.load_state_dict(torch.load(file))
+        _read_again(files)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # it warns that it is slow
             with torch.autograd.set_detect_anomaly(True):

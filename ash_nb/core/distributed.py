@@ -40,20 +40,23 @@ def chief() -> bool:
     "Tell whether this is the process that writes and speaks."
     return rank_and_size()[0] == 0
 
+# %% ../../nbs/core/06_distributed.ipynb #dea33390
+def _take_gpu(own: int):
+    "Compute on the GPU of this number where nothing else is said. Raises AshError where there is none."
+    if own >= torch.cuda.device_count():
+        alone = f'process {own} on this machine has no GPU of its own, there are {torch.cuda.device_count()}'
+        raise AshError(f'{alone}: lower --nproc-per-node, or say --device cpu')
+    torch.cuda.set_device(own)  # what is not told a device is this process's own, not the first one
+
 # %% ../../nbs/core/06_distributed.ipynb #0a6d1ce2
-def join(
-    device: str = 'auto',  # as given by the user
-) -> str:  # this process's device
+def join(device: str = 'auto') -> str:  # this process's device
     "Join the other processes that torchrun has started, if there are any; return the device to compute on."
     if int(os.environ.get('WORLD_SIZE', 1)) <= 1:
         return device
     gpu = device.startswith('cuda') or (device == 'auto' and torch.cuda.is_available())
     own = int(os.environ.get('LOCAL_RANK', 0))
-    if gpu and own >= torch.cuda.device_count():
-        alone = f'process {own} on this machine has no GPU of its own, there are {torch.cuda.device_count()}'
-        raise AshError(f'{alone}: lower --nproc-per-node, or say --device cpu')
     if gpu:
-        torch.cuda.set_device(own)  # what is not told a device is this process's own, not the first one
+        _take_gpu(own)
     if not dist.is_initialized():
         dist.init_process_group('nccl' if gpu else 'gloo')
         _control.append(dist.new_group(backend='gloo'))
@@ -220,8 +223,7 @@ def _typed_in(sent: Any) -> str:  # '' where there is none
 
 # %% ../../nbs/core/06_distributed.ipynb #a555ebf9
 def ready_to_start(sent: Any = None):
-    """Check that this process may start others, to which `sent` is sent.
-    Raises AshError for a script, class or function that they cannot import."""
+    "Check that this process may start others. Raises AshError for a script, class or function that they cannot import."
     if getattr(multiprocessing.current_process(), '_inheriting', False):
         os._exit(UNGUARDED)
     if _script() == 'a module' or os.path.isfile(_script()):

@@ -45,25 +45,32 @@ def settle_folder(path: str | Path):
     finally:
         os.close(handle)
 
+# %% ../../nbs/core/03_files.ipynb #27682c5e
+def _write_through(path: Path, data: bytes):
+    "Write a file and wait until it is on the disk."
+    with open(path, 'wb') as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def _drop_quietly(path: Path):
+    "Remove a file, if that can be."
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        pass
+
 # %% ../../nbs/core/03_files.ipynb #ecff4e6d
-def write_atomic(
-    path: str | Path,  # file to write
-    data: bytes,  # its whole content
-) -> Path:  # the file
+def write_atomic(path: str | Path, data: bytes) -> Path:  # the file
     "Write a file so that it is whole or not there. Raises AshError naming the file and the reason."
     path, part = Path(path), Path(f'{path}.part')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, 'wb') as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
+        _write_through(part, data)
         os.replace(part, path)
     except OSError as e:
-        try:
-            part.unlink(missing_ok=True)
-        except OSError:
-            pass
+        _drop_quietly(part)
         raise cannot_write(path, e) from None
     settle_folder(path.parent)
     return path

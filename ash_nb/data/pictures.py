@@ -180,20 +180,21 @@ def _top(picture) -> int:
         return 65535  # Pillow has scaled it
     return 2 ** _tag(picture, BITS, 16) - 1
 
+# %% ../../nbs/data/02_pictures.ipynb #67daa25b
+def _refuse_beyond_one(values: np.ndarray, path: str | Path):
+    "Raise AshError for floating-point numbers outside [0, 1], or NaN."
+    if not (values.min() >= 0 and values.max() <= 1):
+        found = f'{path} holds floating-point values from {values.min():.4g} to {values.max():.4g}'
+        raise AshError(f'{found}: expected 0 to 1; divide them by the largest that is possible')
+
 # %% ../../nbs/data/02_pictures.ipynb #d61161c2
-def _grey(
-    picture,  # PIL.Image.Image of mode I, I;16 or F
-    path: str | Path,  # for the message
-) -> np.ndarray:  # (H, W) uint8
-    "Bring a grey picture of more than 8 bits to 8. Raises AshError for floating-point numbers outside [0, 1]."
+def _grey(picture, path: str | Path) -> np.ndarray:  # (H, W) uint8
+    "Bring a grey picture of mode I, I;16 or F to 8 bits. Raises AshError for floating-point numbers outside [0, 1]."
     values, top = np.array(picture), _top(picture)
     if picture.mode == 'I' and top == 2**32 - 1:
         values = values.view(np.uint32)  # Pillow has signed numbers only
-    if picture.mode == 'F' and not (values.min() >= 0 and values.max() <= 1):
-        raise AshError(
-            f'{path} holds floating-point values from {values.min():.4g} to {values.max():.4g}: expected 0 to 1; '
-            'divide them by the largest that is possible'
-        )
+    if picture.mode == 'F':
+        _refuse_beyond_one(values, path)
     if _tag(picture, PHOTOMETRIC, 1) == 0:
         values = top - values  # white is 0
     out = np.rint(values.astype(np.float64) * (255 / top)).astype(np.uint8)
@@ -201,11 +202,8 @@ def _grey(
     return out if key is None else np.where(values == key, np.uint8(255), out)
 
 # %% ../../nbs/data/02_pictures.ipynb #23bfe807
-def _from_deep(
-    deep: np.ndarray,  # (H, W, 1 to 4) uint16: grey or colours, perhaps with opacity
-    key: Any,  # transparent colour, or None
-) -> np.ndarray:  # (H, W, 3) uint8
-    "Bring 16 bits a channel to 8, over white."
+def _from_deep(deep: np.ndarray, key: Any) -> np.ndarray:  # (H, W, 3) uint8
+    "Bring 16 bits a channel, (H, W, 1 to 4), to 8, over white; `key` is a transparent colour, or None."
     share, channels = deep / 65535, deep.shape[2]
     if channels in (2, 4):
         alpha = share[..., -1:]

@@ -157,6 +157,13 @@ def encoded_still(
     exact = np.ndim(image) == 2 or image.shape[-1] == 3
     return base64.b64encode(plots.encoded(image, exact)).decode()
 
+# %% ../../nbs/look/03_pages.ipynb #4a6ea1ea
+def _refuse_many(axes: dict):
+    "Raise AshError for more settings, or more values of one, than a page without a script can flip through."
+    if len(axes) > AXES or max(map(len, axes.values())) > VALUES:
+        sizes = [len(v) for v in axes.values()]
+        raise AshError(f'stills over {sizes} values: expected at most {AXES} settings of at most {VALUES} values')
+
 # %% ../../nbs/look/03_pages.ipynb #pg000043
 def save_stills(
     path: str | Path,  # JSON file to write
@@ -166,9 +173,7 @@ def save_stills(
     start: tuple = (),  # index an axis that is shown first; default: the first
 ) -> Path:  # the file
     "Write pictures that depend on a few settings, as `flip` shows them. Raises AshError for too many settings."
-    if len(axes) > AXES or max(map(len, axes.values())) > VALUES:
-        sizes = [len(v) for v in axes.values()]
-        raise AshError(f'stills over {sizes} values: expected at most {AXES} settings of at most {VALUES} values')
+    _refuse_many(axes)
     rows = [dict(title=t, at=at, note=note, image=encoded_still(image)) for t, at, image, note in stills]
     return write_json(path, dict(axes=axes, start=list(start) or [0] * len(axes), stills=rows))
 

@@ -37,22 +37,24 @@ def field_meanings() -> dict:  # field -> comment
         out |= {k: v for k, v in docments(c).items() if v}
     return out
 
-# %% ../../nbs/look/04_report.ipynb #fc42097d
-def configuration(
-    record: dict,  # of config.json
-) -> list:  # HTML blocks
-    "Write a run's configuration and the versions that it was computed with."
+# %% ../../nbs/look/04_report.ipynb #032a5569
+def _telling_fields(config: dict) -> list:
+    "List the fields that name a run or differ from its preset."
     from ash_nb.methods.presets import PRESETS
 
-    config, meanings = record['config'], field_meanings()
     usual = {k: v.default for k, v in Config.__dataclass_fields__.items()} | PRESETS.get(config.get('preset'), {})
+    return [k for k in config if k in ('preset', 'method', 'seed') or config[k] != usual.get(k)]
+
+# %% ../../nbs/look/04_report.ipynb #fc42097d
+def configuration(record: dict) -> list:  # HTML blocks
+    "Write a run's configuration, from its config.json, and the versions that it was computed with."
+    config, meanings = record['config'], field_meanings()
     rows = {k: (k, value, meanings.get(k, '')) for k, value in config.items()}
-    own = [k for k in config if k in ('preset', 'method', 'seed') or config[k] != usual.get(k)]
     versions = block('record', text=json.dumps(record.get('provenance', {}), indent=1))
     everything = block('settings', rows=list(rows.values())) + versions
     return [
         paragraph(f'Preset {config.get("preset")}; these fields name the run or differ from the preset:'),
-        block('settings', rows=[rows[k] for k in own]),
+        block('settings', rows=[rows[k] for k in _telling_fields(config)]),
         folded(everything, f'All {len(config)} fields, and versions', 'fine'),
     ]
 

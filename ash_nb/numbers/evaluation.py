@@ -126,7 +126,7 @@ def class_areas(
 # which classes a mean is over: all that have an IoU, or those that occur in the labels
 MEAN_OVER = ('truth_or_prediction', 'truth')
 
-
+# %% ../../nbs/numbers/01_evaluation.ipynb #33iou01b
 def iou(
     confusion: np.ndarray,  # (19, 19) counts, rows truth
     protocol: str = '19',  # name of a protocol
@@ -298,16 +298,18 @@ def eval_batches(
     how = dict(num_workers=workers, multiprocessing_context=context, collate_fn=list, generator=torch.Generator())
     return Loader(Resized(data, width, height), batch_size, **how)
 
-# %% ../../nbs/numbers/01_evaluation.ipynb #90fe3d4b
-def score_batch(
-    segmenter: Callable,  # returns two heads' logits
-    samples: list,  # image, label and name of each
-    device,  # where the segmenter is
-) -> Iterator:  # of (name, (19, 19) counts)
-    "Count the pixels of each image of a batch. Raises AshError for a sample without label, and for NaN or infinity."
+# %% ../../nbs/numbers/01_evaluation.ipynb #8aae8e59
+def _refuse_unlabelled(samples: list):
+    "Raise AshError for a sample without label."
     for s in samples:
         if 'label' not in s:
             raise AshError(f'{s["name"]} has no label: it cannot be scored')
+
+# %% ../../nbs/numbers/01_evaluation.ipynb #90fe3d4b
+def score_batch(segmenter: Callable, samples: list, device: str | torch.device) -> Iterator:  # of (name, counts)
+    """Count the pixels of each image of a batch, (19, 19), by a segmenter that returns two heads' logits.
+    Raises AshError for a sample without label, and for NaN or infinity."""
+    _refuse_unlabelled(samples)
     images = torch.stack([s['image'].as_subclass(torch.Tensor) for s in samples]).to(device)
     logits = sum(x.float() for x in segmenter(images.contiguous(memory_format=torch.channels_last)))
     for s, x in zip(samples, logits):
