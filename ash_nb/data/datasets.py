@@ -54,16 +54,9 @@ def same_size(image: torch.Tensor, label: np.ndarray, paths: tuple, turn: int = 
     )
 
 # %% ../../nbs/data/09_datasets.ipynb #46f3e64f
-STREET_IDS = ('gta5', 'cityscapes', 'kitti')  # id maps whose label ids and colours are those of Cityscapes
-
-
-def same_colours(
-    ids: np.ndarray,  # (H, W) as stored
-    palette: np.ndarray | None,  # (colours, 3) of the file
-    known: dict,  # label id -> train id
-    path: str | Path,  # the file, for the message
-):
-    "Raise AshError when a palette shows an id in another class's colour: a tool has rearranged it, and ids with it."
+def same_colours(ids: np.ndarray, palette: np.ndarray | None, known: dict, path: str | Path):
+    """Raise AshError when a palette (colours, 3) shows one of the ids (H, W) in another class's colour.
+    A tool has rearranged it then, and ids with it. `known` leads from label ids to train ids."""
     if palette is None:
         return
     class_of = {tuple(map(int, colour)): train_id for train_id, colour in enumerate(PALETTE)}
@@ -71,10 +64,8 @@ def same_colours(
         shown = class_of.get(tuple(map(int, palette[i]))) if i < len(palette) else None
         plate = i == 34 and shown == CLASSES.index('car')  # a licence plate is ignored, and painted as the car
         if shown is not None and known.get(int(i), IGNORE) != shown and not plate:
-            raise AshError(
-                f'{path} paints id {i} in the colour of {CLASSES[shown]}: its palette was rearranged, '
-                'so ids are no longer those of the data set; fetch the file again'
-            )
+            other = f'{path} paints id {i} in the colour of {CLASSES[shown]}: its palette was rearranged'
+            raise AshError(f'{other}, so ids are no longer those of the data set; fetch the file again')
 
 # %% ../../nbs/data/09_datasets.ipynb #376a2063
 def like_train_ids(
@@ -89,6 +80,9 @@ def like_train_ids(
     return max(used, default=99) < 20 and enough and len(ignored) < len(used)
 
 # %% ../../nbs/data/09_datasets.ipynb #a3440294
+STREET_IDS = ('gta5', 'cityscapes', 'kitti')  # id maps whose label ids and colours are those of Cityscapes
+
+
 def _spread_labels(data: 'SegmentationData'):
     "Yield (path, ids) of readable label files in own ids, spread over the whole set."
     for k in np.linspace(0, len(data.pairs) - 1, min(40, len(data.pairs))).astype(int):

@@ -140,9 +140,7 @@ def mean_over_targets(
     runs,  # DataFrame with columns method, seed, target, miou
     name: str = 'mean over targets',  # the target's name in the result
 ):  # DataFrame with one row a method and seed; miou is NaN where one of the targets' is
-    """Average mIoU over targets, for each run.
-
-    Raises AshError when a run lacks a target, because its mean would be of something else."""
+    "Average mIoU over targets, for each run. Raises AshError for a run that lacks one: its mean would be of others."
     group = runs.groupby(['method', 'seed'], sort=False, as_index=False)
     if (group.target.nunique().target != runs.target.nunique()).any():
         raise AshError('a run lacks a target that another has: evaluate all runs on the same targets first')
@@ -196,9 +194,7 @@ def mean_basis(
 def contributions(
     table,  # DataFrame of classwise.csv: step, class, gamma, beta, pixels, and the whole norms gamma_all, beta_all
 ):  # DataFrame with columns name, gamma_share, beta_share (percent of the norm), gamma_each, beta_each (per position)
-    """Add to Figure 4's numbers what they are per predicted position and as a share of the norm.
-
-    They are NaN for classes that are not predicted."""
+    "Add to Figure 4's numbers their shares of the norm and what they are per position; NaN for classes not predicted."
     out = table.assign(name=[CLASSES[k] for k in table['class']])
     seen = out.pixels.where(out.pixels > 0)
     for x in ('gamma', 'beta'):
