@@ -1509,6 +1509,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'ash_nb/numbers/evaluation.py'),
                                            'ash_nb.numbers.evaluation._refuse_masked': ( 'numbers/evaluation.html#_refuse_masked',
                                                                                          'ash_nb/numbers/evaluation.py'),
+                                           'ash_nb.numbers.evaluation._refuse_other_shape': ( 'numbers/evaluation.html#_refuse_other_shape',
+                                                                                              'ash_nb/numbers/evaluation.py'),
                                            'ash_nb.numbers.evaluation._refuse_unlabelled': ( 'numbers/evaluation.html#_refuse_unlabelled',
                                                                                              'ash_nb/numbers/evaluation.py'),
                                            'ash_nb.numbers.evaluation._train_ids': ( 'numbers/evaluation.html#_train_ids',

@@ -249,11 +249,9 @@ def check_entries(
             raise AshError(f'{path}: found {name}, which a checkpoint of kind {kind!r} does not have{hint}')
 
 # %% ../nbs/workshop/01_official.ipynb #dc03e7c5
-def load_official(
-    kind: str,  # segmenter, hallucinator, discriminator, encoder or decoder
-    path: str | Path,  # a published checkpoint: a state dict, also inside another dictionary; torch.save or safetensors
-) -> nn.Module:  # our network, in eval mode, on the CPU
-    "Return our network with a published checkpoint's weights. Raises AshError naming what is wrong with the file."
+def load_official(kind: str, path: str | Path) -> nn.Module:  # in eval mode, on the CPU
+    """Return our network of one of KINDS with the weights of a published checkpoint: a state dict, also inside another
+    dictionary, of torch.save or safetensors. Raises AshError naming what is wrong with the file."""
     net = _build[one_of(kind, KINDS, 'kind of network')]()
     own, names = net.state_dict(), published_names(kind, net)
     state = read_checkpoint(path, names)

@@ -25,12 +25,7 @@ from ..core.files import sha256
 class Normalize(nn.Module):
     "Turn RGB in [0, 1] into what pretrained weights expect: (x - mean)/std, with the channels reversed for BGR."
 
-    def __init__(
-        self,
-        mean: tuple,  # of each channel, in the order in which the weights take them
-        std: tuple,  # what to divide by
-        bgr: bool = False,  # whether the weights take blue first
-    ):
+    def __init__(self, mean: tuple, std: tuple, bgr: bool = False):  # mean, std: in the channels' order after that
         super().__init__()
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (mean, std))
         self.register_buffer('scale', 1 / std, persistent=False)

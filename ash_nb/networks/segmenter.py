@@ -18,12 +18,7 @@ from .bodies import Lite0Body, make_body, normalization
 class Head(nn.Module):
     "Classify every position by the sum of parallel dilated 3x3 convolutions (DeepLab-v2)."
 
-    def __init__(
-        self,
-        features: int,  # D, channels of the feature map
-        classes: int,  # C
-        dilations: tuple = (6, 12, 18, 24),  # distance between the taps of each branch, in cells
-    ):
+    def __init__(self, features: int, classes: int, dilations: tuple = (6, 12, 18, 24)):  # D, C, a dilation a branch
         super().__init__()
         self.branches = nn.ModuleList(nn.Conv2d(features, classes, 3, padding=d, dilation=d) for d in dilations)
         for branch in self.branches:

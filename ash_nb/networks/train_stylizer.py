@@ -39,13 +39,9 @@ def pool(n: int = 300, seed: int = 0) -> tuple:  # streets and paintings, each (
     return drawn(lambda k: street(k)[0], first, n), drawn(painting, first, n)
 
 # %% ../../nbs/networks/03_train_stylizer.ipynb #0a33ef0c
-def crops(
-    pictures: torch.Tensor,  # (N, 3, H, W) uint8
-    n: int,  # how many
-    g: torch.Generator,  # where they are cut and how they are coloured
-    size: int = 80,  # side of a square
-) -> torch.Tensor:  # (n, 3, size, size) in [0, 1]
-    "Cut random squares and change their colours."
+def crops(pictures: torch.Tensor, n: int, g: torch.Generator, size: int = 80) -> torch.Tensor:
+    """Cut n random squares out of pictures (N, 3, H, W) uint8 and change their colours.
+    Returns (n, 3, size, size) in [0, 1]."""
     ends = (len(pictures), pictures.shape[2] - size, pictures.shape[3] - size)
     k, y, x = (torch.randint(end, (n,), generator=g) for end in ends)
     cut = torch.stack([pictures[i, :, a : a + size, b : b + size] for i, a, b in zip(k, y, x)]).float() / 255

@@ -68,6 +68,12 @@ def _refuse_masked(**arrays):
             lost = f'{what} is a masked array, whose mask would be lost'
             raise NotTrainIds(f'{lost}: write {IGNORE} into the label where it is masked')
 
+# %% ../../nbs/numbers/01_evaluation.ipynb #d5a746e4
+def _refuse_other_shape(prediction, label):
+    "Raise AshError for a prediction of another shape than its label."
+    if (a := tuple(np.shape(prediction))) != (b := tuple(np.shape(label))):
+        raise AshError(f"prediction is {a} but label {b}: bring the prediction to the label's size")
+
 # %% ../../nbs/numbers/01_evaluation.ipynb #f72edbed
 def confusion_matrix(
     prediction,  # tensor or array of train ids, any shape
@@ -79,8 +85,7 @@ def confusion_matrix(
 
     _refuse_masked(prediction=prediction, label=label)
     said, true = _train_ids(prediction, 'prediction', classes), _train_ids(label, 'label', classes, f' and {IGNORE}')
-    if (a := tuple(np.shape(prediction))) != (b := tuple(np.shape(label))):
-        raise AshError(f"prediction is {a} but label {b}: bring the prediction to the label's size")
+    _refuse_other_shape(prediction, label)
     counts = multiclass_confusion_matrix(said, true, classes, ignore_index=IGNORE, validate_args=False)
     return counts.cpu().numpy().astype(np.int64)
 
