@@ -158,11 +158,7 @@ SHAPES = ((512, 46, 81, 4), (256, 46, 81, 2), (256, 90, 160, 1))  # channels, he
 GPU_SHAPES = ((512, 90, 160, 2), (1024, 90, 160, 1))
 
 # %% ../nbs/workshop/03_bench.ipynb #50f12d87
-def convolution_limit(
-    dtype: torch.dtype,  # of the numbers
-    device: str | torch.device = 'cpu',  # where
-    repeats: int = 5,  # how often each
-) -> float:  # GFLOP/s
+def convolution_limit(dtype: torch.dtype, device: str | torch.device = 'cpu', repeats: int = 5) -> float:  # GFLOP/s
     "Measure the fastest of some dense convolutions, forward, channels_last."
     best, gpu = 0.0, torch.device(device).type == 'cuda'
     for channels, h, w, dilation in SHAPES + GPU_SHAPES * gpu:
@@ -176,10 +172,7 @@ def convolution_limit(
     return best
 
 # %% ../nbs/workshop/03_bench.ipynb #7167532e
-def peak_of(
-    work: Callable,  # function without arguments
-    device: str | torch.device = 'cpu',  # where
-) -> float:  # MB
+def peak_of(work: Callable, device: str | torch.device = 'cpu') -> float:  # MB
     "Measure the most memory that some work's tensors hold at once, on top of what was there."
     gc.collect()
     if torch.device(device).type != 'cuda':
@@ -205,21 +198,29 @@ def cost_of(
         work()
     return dict(peak_mb=peak, gflop=flops.get_total_flops() / 1e9)
 
+# %% ../nbs/workshop/03_bench.ipynb #fb1c3733
+def _on_disk(*networks: torch.nn.Module) -> dict:  # network -> open file
+    "Write networks to temporary files."
+    files = {net: tempfile.TemporaryFile() for net in networks}
+    for net, file in files.items():
+        torch.save(net.state_dict(), file)
+    return files
+
+
+def _read_again(files: dict):
+    "Read networks from their files."
+    for net, file in files.items():
+        file.seek(0)
+        net.load_state_dict(torch.load(file))
+
 # %% ../nbs/workshop/03_bench.ipynb #9e4af420
-def with_habits(
-    work: Callable,  # a step
-    learner: Learner,  # whose step it is
-) -> Callable:
+def with_habits(work: Callable, learner: Learner) -> Callable:
     "Return a step as the published loop takes it: with the frozen networks read from disk, under anomaly detection."
-    files, stylizer = {}, learner.hallucinator.stylizer
-    for net in (stylizer.encoder, stylizer.decoder):
-        files[net] = tempfile.TemporaryFile()
-        torch.save(net.state_dict(), files[net])
+    stylizer = learner.hallucinator.stylizer
+    files = _on_disk(stylizer.encoder, stylizer.decoder)
 
     def habitual():
-        for net, file in files.items():
-            file.seek(0)
-            net.load_state_dict(torch.load(file))
+        _read_again(files)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # it warns that it is slow
             with torch.autograd.set_detect_anomaly(True):
@@ -273,13 +274,9 @@ def _compared(rows: dict, limits: dict) -> dict:
     return rows | {f'limit: a convolution, {p}': dict(gflop_s=v) for p, v in limits.items()}
 
 # %% ../nbs/workshop/03_bench.ipynb #85050e4f
-def step_bench(
-    size: str = 'paper',  # one of SIZES
-    repeats: int = 3,  # how often each
-    device: str = 'cpu',  # where
-    compiled: bool = False,  # also with the segmenter's body under torch.compile
-) -> dict:  # name -> as spread, gflop, peak_mb, gflop_s, and shares of the reference and of the limit
-    "Measure the kit's step against the published order, in turn."
+def step_bench(size: str = 'paper', repeats: int = 3, device: str = 'cpu', compiled: bool = False) -> dict:
+    """Measure the kit's step against the published order, in turn; `compiled`: also with the body under torch.compile.
+    Return by name: the spread, gflop, peak_mb, gflop_s, and shares of the reference and of the limit."""
     device, make = pick_device(device), SIZES[one_of(size, SIZES, 'size')]
     keep_memory(device)
     works = _steps(make, device, compiled)
@@ -339,12 +336,8 @@ def phases(learner: Learner):  # a step, and the milliseconds of its phases
         yield watch.watched(REST, algorithm.step), watch.spent
 
 # %% ../nbs/workshop/03_bench.ipynb #081f34e9
-def phase_bench(
-    size: str = 'paper',  # one of SIZES
-    device: str = 'cpu',  # where
-    repeats: int = 2,  # how many steps, after two more to warm up
-) -> dict:  # phase -> median_ms, repeats
-    "Split a step of the kit into its phases."
+def phase_bench(size: str = 'paper', device: str = 'cpu', repeats: int = 2) -> dict:  # phase -> median_ms, repeats
+    "Split a step of the kit into its phases, over some repeats after two more to warm up."
     device = pick_device(device)
     learner = bench_learner(SIZES[one_of(size, SIZES, 'size')](), device)
     batch = inputs(learner.config, device)
@@ -355,14 +348,14 @@ def phase_bench(
             timed_step(learner, *batch, 5)
     return {f'phase: {k}': dict(median_ms=v / repeats, repeats=repeats) for k, v in spent.items()}
 
+# %% ../nbs/workshop/03_bench.ipynb #e5cae191
+def _there_and_back(heads: Callable):
+    "Compute two heads' logits and the gradients of their squares."
+    sum(h.float().square().mean() for h in heads()).backward()
+
 # %% ../nbs/workshop/03_bench.ipynb #e5cae190
-def heads_bench(
-    repeats: int = 5,  # how often each
-    device: str = 'cpu',  # where
-    features: int = 2048,  # channels that come in
-    size: tuple = (46, 81),  # height and width that come in
-) -> dict:  # name -> as spread
-    "Measure both heads apart and together."
+def heads_bench(repeats: int = 5, device: str = 'cpu', features: int = 2048, size: tuple = (46, 81)) -> dict:
+    "Measure both heads apart and together, on features (1, features, height, width)."
     out = {}
     for dtype in _precisions(torch.device(device)).values():
         last = dict(memory_format=torch.channels_last)
@@ -372,10 +365,6 @@ def heads_bench(
         for name, heads in ways.items():
             out[f'{name}, {str(dtype)[6:]}'] = timed(functools.partial(_there_and_back, heads), repeats)
     return out
-
-
-def _there_and_back(heads: Callable):
-    sum(h.float().square().mean() for h in heads()).backward()
 
 # %% ../nbs/workshop/03_bench.ipynb #59cb5917
 def data_bench(
@@ -425,13 +414,18 @@ def one_step(
     wanted = styles.repeat(copies, 1, 1, 1) if learner.needs('styles') and not adapts(c) else None
     return functools.partial(step, learner, images, labels, wanted, number, styles if adapts(c) else None)
 
+# %% ../nbs/workshop/03_bench.ipynb #9c4fabfa
+def _beside_source_only(method: str, rows: dict, peaks: dict) -> dict:
+    "Put the time and memory of a method beside those of source only."
+    return dict(
+        peak_mb=peaks[method],
+        times_as_long=rows[method]['median_ms'] / rows['source_only']['median_ms'],
+        times_the_memory=peaks[method] / peaks['source_only'],
+    )
+
 # %% ../nbs/workshop/03_bench.ipynb #21e83aad
-def methods_bench(
-    repeats: int = 7,  # how often each
-    device: str = 'cpu',  # where
-    **changes,  # fields of Config
-) -> dict:  # method -> as spread, peak_mb, times_as_long and times_the_memory of source only
-    "Measure a step of every method, in turn."
+def methods_bench(repeats: int = 7, device: str = 'cpu', **changes) -> dict:  # by method, beside source only
+    "Measure a step of every method, in turn, with further fields of the configuration."
     device = pick_device(device)
     keep_memory(device)
     c, works = preset('streetworld', target='camvid', begin=0.0, **changes), {}
@@ -439,11 +433,7 @@ def methods_bench(
         works[m] = one_step(bench_learner(with_method(c, f'{m}:begin=0'), device))
     peaks = {m: peak_of(work, device) for m, work in works.items()}
     rows = in_turn(works, repeats)
-    for m, row in rows.items():
-        row['peak_mb'] = peaks[m]
-        row['times_as_long'] = row['median_ms'] / rows['source_only']['median_ms']
-        row['times_the_memory'] = peaks[m] / peaks['source_only']
-    return rows
+    return {m: row | _beside_source_only(m, rows, peaks) for m, row in rows.items()}
 
 # %% ../nbs/workshop/03_bench.ipynb #f2bb7cc4
 def _gpu_row(about: dict, step: dict, precision: str) -> dict | None:
@@ -491,20 +481,20 @@ def _segmenter_pass(c: Config, classes: int, device: torch.device) -> Callable:
 
     return work
 
+# %% ../nbs/workshop/03_bench.ipynb #d8ad5362
+def _sizes_and_batches() -> dict:  # name -> changed fields of Config
+    "List the sizes of images and batches over which the cost of a step is measured."
+    sizes = [(86, 64), (128, 96), (192, 144), (256, 192)]
+    varied = {f'images {w} x {h}': dict(width=w, height=h) for w, h in sizes}
+    return varied | {f'batch {n}': dict(batch_size=n) for n in (1, 2, 4, 8)}
+
 # %% ../nbs/workshop/03_bench.ipynb #8857316c
-def scale_bench(
-    repeats: int = 5,  # how often each
-    device: str = 'cpu',  # where
-    **changes,  # fields of Config
-) -> dict:  # name -> as spread, and what varied
-    "Measure how the cost of a step grows."
+def scale_bench(repeats: int = 5, device: str = 'cpu', **changes) -> dict:  # name -> spread, and what varied
+    "Measure how the cost of a step grows, with further fields of the configuration."
     device, out = pick_device(device), {}
     keep_memory(device)
     c = preset('streetworld', method='ash', **changes)
-    sizes = [(86, 64), (128, 96), (192, 144), (256, 192)]
-    varied = {f'images {w} x {h}': dict(width=w, height=h) for w, h in sizes}
-    varied |= {f'batch {n}': dict(batch_size=n) for n in (1, 2, 4, 8)}
-    for name, new in varied.items():
+    for name, new in _sizes_and_batches().items():
         out[name] = timed(one_step(bench_learner(replace(c, **new), device)), repeats) | new
     for n in (2, 19, 64, 150):
         out[f'{n} classes'] = timed(_segmenter_pass(c, n, device), repeats) | dict(classes=n)

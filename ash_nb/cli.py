@@ -7,17 +7,20 @@ __all__ = ['configuration', 'parser', 'main']
 
 # %% ../nbs/workshop/04_cli.ipynb #a38d7757
 import argparse
+import difflib
 import errno
 import os
 import select
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
-from .core.config import AshError, Config, Stopped, one_of, parse_field, plain_path, settings
+from .core.config import AshError, Config, Stopped, field_table, one_of, parse_field, plain_path, settings
 from .methods.presets import PRESETS, preset
-from .methods.registry import METHODS
+from .methods.registry import METHODS, Method
 
 # %% ../nbs/workshop/04_cli.ipynb #b386db21
 def _add_verb(subparsers, name: str, summary: str, example: str) -> argparse.ArgumentParser:
@@ -50,7 +53,7 @@ def _run_options(p: argparse.ArgumentParser):
     "Add what decides how a run is trained."
     p.add_argument('--preset', default=settings()['preset'], help=f'{", ".join(PRESETS)} (default %(default)s)')
     p.add_argument('--steps', type=_whole('--steps'), help="training steps (default: the preset's)")
-    field = 'any other field of the configuration, e.g. lambda_adv=0.01'
+    field = 'any other field of the configuration, e.g. lambda_adv=0.01; `ash-nb fields` lists them'
     p.add_argument('--set', action='append', default=[], metavar='FIELD=VALUE', help=field)
     where = 'auto, cpu, cuda, cuda:1; compare: several with commas, a process each (default %(default)s)'
     p.add_argument('--device', default=settings()['device'], help=where)
@@ -74,10 +77,7 @@ def _mean_options(p: argparse.ArgumentParser, of: str, rule: str):
     p.add_argument('--mean-over', default=rule, metavar='RULE', help=over)
 
 # %% ../nbs/workshop/04_cli.ipynb #ac32ea4d
-def configuration(
-    args: argparse.Namespace,  # parsed words: set, steps, preset
-    **changes,  # fields of Config that a verb has its own words for
-) -> Config:
+def configuration(args: argparse.Namespace, **changes) -> Config:  # changes: fields that a verb has its own words for
     "Build the configuration from parsed words. Raises AshError for an unknown field or a value out of range."
     for text in args.set:
         name, sign, value = text.partition('=')
@@ -169,10 +169,19 @@ def _evaluation_lines(e) -> list:
     return lines
 
 # %% ../nbs/workshop/04_cli.ipynb #ea1df38e
-def _tell_scores(results: list, file: str, alone: bool) -> str:  # the file that was written; '' for none
-    "Write evaluations to a file, if one is named, and print them in any case."
+def _print_scores(results: list):
+    "Print what evaluations found, and the IoU of each class."
     import pandas as pd
 
+    for e in results:
+        print('\n'.join(_evaluation_lines(e)))
+    table = pd.DataFrame({e.target: {k: 100 * v for k, v in e.iou.items()} for e in results}).round(1)
+    if results:
+        print(table.to_string(na_rep='-'))
+
+# %% ../nbs/workshop/04_cli.ipynb #966cac50
+def _tell_scores(results: list, file: str, alone: bool) -> str:  # the file that was written; '' for none
+    "Write evaluations to a file, if one is named, and print them in any case."
     from ash_nb.core.files import write_json
 
     written, records = '', [e.json() for e in results]
@@ -180,11 +189,7 @@ def _tell_scores(results: list, file: str, alone: bool) -> str:  # the file that
         if file and results:
             written = write_json(file, records[0] if alone else records)
     finally:
-        for e in results:
-            print('\n'.join(_evaluation_lines(e)))
-        table = pd.DataFrame({e.target: {k: 100 * v for k, v in e.iou.items()} for e in results}).round(1)
-        if results:
-            print(table.to_string(na_rep='-'))
+        _print_scores(results)
     return written
 
 # %% ../nbs/workshop/04_cli.ipynb #4a08b004
@@ -313,7 +318,7 @@ def _add_figures(subparsers):
     p.add_argument('--root', help='folder of that target')
     return p
 
-
+# %% ../nbs/workshop/04_cli.ipynb #93f7c1ab
 def _figures(args: argparse.Namespace):
     "Draw the pictures of a run."
     from ash_nb.look.figures import run_figures
@@ -379,6 +384,14 @@ def _say_prepared(args: argparse.Namespace, done: dict):
         print(f'read with one process: {speed}')
     print(f'ready: say --root {args.out} in place of {args.root or "the raw folder"}')
 
+# %% ../nbs/workshop/04_cli.ipynb #98145819
+def _refuse_problems(done: dict):
+    "Raise AshError where samples have problems."
+    if done['problems']:
+        problems = f'{len(done["problems"])} of {done["samples"]} samples have problems (listed above)'
+        remedy = 'fetch those files again, or say --out DIR --leave-out to do without them'
+        raise AshError(f'{problems}: {remedy}')
+
 # %% ../nbs/workshop/04_cli.ipynb #d1106262
 def _prepare(args: argparse.Namespace):
     "Check a data set and write a copy of it. Raises AshError where samples have problems and are not left out."
@@ -388,10 +401,8 @@ def _prepare(args: argparse.Namespace):
     how = (args.split, size, args.lossless, args.leave_out, workers)
     done = prepare(args.dataset, args.root, args.out, *how, holds=args.ids)
     print(done['text'])
-    if done['problems'] and not (args.out and args.leave_out):
-        problems = f'{len(done["problems"])} of {done["samples"]} samples have problems (listed above)'
-        remedy = 'fetch those files again, or say --out DIR --leave-out to do without them'
-        raise AshError(f'{problems}: {remedy}')
+    if not (args.out and args.leave_out):
+        _refuse_problems(done)
     if args.out:
         _say_prepared(args, done)
 
@@ -428,16 +439,21 @@ def _add_bench(subparsers):
     p.add_argument('--compiled', action='store_true', help='step: torch.compile, too')
     return p
 
+# %% ../nbs/workshop/04_cli.ipynb #7a6bdee2
+def _of_step(args: argparse.Namespace) -> dict:
+    "Collect the options of `bench step`. Raises AshError where something else is measured."
+    given = {k: getattr(args, k) for k in ('size', 'repeats', 'device', 'compiled') if getattr(args, k)}
+    if given and args.name != 'step':
+        raise AshError(f'--{next(iter(given))} belongs to: ash-nb bench step')
+    return given
+
 # %% ../nbs/workshop/04_cli.ipynb #37cfb1cb
 def _bench(args: argparse.Namespace):
     "Measure this machine, write what was asked for, and print it."
     from ash_nb.bench import bench
     from ash_nb.core.files import write_json
 
-    of_step = {k: getattr(args, k) for k in ('size', 'repeats', 'device', 'compiled') if getattr(args, k)}
-    if of_step and args.name != 'step':
-        raise AshError(f'--{next(iter(of_step))} belongs to: ash-nb bench step')
-    result = bench(args.name, **of_step)
+    result = bench(args.name, **_of_step(args))
     if args.json:
         write_json(args.json, result)
     for k, v in result.items():
@@ -450,35 +466,76 @@ def _add_methods(subparsers):
     "Add the verb methods."
     return _add_verb(subparsers, 'methods', 'List the methods and what each is given of the target.', 'ash-nb methods')
 
+# %% ../nbs/workshop/04_cli.ipynb #41c26072
+def _method_line(m: Method) -> str:
+    "Describe a method in one line, with its paper unless the summary names it."
+    authors = m.paper.partition(',')[0]
+    paper = f'; {m.paper}' if authors not in m.summary else ''
+    return f'{m.name:30} {m.access:12} {m.summary}{paper}'
 
+# %% ../nbs/workshop/04_cli.ipynb #41c26073
 def _methods(args: argparse.Namespace):
-    "List the methods."
+    "List the methods, those of plug-in modules last."
     print(f'{"method":30} {"target data":12} what it is')
     for m in METHODS.values():
-        print(f'{m.name:30} {m.access:12} {m.summary}')
+        print(_method_line(m))
+
+# %% ../nbs/workshop/04_cli.ipynb #f1e1d501
+def _add_fields(subparsers):
+    "Add the verb fields."
+    summary = 'List the fields of the configuration: default, what is allowed, what it means.'
+    p = _add_verb(subparsers, 'fields', summary, 'ash-nb fields lr schedule')
+    p.add_argument('words', nargs='*', metavar='WORD', help='a part of a name, or a group (default: all fields)')
+    return p
+
+# %% ../nbs/workshop/04_cli.ipynb #f1e1d503
+def _fields_like(word: str) -> list:  # names
+    "Find fields by a part of their name, or by their group. Raises AshError for a word that fits none."
+    groups = {r['field']: r['group'] for r in field_table()}
+    found = [name for name, group in groups.items() if word in name or word == group]
+    if not found:
+        near = difflib.get_close_matches(word, [*groups, *groups.values()], cutoff=0.5)
+        remedy = f'did you mean {" or ".join(dict.fromkeys(near))}?' if near else 'ash-nb fields lists them all'
+        raise AshError(f'no field of the configuration is called {word!r}: {remedy}')
+    return found
+
+# %% ../nbs/workshop/04_cli.ipynb #f1e1d505
+def _field_lines(name: str, default: str, told: str) -> str:
+    "Describe a field in lines of at most 120 columns; what is told of it is wrapped in its own column."
+    head = f'  {name:21} {default:12} '
+    return textwrap.fill(told, 120, initial_indent=head, subsequent_indent=' ' * len(head), break_on_hyphens=False)
+
+# %% ../nbs/workshop/04_cli.ipynb #f1e1d507
+def _fields(args: argparse.Namespace):
+    "List the fields that fit some words, or all, group by group. Raises AshError for a word that fits none."
+    wanted = {name for word in args.words for name in _fields_like(word)}
+    rows = [r for r in field_table() if r['field'] in wanted or not args.words]
+    print(_field_lines('field', 'default', 'what is allowed; what it means'))
+    for group, members in groupby(rows, key=lambda r: r['group']):
+        print(group)
+        for r in members:
+            print(_field_lines(r['field'], str(r['default']) or "''", f'{r["allowed"]}; {r["meaning"]}'))
 
 # %% ../nbs/workshop/04_cli.ipynb #00c23dfa
+def _verbs() -> list:
+    "Pair what adds each verb with what does it, in the order of the help."
+    told = [(_add_methods, _methods), (_add_fields, _fields)]
+    learned = [(_add_train, _train), (_add_evaluate, _evaluate), (_add_compare, _compare)]
+    drawn = [(_add_stylize, _stylize), (_add_figures, _figures)]
+    others = [(_add_prepare, _prepare), (_add_bench, _bench), (_add_demo, _demo)]
+    return [*told, *learned, *drawn, *others]
+
+# %% ../nbs/workshop/04_cli.ipynb #5eb5d00d
 def parser() -> argparse.ArgumentParser:
     "Build the parser of all verbs."
     from ash_nb import __version__
 
     what = 'Domain-generalised semantic segmentation by adversarial semantic hallucination.'
-    p = argparse.ArgumentParser(
-        prog='ash-nb', description=what, epilog='Each verb explains itself: ash-nb train --help'
-    )
+    more = 'Each verb explains itself: ash-nb train --help'
+    p = argparse.ArgumentParser(prog='ash-nb', description=what, epilog=more)
     p.add_argument('--version', action='version', version=f'ash_nb {__version__}')
     verbs = p.add_subparsers(dest='verb', required=True, metavar='VERB')
-    for add, do in (
-        (_add_methods, _methods),
-        (_add_train, _train),
-        (_add_evaluate, _evaluate),
-        (_add_compare, _compare),
-        (_add_stylize, _stylize),
-        (_add_figures, _figures),
-        (_add_prepare, _prepare),
-        (_add_bench, _bench),
-        (_add_demo, _demo),
-    ):
+    for add, do in _verbs():
         add(verbs).set_defaults(do=do)
     return p
 
@@ -533,6 +590,20 @@ def _flush():
         except (AttributeError, OSError, ValueError):
             pass
 
+# %% ../nbs/workshop/04_cli.ipynb #e4324f09
+def _reader_gone(place: int) -> bool:
+    "Tell whether nobody reads any more what is written to a file descriptor."
+    watch = select.poll()
+    watch.register(place, select.POLLOUT)
+    return any(event & select.POLLERR for _, event in watch.poll(0))
+
+
+def _send_nowhere(place: int):
+    "Let what is written to a file descriptor vanish."
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, place)
+    os.close(nowhere)
+
 # %% ../nbs/workshop/04_cli.ipynb #e62950b2
 def _drop_unread() -> bool:  # whether a reader has gone
     "Send to nowhere what would be printed to a reader that has gone."
@@ -542,13 +613,9 @@ def _drop_unread() -> bool:  # whether a reader has gone
             place = stream.fileno()
         except (AttributeError, OSError, ValueError):
             continue
-        watch = select.poll()
-        watch.register(place, select.POLLOUT)
-        if not any(event & select.POLLERR for _, event in watch.poll(0)):
-            continue
-        nowhere, gone = os.open(os.devnull, os.O_WRONLY), True
-        os.dup2(nowhere, place)
-        os.close(nowhere)
+        if _reader_gone(place):
+            _send_nowhere(place)
+            gone = True
     return gone
 
 # %% ../nbs/workshop/04_cli.ipynb #e93e523d

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,11 +55,9 @@ KINDS = tuple(_build)
 _heads = {'head1.branches': 'layer5.conv2d_list', 'head2.branches': 'layer6.conv2d_list', 'body.': ''}
 
 
-def published_names(
-    kind: str,  # one of KINDS
-    net: nn.Module,  # our network of that kind
-) -> dict:  # published entry name -> our entry name, in the published order
-    "Pair the entries of a published checkpoint with those of our network. Raises AshError for an unknown kind."
+def published_names(kind: str, net: nn.Module) -> dict:  # published entry name -> our entry name
+    """Pair the entries of a published checkpoint, in its order, with those of our network of that kind.
+    Raises AshError for an unknown kind."""
     ours = list(net.state_dict())
     if kind == 'segmenter':
         ours_to_theirs = re.compile('|'.join(map(re.escape, _heads)))
@@ -104,9 +103,7 @@ def _refusal(path, error):
     )
 
 # %% ../nbs/workshop/01_official.ipynb #0ff1c008
-def load_harmless(
-    path: str | Path,  # file written by torch.save, or of the safetensors format
-):  # what it holds
+def load_harmless(path: str | Path):  # what it holds
     "Read a file of weights and run nothing of it. Raises AshError for one that is truncated, something else, or code."
     try:
         with open(path, 'rb') as f:
@@ -121,12 +118,8 @@ def load_harmless(
         raise _refusal(path, e) from None
 
 # %% ../nbs/workshop/01_official.ipynb #320a6fc4
-def weight_tables(
-    state,  # what a checkpoint holds
-    at: str = '',  # where in it this is
-    depth: int = 5,  # how far inside to look
-) -> dict:  # path inside the checkpoint -> dictionary of names and tensors
-    "Find the dictionaries of names and tensors inside what a checkpoint holds."
+def weight_tables(state: Any, at: str = '', depth: int = 5) -> dict:  # path inside the checkpoint -> names and tensors
+    "Find the dictionaries of names and tensors inside what a checkpoint holds at a path, some levels deep."
     if not isinstance(state, dict) or not all(isinstance(k, str) for k in state) or not depth:
         return {}
     if state and all(isinstance(v, Tensor) for v in state.values()):
@@ -154,22 +147,33 @@ def _named(keys):
     "List the first few names, for a message."
     return ', '.join(map(repr, list(keys)[:4])) + ', ...' * (len(keys) > 4)
 
+# %% ../nbs/workshop/01_official.ipynb #7562a2c3
+def _unwrapped(state: dict) -> dict:
+    "Take the marks of wrappers, `module.` and `Scale.`, off the names, unless two names became one."
+    bare = {re.sub(r'^(module\.|Scale\.)+', '', k): v for k, v in state.items()}
+    return bare if len(bare) == len(state) else state
+
 # %% ../nbs/workshop/01_official.ipynb #0ff1c026
 def _without_prefix(state, expected, path):
     "Take off the prefix behind which the expected names stand, and keep what stands behind it."
-    bare = {re.sub(r'^(module\.|Scale\.)+', '', k): v for k, v in state.items()}
-    if len(bare) == len(state):
-        state = bare
+    state = _unwrapped(state)
     hits = fitting_prefixes(state, expected)
     whole = [prefix for prefix, n in hits.items() if n == len(expected)]
     if len(whole) > 1 and '' not in whole:
-        raise AshError(
-            f'{path} holds what is looked for under several prefixes, {_named(whole)}: save what you mean alone'
-        )
+        several = f'{path} holds what is looked for under several prefixes, {_named(whole)}'
+        raise AshError(f'{several}: save what you mean alone')
     best = max(hits, key=hits.get, default='')
     if '' in whole or 2 * hits[best] <= len(expected):
         return state
     return {k[len(best) :]: v for k, v in state.items() if k.startswith(best)}
+
+# %% ../nbs/workshop/01_official.ipynb #fbdce867
+def _no_weights(state, path) -> AshError:
+    "Return the error that names what a checkpoint holds in place of weights."
+    held = state if isinstance(state, dict) else {type(state).__name__: None}
+    odd = next((k for k, v in held.items() if not isinstance(v, Tensor)), 'nothing')
+    expected = 'expected a state dict (names and tensors), alone or inside another dictionary'
+    return AshError(f'{path}: {expected}, found {odd!r}, which is no tensor; its keys are {_named(held)}')
 
 # %% ../nbs/workshop/01_official.ipynb #0ff1c013
 def _only_table(state, expected, path):
@@ -179,16 +183,9 @@ def _only_table(state, expected, path):
     if len(fits) == 1:
         return found[fits[0]]
     if fits:
-        raise AshError(
-            f'{path} holds several state dicts, {_named(fits)}: save the one that you mean alone, '
-            'torch.save(STATE_DICT, FILE)'
-        )
-    held = state if isinstance(state, dict) else {type(state).__name__: None}
-    odd = next((k for k, v in held.items() if not isinstance(v, Tensor)), 'nothing')
-    raise AshError(
-        f'{path}: expected a state dict (names and tensors), alone or inside another dictionary, '
-        f'found {odd!r}, which is no tensor; its keys are {_named(held)}'
-    )
+        remedy = 'save the one that you mean alone, torch.save(STATE_DICT, FILE)'
+        raise AshError(f'{path} holds several state dicts, {_named(fits)}: {remedy}')
+    raise _no_weights(state, path)
 
 # %% ../nbs/workshop/01_official.ipynb #2854357a
 def read_checkpoint(
@@ -252,11 +249,9 @@ def check_entries(
             raise AshError(f'{path}: found {name}, which a checkpoint of kind {kind!r} does not have{hint}')
 
 # %% ../nbs/workshop/01_official.ipynb #dc03e7c5
-def load_official(
-    kind: str,  # segmenter, hallucinator, discriminator, encoder or decoder
-    path: str | Path,  # a published checkpoint: a state dict, also inside another dictionary; torch.save or safetensors
-) -> nn.Module:  # our network, in eval mode, on the CPU
-    "Return our network with a published checkpoint's weights. Raises AshError naming what is wrong with the file."
+def load_official(kind: str, path: str | Path) -> nn.Module:  # in eval mode, on the CPU
+    """Return our network of one of KINDS with the weights of a published checkpoint: a state dict, also inside another
+    dictionary, of torch.save or safetensors. Raises AshError naming what is wrong with the file."""
     net = _build[one_of(kind, KINDS, 'kind of network')]()
     own, names = net.state_dict(), published_names(kind, net)
     state = read_checkpoint(path, names)

@@ -65,6 +65,7 @@ ASIDE = {
     'provenance',
     'reset_peak',
     'log_session',
+    '_peak_mb',
     'tensorboard_writer',
     '_session',
     '_show',

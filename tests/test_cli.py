@@ -1,5 +1,6 @@
 "What a user can get wrong, at every entry point: one sentence, exit code 2, nothing half done."
 
+import os
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ash_nb.cli import main
+from ash_nb.core.config import field_table
 from ash_nb.core.files import load_tensors, write_json
 from ash_nb.methods.presets import preset
 from ash_nb.runs.folder import load_run
@@ -428,6 +430,7 @@ def test_a_closed_pipe_ends_quietly_with_every_file_written(run, tmp_path, unbuf
     Image.fromarray(np.zeros((64, 80, 3), np.uint8)).save(tmp_path / 'a.png')
     verbs = {
         'methods': ['methods'],
+        'fields': ['fields'],
         'help': ['--help'],
         'train help': ['train', '--help'],
         'forecast': ['train', '--forecast'],
@@ -476,3 +479,51 @@ def test_a_broken_connection_that_is_not_the_output_is_told(monkeypatch):
     monkeypatch.setattr('ash_nb.cli._methods', broken)
     with pytest.raises(BrokenPipeError):
         main(['methods'])
+
+
+def test_fields_are_listed_by_group_in_120_columns(capsys):
+    assert main(['fields']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    listed = [line.split()[0] for line in lines[1:] if line[0] != ' ' or line[2] != ' ']
+    rows = field_table()
+    expected = [r['field'] for r in rows]
+    for group in ('schedule', 'method', 'networks', 'data'):
+        expected.insert([r['group'] for r in rows].index(group), group)
+    assert listed == expected and max(map(len, lines)) <= 120
+
+
+def test_fields_are_found_by_a_part_of_the_name(capsys):
+    assert main(['fields', 'lr', 'networks']) == 0
+    out = capsys.readouterr().out
+    assert 'head_lr_mult' in out and 'rate of the heads over the rate of the body' in out and 'stylizer' in out
+    assert 'lambda_adv' not in out
+
+
+@pytest.mark.parametrize(
+    'word, says',
+    [
+        ('lamda', "no field of the configuration is called 'lamda': did you mean lambda_adv?"),
+        ('steeps', "no field of the configuration is called 'steeps': did you mean steps"),
+        ('qqqq', "no field of the configuration is called 'qqqq': ash-nb fields lists them all"),
+    ],
+)
+def test_an_unknown_field_is_answered_by_near_ones(capsys, word, says):
+    fails(capsys, 'fields', word, says=says)
+
+
+def test_help_of_train_says_where_fields_are_listed(capsys):
+    with pytest.raises(SystemExit):
+        main(['train', '--help'])
+    assert '`ash-nb fields` lists them' in ' '.join(capsys.readouterr().out.split())
+
+
+def test_methods_name_their_papers_and_plug_ins_come_last(tmp_path, monkeypatch):
+    found = 'from ash_nb.methods.registry import Method, add_method'
+    own = "add_method(Method('aaa_mine', 'x', paper='Doe et al., ICCV 2031'))"
+    (tmp_path / 'mine.py').write_text(f'{found}\n{own}\n')
+    monkeypatch.setenv('ASH_NB_PLUGINS', 'mine')
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path), prepend=os.pathsep)
+    command = [sys.executable, '-m', 'ash_nb.cli', 'methods']
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines[-1].split(maxsplit=2) == ['aaa_mine', 'none', 'x; Doe et al., ICCV 2031']
+    assert any(line.endswith('adversarial loss only; Tjio et al., WACV 2022') for line in lines)

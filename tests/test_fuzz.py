@@ -300,6 +300,7 @@ def test_weights(tmp_path_factory, data, digest):
 
 VERBS = {
     'methods': [],
+    'fields': [],
     'train': [
         '--method',
         '--seed',

@@ -72,22 +72,25 @@ def _ini_file(file) -> IniFile | None:
         told = ' '.join(str(e).split())[:160]
         raise AshError(f'{file} cannot be read as settings: {told}') from None
 
+# %% ../../nbs/core/01_config.ipynb #8b90c504
+def _whole_workers(value: Any) -> int:
+    "Read how many workers the settings ask for. Raises AshError for what is no whole number."
+    try:
+        return int(value)
+    except ValueError:
+        raise AshError(f'workers = {value!r} in settings.ini or ASH_NB_WORKERS is not a whole number') from None
+
 # %% ../../nbs/core/01_config.ipynb #c9310fd9
-def settings(
-    file: str | Path = 'settings.ini',  # a name looked for from the working directory upwards, or a path
-) -> dict:  # the settings of this machine, one value a key
-    "Read the settings file over the defaults, and `ASH_NB_KEY` of the environment over both. Raises AshError."
+def settings(file: str | Path = 'settings.ini') -> dict:  # the settings of this machine, one value a key
+    """Read the settings file over the defaults, and `ASH_NB_KEY` of the environment over both. Raises AshError.
+    A mere name is looked for from the working directory upwards."""
     ini = _ini_file(file) or {}
     found, at_file = dict(_defaults), ini and ini.config_file.parent
     for k in found:
         for value, at in ((ini.get(k), at_file), (os.environ.get(f'ASH_NB_{k.upper()}'), Path())):
             if value is not None:
                 found[k] = _written_out(value, at) if k in ('runs', *DATA_ROOTS) else value
-    try:
-        return found | {'workers': int(found['workers'])}
-    except ValueError:
-        many = f'workers = {found["workers"]!r}'
-        raise AshError(f'{many} in settings.ini or ASH_NB_WORKERS is not a whole number') from None
+    return found | {'workers': _whole_workers(found['workers'])}
 
 # %% ../../nbs/core/01_config.ipynb #21afacfb
 def stream_seed(
@@ -144,6 +147,15 @@ def check_choice(
     if f.metadata['choices']:
         one_of(value, f.metadata['choices'], f.name)
 
+# %% ../../nbs/core/01_config.ipynb #54a7aa91
+def _refuse_unusable(f: Field, value: float) -> None:
+    "Raise AshError for a number that no run can use."
+    if f.metadata['signed']:
+        if not abs(value) <= sys.float_info.max:
+            raise AshError(f'{f.name} = {value}: must not be infinite or NaN')
+    elif not 0 <= value <= sys.float_info.max:
+        raise AshError(f'{f.name} = {value}: must not be negative, infinite or NaN')
+
 # %% ../../nbs/core/01_config.ipynb #c366b990
 def check_number(f: Field, value: Any) -> None:
     "Raise AshError when a value is not of the field's type, or is a number that no run can use."
@@ -151,13 +163,8 @@ def check_number(f: Field, value: Any) -> None:
     fits = isinstance(value, (int, float) if kind is float else kind)
     if not fits or (kind is not bool and isinstance(value, bool)):
         raise AshError(f'{f.name} = {value!r}: expected {kind.__name__}')
-    if kind not in (int, float):
-        return
-    if f.metadata['signed']:
-        if not abs(value) <= sys.float_info.max:
-            raise AshError(f'{f.name} = {value}: must not be infinite or NaN')
-    elif not 0 <= value <= sys.float_info.max:
-        raise AshError(f'{f.name} = {value}: must not be negative, infinite or NaN')
+    if kind in (int, float):
+        _refuse_unusable(f, value)
 
 # %% ../../nbs/core/01_config.ipynb #82adca4f
 def check_limits(f: Field, value: Any) -> None:
@@ -329,7 +336,7 @@ def field_limits(f: Field) -> str:
     limits = [f'{word} {f.metadata[k]}' for k, word in words.items() if f.metadata[k] is not None]
     return ' | '.join(f.metadata['choices']) or ', '.join(limits) or type(f.default).__name__
 
-
+# %% ../../nbs/core/01_config.ipynb #f6bc0533
 def field_table() -> list[dict]:  # a row a field: group, field, default, allowed, meaning
     "List all fields of a configuration in their order, with what is allowed and what they mean."
     meaning = field_meanings(Path(__file__).read_text())

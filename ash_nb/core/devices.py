@@ -15,10 +15,9 @@ from torch import nn
 from .config import AshError
 
 # %% ../../nbs/core/04_devices.ipynb #7a7e2b31
-def pick_device(
-    name: str = 'auto',  # auto: a GPU if there is one; else as torch names it
-) -> torch.device:
-    "Return the device of a name. Raises AshError if it is unknown or not available."
+def pick_device(name: str = 'auto') -> torch.device:
+    """Return the device of a name as torch spells it; auto is a GPU if there is one.
+    Raises AshError if it is unknown or not available."""
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'cpu'
     try:

@@ -40,40 +40,48 @@ def chief() -> bool:
     "Tell whether this is the process that writes and speaks."
     return rank_and_size()[0] == 0
 
+# %% ../../nbs/core/06_distributed.ipynb #dea33390
+def _take_gpu(own: int):
+    "Compute on the GPU of this number where nothing else is said. Raises AshError where there is none."
+    if own >= torch.cuda.device_count():
+        alone = f'process {own} on this machine has no GPU of its own, there are {torch.cuda.device_count()}'
+        raise AshError(f'{alone}: lower --nproc-per-node, or say --device cpu')
+    torch.cuda.set_device(own)  # what is not told a device is this process's own, not the first one
+
 # %% ../../nbs/core/06_distributed.ipynb #0a6d1ce2
-def join(
-    device: str = 'auto',  # as given by the user
-) -> str:  # this process's device
+def join(device: str = 'auto') -> str:  # this process's device
     "Join the other processes that torchrun has started, if there are any; return the device to compute on."
     if int(os.environ.get('WORLD_SIZE', 1)) <= 1:
         return device
     gpu = device.startswith('cuda') or (device == 'auto' and torch.cuda.is_available())
     own = int(os.environ.get('LOCAL_RANK', 0))
-    if gpu and own >= torch.cuda.device_count():
-        raise AshError(
-            f'process {own} on this machine has no GPU of its own, there are {torch.cuda.device_count()}: '
-            'lower --nproc-per-node, or say --device cpu'
-        )
     if gpu:
-        torch.cuda.set_device(own)  # what is not told a device is this process's own, not the first one
+        _take_gpu(own)
     if not dist.is_initialized():
         dist.init_process_group('nccl' if gpu else 'gloo')
         _control.append(dist.new_group(backend='gloo'))
     return f'cuda:{own}' if gpu else device
 
-
+# %% ../../nbs/core/06_distributed.ipynb #dd5a9d3d
 def leave():
     "Part from the other processes."
     if rank_and_size()[1] > 1:
         dist.destroy_process_group()
         _control.clear()
 
+# %% ../../nbs/core/06_distributed.ipynb #a5ea09ee
+def _average_together(grads: list):
+    "Average gradients of one dtype over all processes, in place."
+    flat = torch.cat([g.flatten() for g in grads])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for g, part in zip(grads, flat.split([g.numel() for g in grads])):
+        g.copy_(part.view_as(g))
+
 # %% ../../nbs/core/06_distributed.ipynb #01b5c76b
 @torch.no_grad()
-def average_gradients(
-    parameters: Iterable,  # of all networks; those without a gradient are left out
-):
-    "Average the gradients of all processes, in one all-reduce for each dtype."
+def average_gradients(parameters: Iterable):
+    "Average the gradients that parameters of all networks have over all processes, in one all-reduce for each dtype."
     if rank_and_size()[1] == 1:
         return
     kinds = {}
@@ -81,11 +89,7 @@ def average_gradients(
         if p.grad is not None:
             kinds.setdefault(p.grad.dtype, []).append(p.grad)
     for grads in kinds.values():
-        flat = torch.cat([g.flatten() for g in grads])
-        dist.all_reduce(flat)
-        flat /= dist.get_world_size()
-        for g, part in zip(grads, flat.split([g.numel() for g in grads])):
-            g.copy_(part.view_as(g))
+        _average_together(grads)
 
 # %% ../../nbs/core/06_distributed.ipynb #ba22ff9c
 def averaged(x: torch.Tensor) -> torch.Tensor:
@@ -207,30 +211,29 @@ class _FromMain(pickle.Pickler):
             self.found.append(thing.__qualname__)
         return NotImplemented
 
+# %% ../../nbs/core/06_distributed.ipynb #7abc9a8a
+def _typed_in(sent: Any) -> str:  # '' where there is none
+    "Name a class or function in what is sent that other processes cannot import."
+    found = _FromMain()
+    try:
+        found.dump(sent)
+    except Exception:
+        pass  # what cannot be sent at all is told when it is sent
+    return found.found[0] if found.found else ''
+
 # %% ../../nbs/core/06_distributed.ipynb #a555ebf9
-def ready_to_start(
-    sent: Any = None,  # what the new processes will be sent
-):
+def ready_to_start(sent: Any = None):
     "Check that this process may start others. Raises AshError for a script, class or function that they cannot import."
     if getattr(multiprocessing.current_process(), '_inheriting', False):
         os._exit(UNGUARDED)
     if _script() == 'a module' or os.path.isfile(_script()):
         return
     if _script():
-        raise AshError(
-            f'a script that is read from {_script()} cannot start processes, which would have to import it: '
-            'save it as a .py file, or start no processes (workers=0)'
-        )
-    found = _FromMain()
-    try:
-        found.dump(sent)
-    except Exception:
-        pass  # what cannot be sent at all is told when it is sent
-    if found.found:
-        raise AshError(
-            f'{found.found[0]} is defined in a notebook or typed in, where other processes cannot import it: '
-            'put it into a .py file and import it from there, or start no processes (workers=0)'
-        )
+        cannot = f'a script that is read from {_script()} cannot start processes, which would have to import it'
+        raise AshError(f'{cannot}: save it as a .py file, or start no processes (workers=0)')
+    if typed := _typed_in(sent):
+        cannot = f'{typed} is defined in a notebook or typed in, where other processes cannot import it'
+        raise AshError(f'{cannot}: put it into a .py file and import it from there, or start no processes (workers=0)')
 
 # %% ../../nbs/core/06_distributed.ipynb #d8e5c8de
 def _unguarded() -> bool:

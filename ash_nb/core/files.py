@@ -45,25 +45,32 @@ def settle_folder(path: str | Path):
     finally:
         os.close(handle)
 
+# %% ../../nbs/core/03_files.ipynb #27682c5e
+def _write_through(path: Path, data: bytes):
+    "Write a file and wait until it is on the disk."
+    with open(path, 'wb') as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def _drop_quietly(path: Path):
+    "Remove a file, if that can be."
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        pass
+
 # %% ../../nbs/core/03_files.ipynb #ecff4e6d
-def write_atomic(
-    path: str | Path,  # file to write
-    data: bytes,  # its whole content
-) -> Path:  # the file
+def write_atomic(path: str | Path, data: bytes) -> Path:  # the file
     "Write a file so that it is whole or not there. Raises AshError naming the file and the reason."
     path, part = Path(path), Path(f'{path}.part')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, 'wb') as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
+        _write_through(part, data)
         os.replace(part, path)
     except OSError as e:
-        try:
-            part.unlink(missing_ok=True)
-        except OSError:
-            pass
+        _drop_quietly(part)
         raise cannot_write(path, e) from None
     settle_folder(path.parent)
     return path
@@ -88,11 +95,8 @@ def recorded_digest(path: str | Path) -> str:
     return line[1] if line and line[2] == Path(path).name else ''
 
 # %% ../../nbs/core/03_files.ipynb #1a5dc3ee
-def read_hashed(
-    path: str | Path,  # file with a .sha256 beside it
-    remedy: str = '',  # what to do when the file is damaged
-) -> bytes:
-    "Read a file and check it against its SHA-256. Raises AshError naming a missing or damaged file."
+def read_hashed(path: str | Path, remedy: str = '') -> bytes:
+    "Read a file and check it against the .sha256 beside it. Raises AshError for a missing or damaged one."
     path, digest, remedy = Path(path), Path(f'{path}.sha256'), f'; {remedy}' if remedy else ''
     for p in (path, digest):
         if not p.is_file():
@@ -165,23 +169,25 @@ def write_json(
     return write_atomic(path, _json(record))
 
 # %% ../../nbs/core/03_files.ipynb #3a4bbf28
-def read_json(
-    path: str | Path,
-    sealed: bool = False,  # it carries the SHA-256 of its text, which is checked
-) -> dict:
-    "Read a record. Raises AshError naming a file that is missing, malformed, of something else, or unlike its seal."
+def _json_in(path: str | Path) -> tuple:  # what the file holds, and its bytes
+    "Read a JSON file. Raises AshError naming one that is missing or malformed."
     try:
-        record = json.loads(data := Path(path).read_bytes())
+        data = Path(path).read_bytes()
+        return json.loads(data), data
     except FileNotFoundError:
         raise AshError(f'{path} is missing') from None
     except (ValueError, OSError, RecursionError) as e:
         raise AshError(f'{path} cannot be read as JSON: {e}') from None
+
+# %% ../../nbs/core/03_files.ipynb #1381df34
+def read_json(path: str | Path, sealed: bool = False) -> dict:
+    """Read a record; one that is sealed carries the SHA-256 of its text, which is checked.
+    Raises AshError naming a file that is missing, malformed, of something else, or unlike its seal."""
+    record, data = _json_in(path)
     if not isinstance(record, dict):
         raise AshError(f'{path} holds a {type(record).__name__}: expected a record, names and values')
     seal = str(record.pop('sha256', '')) if sealed else ''
     if sealed and sha256(data.replace(seal.encode(), b'', 1)) != seal:
-        raise AshError(
-            f'{path} is damaged or was edited, its SHA-256 is not the one in it: '
-            'fetch it again, or begin anew in another folder'
-        )
+        damaged = f'{path} is damaged or was edited, its SHA-256 is not the one in it'
+        raise AshError(f'{damaged}: fetch it again, or begin anew in another folder')
     return record

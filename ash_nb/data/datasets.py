@@ -54,16 +54,9 @@ def same_size(image: torch.Tensor, label: np.ndarray, paths: tuple, turn: int = 
     )
 
 # %% ../../nbs/data/09_datasets.ipynb #46f3e64f
-STREET_IDS = ('gta5', 'cityscapes', 'kitti')  # id maps whose label ids and colours are those of Cityscapes
-
-
-def same_colours(
-    ids: np.ndarray,  # (H, W) as stored
-    palette: np.ndarray | None,  # (colours, 3) of the file
-    known: dict,  # label id -> train id
-    path: str | Path,  # the file, for the message
-):
-    "Raise AshError when a palette shows an id in another class's colour: a tool has rearranged it, and ids with it."
+def same_colours(ids: np.ndarray, palette: np.ndarray | None, known: dict, path: str | Path):
+    """Raise AshError when a palette (colours, 3) shows one of the ids (H, W) in another class's colour.
+    A tool has rearranged it then, and ids with it. `known` leads from label ids to train ids."""
     if palette is None:
         return
     class_of = {tuple(map(int, colour)): train_id for train_id, colour in enumerate(PALETTE)}
@@ -71,10 +64,8 @@ def same_colours(
         shown = class_of.get(tuple(map(int, palette[i]))) if i < len(palette) else None
         plate = i == 34 and shown == CLASSES.index('car')  # a licence plate is ignored, and painted as the car
         if shown is not None and known.get(int(i), IGNORE) != shown and not plate:
-            raise AshError(
-                f'{path} paints id {i} in the colour of {CLASSES[shown]}: its palette was rearranged, '
-                'so ids are no longer those of the data set; fetch the file again'
-            )
+            other = f'{path} paints id {i} in the colour of {CLASSES[shown]}: its palette was rearranged'
+            raise AshError(f'{other}, so ids are no longer those of the data set; fetch the file again')
 
 # %% ../../nbs/data/09_datasets.ipynb #376a2063
 def like_train_ids(
@@ -89,6 +80,9 @@ def like_train_ids(
     return max(used, default=99) < 20 and enough and len(ignored) < len(used)
 
 # %% ../../nbs/data/09_datasets.ipynb #a3440294
+STREET_IDS = ('gta5', 'cityscapes', 'kitti')  # id maps whose label ids and colours are those of Cityscapes
+
+
 def _spread_labels(data: 'SegmentationData'):
     "Yield (path, ids) of readable label files in own ids, spread over the whole set."
     for k in np.linspace(0, len(data.pairs) - 1, min(40, len(data.pairs))).astype(int):
@@ -443,55 +437,43 @@ def is_record(
         return False
     return ('label' in r and r['label'] is None) or text('label', 'label_sha256')
 
+# %% ../../nbs/data/09_datasets.ipynb #da8f486d
+def _records_in(data: bytes) -> list:
+    "Read a record from each line; return None alone where a line is no JSON."
+    try:
+        return [json.loads(line) for line in data.splitlines()]
+    except (ValueError, RecursionError):
+        return [None]
+
 # %% ../../nbs/data/09_datasets.ipynb #ddbe9ed5
-def read_index(
-    root: Path,  # folder of the copy
-    digest: str,  # SHA-256 that the index must have
-) -> list:  # of records, one a sample
-    "Read the index of a prepared copy. Raises AshError when it is missing or damaged, or a line is not a record."
+def read_index(root: Path, digest: str) -> list:  # of records, one a sample
+    "Read a prepared copy's index of this SHA-256. Raises AshError when it is missing or damaged, or holds no records."
     path = root / 'index.jsonl'
     data = path.read_bytes() if path.is_file() else b''
     if sha256(data) != digest:
         raise AshError(f'{path} is missing or damaged: run the same ash-nb prepare command again')
-    try:
-        records = [json.loads(line) for line in data.splitlines()]
-    except (ValueError, RecursionError):
-        records = [None]
+    records = _records_in(data)
     for k, r in enumerate(records):
         if not is_record(r):
-            raise AshError(
-                f'{path}: line {k + 1} is not the record of a sample; '
-                'run the same ash-nb prepare command in a new folder'
-            )
+            remedy = 'run the same ash-nb prepare command in a new folder'
+            raise AshError(f'{path}: line {k + 1} is not the record of a sample; {remedy}')
     return records
 
 # %% ../../nbs/data/09_datasets.ipynb #afa294b4
 READING = 2  # number of the rules by which files become pixels and labels: 2 turns, scales and composites as they say
 
 
-def _check_head(
-    root: str | Path,
-    head: dict,  # of prepared.json
-    name: str,  # that the data set must have
-    split: str,  # that it must have
-):
-    "Raise AshError when a prepared copy is of something else, of older rules, or not complete."
+def _check_head(root: str | Path, head: dict, name: str, split: str):
+    "Raise AshError when a prepared copy is of something else than asked, of older rules, or not complete."
+    again = 'run the same ash-nb prepare command'
     for key, asked in (('dataset', name), ('split', split)):
         if head.get(key) != asked:
-            raise AshError(
-                f'{root} is a prepared copy with {key} {head.get(key)!r}, not {asked!r}: '
-                'choose another folder or prepare that one'
-            )
+            other = f'{root} is a prepared copy with {key} {head.get(key)!r}, not {asked!r}'
+            raise AshError(f'{other}: choose another folder or prepare that one')
     if head.get('reading') != READING:
-        raise AshError(
-            f'{root} was prepared when pictures were read by other rules: '
-            'run the same ash-nb prepare command with a new folder'
-        )
+        raise AshError(f'{root} was prepared when pictures were read by other rules: {again} with a new folder')
     if not head.get('complete'):
-        raise AshError(
-            f'{root} is not completely prepared; see {Path(root) / "report.md"} '
-            'and run the same ash-nb prepare command again'
-        )
+        raise AshError(f'{root} is not completely prepared; see {Path(root) / "report.md"} and {again} again')
 
 # %% ../../nbs/data/09_datasets.ipynb #39da1c7d
 class Prepared(Dataset):

@@ -180,20 +180,21 @@ def _top(picture) -> int:
         return 65535  # Pillow has scaled it
     return 2 ** _tag(picture, BITS, 16) - 1
 
+# %% ../../nbs/data/02_pictures.ipynb #67daa25b
+def _refuse_beyond_one(values: np.ndarray, path: str | Path):
+    "Raise AshError for floating-point numbers outside [0, 1], or NaN."
+    if not (values.min() >= 0 and values.max() <= 1):
+        found = f'{path} holds floating-point values from {values.min():.4g} to {values.max():.4g}'
+        raise AshError(f'{found}: expected 0 to 1; divide them by the largest that is possible')
+
 # %% ../../nbs/data/02_pictures.ipynb #d61161c2
-def _grey(
-    picture,  # PIL.Image.Image of mode I, I;16 or F
-    path: str | Path,  # for the message
-) -> np.ndarray:  # (H, W) uint8
-    "Bring a grey picture of more than 8 bits to 8. Raises AshError for floating-point numbers outside [0, 1]."
+def _grey(picture, path: str | Path) -> np.ndarray:  # (H, W) uint8
+    "Bring a grey picture of mode I, I;16 or F to 8 bits. Raises AshError for floating-point numbers outside [0, 1]."
     values, top = np.array(picture), _top(picture)
     if picture.mode == 'I' and top == 2**32 - 1:
         values = values.view(np.uint32)  # Pillow has signed numbers only
-    if picture.mode == 'F' and not (values.min() >= 0 and values.max() <= 1):
-        raise AshError(
-            f'{path} holds floating-point values from {values.min():.4g} to {values.max():.4g}: expected 0 to 1; '
-            'divide them by the largest that is possible'
-        )
+    if picture.mode == 'F':
+        _refuse_beyond_one(values, path)
     if _tag(picture, PHOTOMETRIC, 1) == 0:
         values = top - values  # white is 0
     out = np.rint(values.astype(np.float64) * (255 / top)).astype(np.uint8)
@@ -201,11 +202,8 @@ def _grey(
     return out if key is None else np.where(values == key, np.uint8(255), out)
 
 # %% ../../nbs/data/02_pictures.ipynb #23bfe807
-def _from_deep(
-    deep: np.ndarray,  # (H, W, 1 to 4) uint16: grey or colours, perhaps with opacity
-    key: Any,  # transparent colour, or None
-) -> np.ndarray:  # (H, W, 3) uint8
-    "Bring 16 bits a channel to 8, over white."
+def _from_deep(deep: np.ndarray, key: Any) -> np.ndarray:  # (H, W, 3) uint8
+    "Bring 16 bits a channel, (H, W, 1 to 4), to 8, over white; `key` is a transparent colour, or None."
     share, channels = deep / 65535, deep.shape[2]
     if channels in (2, 4):
         alpha = share[..., -1:]
@@ -221,19 +219,14 @@ def _refuse_unclear(decoded: Decoded, path: str | Path):
     "Raise AshError for a picture whose values have no agreed meaning."
     picture, stored = decoded.picture, decoded.stored
     if _tag(picture, SAMPLE_FORMAT, 1) == 2:
-        raise AshError(
-            f'{path} holds signed numbers: expected unsigned ones, or floating-point ones from 0 to 1; '
-            'save it again as one of these'
-        )
+        expected = 'expected unsigned ones, or floating-point ones from 0 to 1; save it again as one of these'
+        raise AshError(f'{path} holds signed numbers: {expected}')
     if _tag(picture, PLANAR, 1) == 2 and _tag(picture, BITS, 8) > 8:
-        raise AshError(
-            f'{path} keeps colours of more than 8 bits in separate planes, which Pillow misreads: save it as PNG'
-        )
+        apart = 'keeps colours of more than 8 bits in separate planes, which Pillow misreads'
+        raise AshError(f'{path} {apart}: save it as PNG')
     if picture.info.get('transparency') is not None and stored in ('1', 'L;2', 'L;4'):
-        raise AshError(
-            f'{path} stores grey as {stored} with a transparent value, which programs read differently: '
-            'save it with an alpha channel'
-        )
+        unclear = f'stores grey as {stored} with a transparent value, which programs read differently'
+        raise AshError(f'{path} {unclear}: save it with an alpha channel')
 
 # %% ../../nbs/data/02_pictures.ipynb #0e63a92e
 def _over_white(picture) -> np.ndarray:  # (H, W, 3) uint8
@@ -244,11 +237,16 @@ def _over_white(picture) -> np.ndarray:  # (H, W, 3) uint8
         picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture.convert('RGBA'))
     return np.array(picture.convert('RGB'))
 
+# %% ../../nbs/data/02_pictures.ipynb #5e62621e
+def _rgb_over_white(picture, path: str | Path) -> np.ndarray:  # (H, W, 3) uint8
+    "Lay a picture of 8 bits over white. Raises AshError for a mode that is not read."
+    try:
+        return _over_white(picture)
+    except (ValueError, OverflowError, TypeError):
+        raise AshError(f'{path} is a picture of mode {picture.mode}, which is not read: save it as RGB') from None
+
 # %% ../../nbs/data/02_pictures.ipynb #11a7134e
-def as_rgb(
-    decoded: Decoded,
-    path: str | Path,  # for the message
-) -> np.ndarray:  # (H, W, 3) uint8
+def as_rgb(decoded: Decoded, path: str | Path) -> np.ndarray:  # (H, W, 3) uint8
     "Return a decoded picture as RGB over white, the right way up. Raises AshError where values are unclear."
     picture = decoded.picture
     _refuse_unclear(decoded, path)
@@ -257,10 +255,7 @@ def as_rgb(
     elif picture.mode[0] in 'IF':
         pixels = np.repeat(_grey(picture, path)[..., None], 3, 2)
     else:
-        try:
-            pixels = _over_white(picture)
-        except (ValueError, OverflowError, TypeError):
-            raise AshError(f'{path} is a picture of mode {picture.mode}, which is not read: save it as RGB') from None
+        pixels = _rgb_over_white(picture, path)
     return turned(pixels, decoded.turn)
 
 # %% ../../nbs/data/02_pictures.ipynb #45e447cf
@@ -271,10 +266,8 @@ def read_turned(
     "Read an image as RGB over white, turned as it says. Raises AshError for one that is missing or unclear."
     decoded = decode(path)
     if photo and decoded.picture.mode not in ('RGB', 'RGBA', 'CMYK'):
-        raise AshError(
-            f'{path} is a picture of mode {decoded.picture.mode}: expected a colour image; '
-            'is it a label map in the place of an image?'
-        )
+        expected = 'expected a colour image; is it a label map in the place of an image?'
+        raise AshError(f'{path} is a picture of mode {decoded.picture.mode}: {expected}')
     pixels = np.ascontiguousarray(as_rgb(decoded, path).transpose(2, 0, 1))
     return torch.from_numpy(pixels), decoded.turn
 
@@ -286,20 +279,15 @@ def read_picture(path: str | Path, photo: bool = False) -> torch.Tensor:  # (3, 
 # %% ../../nbs/data/02_pictures.ipynb #43df86ac
 def _refuse_no_ids(picture, stored: str, path: str | Path):
     "Raise AshError for a picture whose values cannot be label ids, or may have been changed."
+    stored_well = 'a palette, grey or 16-bit PNG'
     if picture.mode not in ('P', 'L', 'I', 'I;16'):
-        raise AshError(
-            f'{path} is a picture of mode {picture.mode}: expected label ids as a palette, grey or 16-bit PNG; '
-            'are these the colour labels, or was the file converted?'
-        )
+        doubt = 'are these the colour labels, or was the file converted?'
+        raise AshError(f'{path} is a picture of mode {picture.mode}: expected label ids as {stored_well}; {doubt}')
     if picture.format not in ('PNG', 'TIFF'):
-        raise AshError(
-            f'{path} is stored as {picture.format}, which may change label ids: expected a palette, grey or 16-bit PNG'
-        )
+        raise AshError(f'{path} is stored as {picture.format}, which may change label ids: expected {stored_well}')
     if (picture.mode == 'L' and stored != 'L') or _tag(picture, PHOTOMETRIC, 1) == 0:
-        raise AshError(
-            f'{path} stores grey as {stored}, in which a label id could mean two things: '
-            'expected ids in 8 or 16 bits, 0 black'
-        )
+        doubt = 'in which a label id could mean two things: expected ids in 8 or 16 bits, 0 black'
+        raise AshError(f'{path} stores grey as {stored}, {doubt}')
 
 # %% ../../nbs/data/02_pictures.ipynb #c5dc1f65
 class Ids(NamedTuple):
@@ -309,11 +297,10 @@ class Ids(NamedTuple):
     palette: Any  # (colours, 3) of the file, or None
     turn: int  # how it had to be turned, 1 to 8
 
-
-def read_label(
-    path: str | Path,  # PNG or TIFF
-) -> Ids:
-    "Read palette indices, grey values, or the red channel of 16 bits, turned as the file says. Raises AshError."
+# %% ../../nbs/data/02_pictures.ipynb #c5dc1f66
+def read_label(path: str | Path) -> Ids:
+    """Read the palette indices, grey values, or red channel of 16 bits of a PNG or TIFF, turned as the file says.
+    Raises AshError for what cannot hold label ids."""
     picture, stored, turn, deep = decode(path, 'a label map')
     if deep is not None and deep.shape[2] > 2:
         return Ids(turned(deep[..., 0], turn), None, turn)
@@ -349,13 +336,13 @@ class Found(NamedTuple):
     files: list
     left_out: Counter
 
+# %% ../../nbs/data/02_pictures.ipynb #fc5d6b94
+def _refused(error: OSError):
+    "Raise AshError for a folder that cannot be looked into."
+    closed = f'{error.filename} cannot be looked into: {error.strerror}'
+    raise AshError(f'{closed}; allow reading there, or move it away') from None
 
-def _refused(error):
-    raise AshError(
-        f'{error.filename} cannot be looked into: {error.strerror}; allow reading there, or move it away'
-    ) from None
-
-
+# %% ../../nbs/data/02_pictures.ipynb #fc5d6b95
 def find_files(
     folder: str | Path,  # where to look, in folders within it, too
     endings: Iterable = SUFFIXES,  # what the names of wanted files end with, in any case

@@ -114,16 +114,13 @@ def intact(old: dict | None, pair: tuple, out: Path) -> bool:
         return False
 
 # %% ../../nbs/data/12_prepare.ipynb #b5fff5de
-def places(
-    names: list,  # of samples
-) -> dict:  # name -> path in the copy, without the ending that says how it is stored
+def places(names: list) -> dict:  # name -> path in the copy, without the ending that says how it is stored
     "Give every sample a place of its own: a.jpg beside a.png keeps its ending, in whatever case they are written."
     taken, out = set(), {}
     stems = Counter(str(Path(n).with_suffix('')).casefold() for n in names)
     for k, n in enumerate(names):
         stem = str(Path(n).with_suffix(''))
-        if stems[stem.casefold()] > 1:
-            stem = n
+        stem = n if stems[stem.casefold()] > 1 else stem
         if stem.casefold() in taken:
             stem = f'{stem}-{k}'
         taken.add(stem.casefold())
@@ -177,21 +174,20 @@ def prepare_one(
 _job = {}  # of a process: what it does with each task
 
 
-def _start(do):
+def _start(do: Callable):
+    "Prepare a process for its work."
     torch.set_num_threads(1)
     _job['do'] = do
 
 
-def _work(task):
+def _work(task: tuple):
+    "Do in a process what it was started for."
     return _job['do'](*task)
 
-
-def run_parallel(
-    do: Callable,  # of (k, old record), to a record
-    tasks: list,  # of (k, old record)
-    workers: int,  # processes; 1: this one alone
-) -> Iterator:
-    "Yield do(k, old record) for each task, in order. Raises AshError when a process dies."
+# %% ../../nbs/data/12_prepare.ipynb #298aaabc
+def run_parallel(do: Callable, tasks: list, workers: int) -> Iterator:
+    """Yield do(k, old record) for each task (k, old record), in order; one worker is this process itself.
+    Raises AshError when a process dies."""
     if workers <= 1:
         yield from (do(*task) for task in tasks)
         return
@@ -258,13 +254,8 @@ def _left_out_and_turned(records: list, left_out: dict) -> list:  # lines
     return lines
 
 # %% ../../nbs/data/12_prepare.ipynb #be119029
-def report(
-    name: str,  # of the data set
-    split: str,
-    records: list,
-    left_out: dict = (),  # how many files do not belong to it, by reason
-) -> str:  # Markdown
-    "Say what was found in a data set."
+def report(name: str, split: str, records: list, left_out: dict = ()) -> str:  # Markdown
+    "Say what was found in a data set, and how many files do not belong to it, by reason (`left_out`)."
     bad, known = [r for r in records if 'problem' in r], COUNTS.get((name, split))
     lines = [f'# {name} {split}: {len(records)} samples, {len(bad)} problems', '']
     if known and known != len(records):
@@ -310,6 +301,15 @@ def _refuse_folder(out: Path, root: Path):
     if strange:
         raise AshError(f'{out} holds {strange[0]} and is not a prepared copy: choose a new folder; nothing was written')
 
+# %% ../../nbs/data/12_prepare.ipynb #372d8109
+def _refuse_other_copy(out: Path, head: dict):
+    "Raise AshError for a folder that holds a copy made in another way than `head` says."
+    if (out / 'prepared.json').is_file():
+        there = read_json(out / 'prepared.json', sealed=True)
+        for k, v in head.items():
+            if there.get(k) != v:
+                raise AshError(f'{out} was prepared with {k} {there.get(k)!r}, now {v!r}: choose another folder')
+
 # %% ../../nbs/data/12_prepare.ipynb #f83fb920
 def _claim(out: str | Path | None, head: dict, root: Path) -> Path | None:
     "Make a folder the one of the copy that `head` describes; `root` is the raw data. Raises AshError."
@@ -317,11 +317,7 @@ def _claim(out: str | Path | None, head: dict, root: Path) -> Path | None:
         return None
     out = Path(out).expanduser()
     _refuse_folder(out, root)
-    if (out / 'prepared.json').is_file():
-        there = read_json(out / 'prepared.json', sealed=True)
-        for k, v in head.items():
-            if there.get(k) != v:
-                raise AshError(f'{out} was prepared with {k} {there.get(k)!r}, now {v!r}: choose another folder')
+    _refuse_other_copy(out, head)
     write_json(out / 'prepared.json', head | dict(complete=False), sealed=True)
     return out
 
@@ -347,25 +343,24 @@ def _collect(
         part.close()
     return kept
 
+# %% ../../nbs/data/12_prepare.ipynb #4181814a
+def _what_was_found(good: list, of: int, complete: bool) -> dict:
+    "Count the usable samples of a data set, and the pixels of each class; training uses what is complete."
+    counts = class_shares(good)
+    histogram = {CLASSES[k]: int(counts[k]) for k in range(19)} | {'ignored': int(counts[IGNORE])}
+    return dict(complete=complete, samples=len(good), left_out=of - len(good), histogram=histogram)
+
 # %% ../../nbs/data/12_prepare.ipynb #085282d3
-def _finish(
-    out: Path,
-    head: dict,
-    records: list,
-    text: str,  # the report
-    complete: bool,  # training may use it
-):
-    "Write the index, the report and the sheet of a copy. Raises AshError when no sample is usable."
+def _finish(out: Path, head: dict, records: list, text: str, complete: bool):
+    "Write the index, the report `text` and the sheet of a copy. Raises AshError when no sample is usable."
     good = [r for r in records if 'problem' not in r]
     if not good:
         raise AshError(f'no sample is usable: {records[0]["problem"]}')
     index = ''.join(json.dumps(r) + '\n' for r in good).encode()
     write_atomic(out / 'index.jsonl', index)
     write_atomic(out / 'report.md', text.encode('utf-8', 'backslashreplace'))
-    counts = class_shares(good)
-    histogram = {CLASSES[k]: int(counts[k]) for k in range(19)} | {'ignored': int(counts[IGNORE])}
-    found = dict(complete=complete, samples=len(good), left_out=len(records) - len(good), histogram=histogram)
-    write_json(out / 'prepared.json', head | found | dict(index_sha256=sha256(index)), sealed=True)
+    found = _what_was_found(good, len(records), complete) | dict(index_sha256=sha256(index))
+    write_json(out / 'prepared.json', head | found, sealed=True)
     (out / 'index.part').unlink()
     if complete and good[0]['label']:
         write_atomic(out / 'sheet.png', encode(sheet(open_dataset(head['dataset'], out, head['split'])), 'png'))

@@ -26,12 +26,13 @@ from ..hallucinators.ash import AdaINHallucinator
 from . import plots
 from .pages import save_stills
 from .report import folder_report
+from ..methods.learner import Learner
 from ..networks.stylizer import small_stylizer
 from ..numbers.analysis import class_table, compare_table, with_world_mean
 from ..numbers.evaluation import confusion_matrix, find_evaluation, iou, predict
 from ..runs.batches import read_sample, style_data
 from ..runs.compare import FIGURES, comparison_table, cost_table, drop_drawn, rules_table, to_latex, to_markdown
-from ..runs.folder import load_run, run_name
+from ..runs.folder import Run, load_run, run_name
 from ..runs.scoring import open_target
 from ..runs.training import out_of_memory, probe_image
 
@@ -136,12 +137,8 @@ def pick_images(
     return [int(order[round(k)]) for k in np.linspace(0, len(order) - 1, min(n, len(order)))]
 
 # %% ../../nbs/look/05_figures.ipynb #44pred01
-def predictions(
-    run,  # Run
-    samples: Sequence,  # of a data set with labels
-    device='cpu',  # where
-) -> list:  # (H, W) train ids, at the labels' size
-    "Segment samples by a run's last checkpoint, as its evaluation does."
+def predictions(run: Run, samples: Sequence, device: str | torch.device = 'cpu') -> list:  # (H, W) train ids each
+    "Segment labelled samples by a run's last checkpoint, at their labels' size, as its evaluation does."
     learner, resized = run.learner(device=device), eval_transform(run.config.test_width, run.config.test_height)
     out = []
     with learner.autocast():
@@ -265,12 +262,8 @@ def drop_older(
     write_json(mark, dict(weights=weights))
 
 # %% ../../nbs/look/05_figures.ipynb #44hall01
-def hallucination_figures(
-    run,  # Run
-    learner,  # its learner
-    folder: Path,  # to write to
-) -> list:  # files written
-    "Draw restyled streets and Figure 4 of a run that has a hallucinator."
+def hallucination_figures(run: Run, learner: Learner, folder: Path) -> list:  # files written
+    "Draw restyled streets and Figure 4 of a run that has a hallucinator into a folder."
     if not isinstance(learner.hallucinator, AdaINHallucinator):
         return []
     files = [save_figure(stylization_figure(learner), folder / 'stylization.jpg', True)]
@@ -281,12 +274,9 @@ def hallucination_figures(
     return files
 
 # %% ../../nbs/look/05_figures.ipynb #44runf01
-def run_figures(
-    path: Path,  # run folder
-    target: str = 'streetworld-day',  # where the examples come from
-    root: Path = None,  # its folder
-) -> list:  # files written
-    "Draw a run's curves, examples, Figure 4 and restyled streets, and write its report.html."
+def run_figures(path: Path, target: str = 'streetworld-day', root: Path = None) -> list:  # files written
+    """Draw the curves, examples, Figure 4 and restyled streets of a run folder, and write its report.html.
+    The examples come from `target`, found in the folder `root`."""
     run, data = load_run(path), open_target(target, root)
     read_sample(data, labelled=True)
     learner, folder, method = run.learner(), run.path / 'figures', run.config.method
@@ -313,16 +303,11 @@ def _differences(runs, baseline):
     panels = [t for t in every.target.unique() if not t.startswith('streetworld-')] or list(every.target.unique())
     return plots.forest(compare_table(every, baseline), panels[:3], baseline)
 
-# %% ../../nbs/look/05_figures.ipynb #44comp01
-def comparison_tables(
-    out: Path,  # folder to write to
-    runs,  # DataFrame of a comparison
-    baseline: str = None,  # method's word that differences are taken to; None: the first
-) -> list:  # files written
-    "Write a comparison's tables and the figure of its differences."
-    out, baseline = Path(out), baseline or runs.method.iloc[0]
+# %% ../../nbs/look/05_figures.ipynb #2906bfe2
+def _table_texts(runs: pd.DataFrame, baseline: str) -> dict:  # file -> its text
+    "Write out all tables of a comparison."
     summary = comparison_table(runs, baseline)
-    texts = {
+    return {
         'table.csv': summary.to_csv(index=False),
         'table.md': to_markdown(summary),
         'table.tex': to_latex(summary),
@@ -330,6 +315,12 @@ def comparison_tables(
         'cost.csv': cost_table(runs, baseline).to_csv(index=False),
         'classes.csv': _class_tables(runs, baseline).to_csv(index=False),
     }
+
+# %% ../../nbs/look/05_figures.ipynb #44comp01
+def comparison_tables(out: Path, runs: pd.DataFrame, baseline: str = None) -> list:  # files written
+    "Write a comparison's tables and the figure of its differences to a baseline, by default the first method."
+    out, baseline = Path(out), baseline or runs.method.iloc[0]
+    texts = _table_texts(runs, baseline)
     files = [write_atomic(out / name, text.encode()) for name, text in texts.items()]
     if runs.seed.nunique() > 1 and runs.method.nunique() > 1:
         files.append(save_figure(_differences(runs, baseline), out / 'figures' / 'differences.png'))
@@ -372,13 +363,9 @@ def _error_row(baseline, sample, first, last, before, after, limit=320):
     ]
 
 # %% ../../nbs/look/05_figures.ipynb #7285c793
-def kept_rows(
-    out: Path,  # folder of a comparison
-    runs,  # its DataFrame
-    target: str,  # name
-    methods: Sequence,  # words
-) -> dict:  # method -> Evaluation
-    "Read what a comparison's rows of its first seed were made of. Raises AshError when it is not kept any more."
+def kept_rows(out: Path, runs: pd.DataFrame, target: str, methods: Sequence) -> dict:  # method -> Evaluation
+    """Read what a comparison's rows of its first seed were made of, in the comparison's folder.
+    Raises AshError when it is not kept any more."""
     rows = runs[(runs.target == target) & (runs.seed == runs.seed.min()) & runs.method.isin(list(methods))]
     found = {r.method: find_evaluation(Path(out) / run_name(r.method, r.seed), r) for r in rows.itertuples(index=False)}
     for m, e in found.items():

@@ -31,12 +31,9 @@ def asset(
     return resources.files('ash_nb').joinpath('assets', name).read_text(encoding='utf-8')
 
 # %% ../../nbs/look/03_pages.ipynb #pg000010
+_no_blank_lines = dict(trim_blocks=True, lstrip_blocks=True)
 TEMPLATES = jinja2.Environment(
-    loader=jinja2.FunctionLoader(asset),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
+    loader=jinja2.FunctionLoader(asset), autoescape=True, undefined=jinja2.StrictUndefined, **_no_blank_lines
 )
 
 
@@ -102,12 +99,9 @@ def cell_text(value) -> str:  # value: a number or text
     return re.sub(r'^-(?=[.\d])', '−', text)
 
 # %% ../../nbs/look/03_pages.ipynb #pg000031
-def table(
-    frame: pd.DataFrame,
-    caption: str = '',  # text above
-    group: bool = False,  # first column: say a repeated value once and separate the blocks
-) -> str:  # HTML
-    "Write a data frame as a table, numbers with one decimal."
+def table(frame: pd.DataFrame, caption: str = '', group: bool = False) -> str:  # HTML
+    """Write a data frame as a table, numbers with one decimal, its caption above.
+    `group` says a repeated value of the first column once and separates the blocks."""
     columns = [[cell_text(v) for v in frame[name]] for name in frame.columns]
     numeric = [all(text[:1] in '+-−–.0123456789' for text in column) for column in columns]
     rows, last = [], None
@@ -163,6 +157,13 @@ def encoded_still(
     exact = np.ndim(image) == 2 or image.shape[-1] == 3
     return base64.b64encode(plots.encoded(image, exact)).decode()
 
+# %% ../../nbs/look/03_pages.ipynb #4a6ea1ea
+def _refuse_many(axes: dict):
+    "Raise AshError for more settings, or more values of one, than a page without a script can flip through."
+    if len(axes) > AXES or max(map(len, axes.values())) > VALUES:
+        sizes = [len(v) for v in axes.values()]
+        raise AshError(f'stills over {sizes} values: expected at most {AXES} settings of at most {VALUES} values')
+
 # %% ../../nbs/look/03_pages.ipynb #pg000043
 def save_stills(
     path: str | Path,  # JSON file to write
@@ -172,25 +173,21 @@ def save_stills(
     start: tuple = (),  # index an axis that is shown first; default: the first
 ) -> Path:  # the file
     "Write pictures that depend on a few settings, as `flip` shows them. Raises AshError for too many settings."
-    if len(axes) > AXES or max(map(len, axes.values())) > VALUES:
-        sizes = [len(v) for v in axes.values()]
-        raise AshError(f'stills over {sizes} values: expected at most {AXES} settings of at most {VALUES} values')
+    _refuse_many(axes)
     rows = [dict(title=t, at=at, note=note, image=encoded_still(image)) for t, at, image, note in stills]
     return write_json(path, dict(axes=axes, start=list(start) or [0] * len(axes), stills=rows))
 
 # %% ../../nbs/look/03_pages.ipynb #pg000046
 def _still(still: dict) -> tuple:  # place as (axis, value), alternative text, source, note
+    "Read one still of a record. Raises ValueError, TypeError or KeyError for what is none."
     place = [(axis, int(value)) for axis, value in enumerate(still['at']) if value is not None]
     source = data_uri(base64.b64decode(still['image'], validate=True))
     return place, still['title'] + ' ' + still['note'], source, still['note']
 
-
-def flip(
-    record: dict,  # of a file that `save_stills` wrote
-    name: str,  # of the block, unique on the page
-    caption: str = '',  # text below
-) -> str:  # HTML
-    "Lay stills out to be flipped through without a script. Raises AshError for a record that holds none."
+# %% ../../nbs/look/03_pages.ipynb #pg00046b
+def flip(record: dict, name: str, caption: str = '') -> str:  # HTML
+    """Lay the stills of a record out to be flipped through without a script; the name is unique on the page.
+    Raises AshError for a record that holds none."""
     slots = {}
     try:
         for still in record['stills']:
@@ -244,11 +241,8 @@ def page(
 LIMIT = 5_000_000  # bytes of a report
 
 
-def smaller(
-    source: str,  # data URI of a picture
-    scale: float,  # new size in parts of the old
-) -> str:  # data URI
-    "Encode a picture again at a lower size, or return it as it was where that is shorter."
+def smaller(source: str, scale: float) -> str:
+    "Encode a picture, a data URI, again at `scale` times its size; return it as it was where that is shorter."
     from PIL import Image
 
     if len(source) < 40_000 * scale**2:
@@ -259,11 +253,8 @@ def smaller(
     return min(source, data_uri(out.getvalue()), key=len)
 
 # %% ../../nbs/look/03_pages.ipynb #pg000065
-def slim(
-    text: str,  # a page
-    limit: int = LIMIT,  # largest number of bytes
-) -> str:  # the page
-    "Encode embedded pictures smaller until the page keeps the limit. Raises AshError when that cannot be."
+def slim(text: str, limit: int = LIMIT) -> str:
+    "Encode the pictures in a page smaller until it keeps the limit of bytes. Raises AshError when that cannot be."
     for scale in (1, 0.8, 0.65, 0.5, 0.35):
         if len(text.encode()) < limit:
             return text

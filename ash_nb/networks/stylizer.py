@@ -228,7 +228,7 @@ class DecoderLoss(NamedTuple):
     style: Tensor  # differences of statistics, summed over four levels
     images: Tensor  # g(t), not clamped
 
-
+# %% ../../nbs/networks/02_stylizer.ipynb #51167be3
 def decoder_loss(
     encoder: Encoder,  # frozen
     decoder: Decoder,  # learns

@@ -29,7 +29,7 @@ def drawn(
     "Draw pictures of consecutive seeds."
     return torch.stack([torch.from_numpy(draw(first + k)).permute(2, 0, 1) for k in range(n)])
 
-
+# %% ../../nbs/networks/03_train_stylizer.ipynb #563bb262
 def pool(n: int = 300, seed: int = 0) -> tuple:  # streets and paintings, each (n, 3, 180, 240) uint8
     "Draw the pictures that the pair is trained on; none of them is used anywhere else."
     from ash_nb.data.streetworld.appearances import street
@@ -39,13 +39,9 @@ def pool(n: int = 300, seed: int = 0) -> tuple:  # streets and paintings, each (
     return drawn(lambda k: street(k)[0], first, n), drawn(painting, first, n)
 
 # %% ../../nbs/networks/03_train_stylizer.ipynb #0a33ef0c
-def crops(
-    pictures: torch.Tensor,  # (N, 3, H, W) uint8
-    n: int,  # how many
-    g: torch.Generator,  # where they are cut and how they are coloured
-    size: int = 80,  # side of a square
-) -> torch.Tensor:  # (n, 3, size, size) in [0, 1]
-    "Cut random squares and change their colours."
+def crops(pictures: torch.Tensor, n: int, g: torch.Generator, size: int = 80) -> torch.Tensor:
+    """Cut n random squares out of pictures (N, 3, H, W) uint8 and change their colours.
+    Returns (n, 3, size, size) in [0, 1]."""
     ends = (len(pictures), pictures.shape[2] - size, pictures.shape[3] - size)
     k, y, x = (torch.randint(end, (n,), generator=g) for end in ends)
     cut = torch.stack([pictures[i, :, a : a + size, b : b + size] for i, a, b in zip(k, y, x)]).float() / 255
@@ -54,18 +50,8 @@ def crops(
     return (cut * scale + shift).clamp(0, 1).contiguous(memory_format=torch.channels_last)
 
 # %% ../../nbs/networks/03_train_stylizer.ipynb #0af290cf
-@torch.no_grad()
-def lossless_start(
-    network: nn.Module,  # an encoder or a decoder
-    g: torch.Generator,  # of the filters
-):
-    "Initialise 3x3 convolutions in pairs of opposite orthogonal filters; the 1x1 colour conversion is the identity."
-    for m in network.modules():
-        if isinstance(m, nn.Conv2d):
-            _start_layer(m, g)
-
-
 def _start_layer(m: nn.Conv2d, g: torch.Generator):
+    "Initialise one convolution."
     nn.init.zeros_(m.bias)
     if m.kernel_size == (1, 1):
         m.weight.copy_(torch.eye(3).view(3, 3, 1, 1))
@@ -76,6 +62,14 @@ def _start_layer(m: nn.Conv2d, g: torch.Generator):
         half = torch.empty(m.out_channels // 2, *m.weight.shape[1:])
         nn.init.orthogonal_(half, generator=g)
         m.weight.copy_(torch.cat([half, -half]))
+
+# %% ../../nbs/networks/03_train_stylizer.ipynb #0af290d0
+@torch.no_grad()
+def lossless_start(network: nn.Module, g: torch.Generator):
+    "Initialise 3x3 convolutions in pairs of opposite orthogonal filters; the 1x1 colour conversion is the identity."
+    for m in network.modules():
+        if isinstance(m, nn.Conv2d):
+            _start_layer(m, g)
 
 # %% ../../nbs/networks/03_train_stylizer.ipynb #e2db1a01
 def edges(
@@ -181,12 +175,9 @@ def train_pair(
 
 # %% ../../nbs/networks/03_train_stylizer.ipynb #97b8db0b
 @torch.no_grad()
-def normalise_pair(
-    encoder: nn.Module,  # changed in place
-    decoder: nn.Module,  # changed in place
-    images: torch.Tensor,  # (B, 3, H, W) to measure activations on
-):
-    "Rescale the features to a mean activation of 1 per channel over `images`; the pair's pictures stay the same."
+def normalise_pair(encoder: nn.Module, decoder: nn.Module, images: torch.Tensor):
+    """Rescale features, in place, to a mean activation of 1 per channel over images (B, 3, H, W).
+    The pair's pictures stay the same."""
     mean = encoder(images).float().mean((0, 2, 3))
     mean = mean.clamp(min=0.1 * float(mean.mean()))  # a channel that is nearly silent stays quiet
     last, first = encoder.layers[-2], decoder.layers[1]

@@ -23,7 +23,7 @@ class Source(NamedTuple):
     digest: str  # first digits of its SHA-256, '' where nobody published one
     addresses: tuple  # where it may be had, the first first
 
-
+# %% ../../nbs/networks/07_weights.ipynb #27286dc5
 _adain = (
     'https://github.com/naoto0804/pytorch-AdaIN/releases/download/v0.0.0',
     'https://transformer-cds.s3-ap-southeast-1.amazonaws.com',

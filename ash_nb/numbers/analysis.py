@@ -48,12 +48,9 @@ def mean_ci(
     return Estimate(float(v.mean()), half, len(v))
 
 # %% ../../nbs/numbers/02_analysis.ipynb #d4641f14
-def paired_difference(
-    a: Sequence,  # one number a seed
-    b: Sequence,  # one number a seed, same seeds in the same order; pairs with a NaN are left out
-    level: float = 0.95,  # of confidence
-) -> Estimate:
-    "Estimate the mean of a - b, seed by seed, with p-value. Raises AshError when the numbers do not pair."
+def paired_difference(a: Sequence, b: Sequence, level: float = 0.95) -> Estimate:
+    """Estimate the mean of a - b with p-value, from a number a seed in the same order; pairs with a NaN are left out.
+    Raises AshError when the numbers do not pair."""
     from scipy.stats import t
 
     if len(a) != len(b):
@@ -143,9 +140,7 @@ def mean_over_targets(
     runs,  # DataFrame with columns method, seed, target, miou
     name: str = 'mean over targets',  # the target's name in the result
 ):  # DataFrame with one row a method and seed; miou is NaN where one of the targets' is
-    """Average mIoU over targets, for each run.
-
-    Raises AshError when a run lacks a target, because its mean would be of something else."""
+    "Average mIoU over targets, for each run. Raises AshError for a run that lacks one: its mean would be of others."
     group = runs.groupby(['method', 'seed'], sort=False, as_index=False)
     if (group.target.nunique().target != runs.target.nunique()).any():
         raise AshError('a run lacks a target that another has: evaluate all runs on the same targets first')
@@ -169,10 +164,8 @@ def with_world_mean(
     return pd.concat([mean, runs.drop(world.index)] if alone else [runs, mean], ignore_index=True)
 
 # %% ../../nbs/numbers/02_analysis.ipynb #b9a0a41f
-def _basis(
-    counted,  # DataFrame of truth values, a row a run and a column a class: is it in the mean
-) -> str:
-    "Say which classes a mean is over, for all runs of one target."
+def _basis(counted) -> str:
+    "Say which classes a mean is over, for all runs of one target; `counted`: is it in, a row a run, a column a class."
     of = list(counted.columns)
     absent = [c for c in of if not counted[c].any()]
     if len(absent) == len(of):
@@ -201,9 +194,7 @@ def mean_basis(
 def contributions(
     table,  # DataFrame of classwise.csv: step, class, gamma, beta, pixels, and the whole norms gamma_all, beta_all
 ):  # DataFrame with columns name, gamma_share, beta_share (percent of the norm), gamma_each, beta_each (per position)
-    """Add to Figure 4's numbers what they are per predicted position and as a share of the norm.
-
-    They are NaN for classes that are not predicted."""
+    "Add to Figure 4's numbers their shares of the norm and what they are per position; NaN for classes not predicted."
     out = table.assign(name=[CLASSES[k] for k in table['class']])
     seen = out.pixels.where(out.pixels > 0)
     for x in ('gamma', 'beta'):

@@ -38,15 +38,20 @@ def _as_tensor(values, what, expected):
         raise NotTrainIds(f'{what} holds {values.dtype} values: {expected}')
     return torch.from_numpy(values.astype(values.dtype.newbyteorder('='), order='C', copy=True))
 
+# %% ../../nbs/numbers/01_evaluation.ipynb #b4387d63
+def _refuse_fractions(values, what: str, expected: str):
+    "Raise NotTrainIds for values that are no whole numbers, such as logits."
+    if values.dtype == torch.bool or values.is_floating_point() or values.is_complex():
+        kind = str(values.dtype).removeprefix('torch.')
+        remedy = 'of logits or probabilities take the argmax over the classes'
+        raise NotTrainIds(f'{what} holds {kind} values: {expected}; {remedy}')
+
 # %% ../../nbs/numbers/01_evaluation.ipynb #33tens03
 def _train_ids(values, what, classes, ignore=''):  # flat int64
     "Check train ids; `ignore` is how the message names the ignored id. Raises NotTrainIds for others."
     expected = f'expected train ids, 0 to {classes - 1}{ignore}'
     values = _as_tensor(values, what, expected)
-    if values.dtype == torch.bool or values.is_floating_point() or values.is_complex():
-        kind = str(values.dtype).removeprefix('torch.')
-        remedy = 'of logits or probabilities take the argmax over the classes'
-        raise NotTrainIds(f'{what} holds {kind} values: {expected}; {remedy}')
+    _refuse_fractions(values, what, expected)
     values = values.flatten().long()
     wrong = (values < 0) | (values >= classes)
     if ignore:
@@ -54,6 +59,20 @@ def _train_ids(values, what, classes, ignore=''):  # flat int64
     if wrong.any():
         raise NotTrainIds(f'{what} holds train id {int(values[wrong][0])}: {expected}')
     return values
+
+# %% ../../nbs/numbers/01_evaluation.ipynb #70001e1c
+def _refuse_masked(**arrays):
+    "Raise NotTrainIds for a masked array."
+    for what, x in arrays.items():
+        if isinstance(x, np.ma.MaskedArray):
+            lost = f'{what} is a masked array, whose mask would be lost'
+            raise NotTrainIds(f'{lost}: write {IGNORE} into the label where it is masked')
+
+# %% ../../nbs/numbers/01_evaluation.ipynb #d5a746e4
+def _refuse_other_shape(prediction, label):
+    "Raise AshError for a prediction of another shape than its label."
+    if (a := tuple(np.shape(prediction))) != (b := tuple(np.shape(label))):
+        raise AshError(f"prediction is {a} but label {b}: bring the prediction to the label's size")
 
 # %% ../../nbs/numbers/01_evaluation.ipynb #f72edbed
 def confusion_matrix(
@@ -64,13 +83,9 @@ def confusion_matrix(
     "Count pixels by true and predicted class. Raises NotTrainIds for odd values, AshError for two shapes."
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-    for what, x in (('prediction', prediction), ('label', label)):
-        if isinstance(x, np.ma.MaskedArray):
-            lost = f'{what} is a masked array, whose mask would be lost'
-            raise NotTrainIds(f'{lost}: write {IGNORE} into the label where it is masked')
+    _refuse_masked(prediction=prediction, label=label)
     said, true = _train_ids(prediction, 'prediction', classes), _train_ids(label, 'label', classes, f' and {IGNORE}')
-    if (a := tuple(np.shape(prediction))) != (b := tuple(np.shape(label))):
-        raise AshError(f"prediction is {a} but label {b}: bring the prediction to the label's size")
+    _refuse_other_shape(prediction, label)
     counts = multiclass_confusion_matrix(said, true, classes, ignore_index=IGNORE, validate_args=False)
     return counts.cpu().numpy().astype(np.int64)
 
@@ -116,7 +131,7 @@ def class_areas(
 # which classes a mean is over: all that have an IoU, or those that occur in the labels
 MEAN_OVER = ('truth_or_prediction', 'truth')
 
-
+# %% ../../nbs/numbers/01_evaluation.ipynb #33iou01b
 def iou(
     confusion: np.ndarray,  # (19, 19) counts, rows truth
     protocol: str = '19',  # name of a protocol
@@ -211,11 +226,9 @@ def keep_evaluation(e: Evaluation, key: dict, path: Path):
     write_json(path, e.json() | extra, sealed=True)
 
 # %% ../../nbs/numbers/01_evaluation.ipynb #33pack05
-def read_evaluation(
-    path: Path,  # a file that `keep_evaluation` wrote
-    key: dict | str = None,  # the wanted key, or its digest; None: any
-) -> tuple:  # Evaluation and its key; (None, None) where there is no such record
-    "Read an evaluation if it is the wanted one. Raises AshError for a damaged file."
+def read_evaluation(path: Path, key: dict | str = None) -> tuple:  # Evaluation, key; (None, None): no such record
+    """Read a kept evaluation if it is the wanted one: by its key, by the digest of it, or any for None.
+    Raises AshError for a damaged file."""
     record = read_json(path, sealed=True) if Path(path).is_file() else {}
     found = record.get('key')
     if not isinstance(found, dict):
@@ -290,16 +303,18 @@ def eval_batches(
     how = dict(num_workers=workers, multiprocessing_context=context, collate_fn=list, generator=torch.Generator())
     return Loader(Resized(data, width, height), batch_size, **how)
 
-# %% ../../nbs/numbers/01_evaluation.ipynb #90fe3d4b
-def score_batch(
-    segmenter: Callable,  # returns two heads' logits
-    samples: list,  # image, label and name of each
-    device,  # where the segmenter is
-) -> Iterator:  # of (name, (19, 19) counts)
-    "Count the pixels of each image of a batch. Raises AshError for a sample without label, and for NaN or infinity."
+# %% ../../nbs/numbers/01_evaluation.ipynb #8aae8e59
+def _refuse_unlabelled(samples: list):
+    "Raise AshError for a sample without label."
     for s in samples:
         if 'label' not in s:
             raise AshError(f'{s["name"]} has no label: it cannot be scored')
+
+# %% ../../nbs/numbers/01_evaluation.ipynb #90fe3d4b
+def score_batch(segmenter: Callable, samples: list, device: str | torch.device) -> Iterator:  # of (name, counts)
+    """Count the pixels of each image of a batch, (19, 19), by a segmenter that returns two heads' logits.
+    Raises AshError for a sample without label, and for NaN or infinity."""
+    _refuse_unlabelled(samples)
     images = torch.stack([s['image'].as_subclass(torch.Tensor) for s in samples]).to(device)
     logits = sum(x.float() for x in segmenter(images.contiguous(memory_format=torch.channels_last)))
     for s, x in zip(samples, logits):

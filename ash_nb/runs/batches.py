@@ -126,12 +126,8 @@ def batches(
         yield batch | dict(skipped=skipped, **names), painting['images'], other['images']
 
 # %% ../../nbs/runs/01_batches.ipynb #a1c0de1d
-def readable(
-    data: Dataset,
-    numbers: Iterable[int],  # of the samples
-    skip: bool,  # leave out those that cannot be read, aloud
-) -> Iterator[dict]:
-    "Yield samples. Raises AshError for one that cannot be read, unless `skip`."
+def readable(data: Dataset, numbers: Iterable[int], skip: bool) -> Iterator[dict]:
+    "Yield samples by their numbers. Raises AshError for one that cannot be read, or with `skip` leaves it out, aloud."
     for k in numbers:
         try:
             yield data[k]
@@ -156,13 +152,9 @@ def _why_not(data: Dataset) -> str:
         return str(e)
 
 # %% ../../nbs/runs/01_batches.ipynb #a1c0de22
-def read_sample(
-    data: Dataset,
-    numbers: Iterable[int] = (0,),  # which sample to read
-    skip: bool = False,  # read the first that can be read instead
-    labelled: bool = False,  # whether it must have a label
-) -> dict:
-    "Read a sample. Raises AshError when none can be read, and when its label is missing."
+def read_sample(data: Dataset, numbers: Iterable[int] = (0,), skip: bool = False, labelled: bool = False) -> dict:
+    """Read a sample: the first of `numbers`, or with `skip` the first that can be read.
+    Raises AshError when none can be read, and when its label is missing though it must be `labelled`."""
     sample = next(readable(data, range(len(data)) if skip else numbers, skip), None)
     if sample is None:
         raise AshError(f'none of {len(data)} samples can be read: {_why_not(data)}')

@@ -67,10 +67,7 @@ class Scoring:
         return open_target(target, self.roots.get(target), self.split, self.images)
 
 # %% ../../nbs/runs/07_compare.ipynb #6af06016
-def check_words(
-    what: str,  # method or target
-    words: Sequence,  # as the caller has named them
-) -> list:
+def check_words(what: str, words: Sequence) -> list:
     "Return the names of methods or targets. Raises AshError for none, for one named twice, for an unknown method."
     words = list(words)
     if not words:
@@ -185,13 +182,8 @@ def target_columns(
     return last | {rule: none if at is None else on_target[at] for rule, at in picks.items()}
 
 # %% ../../nbs/runs/07_compare.ipynb #1f758a28
-def cell_rows(
-    run: Run,  # finished
-    word: str,  # its method, as the caller has named it
-    device: str | torch.device,  # where
-    scoring: Scoring,  # what it is scored on
-) -> list:  # a dict for each target
-    "Score all checkpoints of a run on all targets."
+def cell_rows(run: Run, word: str, device: str | torch.device, scoring: Scoring) -> list:  # a dict for each target
+    "Score all checkpoints of a finished run on all targets; `word` is its method as the caller has named it."
     own, rows = source_scores(run, device, scoring.images, scoring.mean_over), []
     head, ask = run_columns(run, word), (scoring.split, device, scoring.images)
     for t in scoring.targets:
@@ -272,13 +264,20 @@ FIGURES = (  # in the comparison's folder figures/
 )
 TABLES = ('table.csv', 'table.md', 'table.tex', 'rules.csv', 'cost.csv', 'classes.csv', 'report.html')
 
-
+# %% ../../nbs/runs/07_compare.ipynb #6d4e1f2c
 def drop_drawn(folder: str | Path, names: Sequence):
     "Remove the files of these names or patterns."
     for name in names:
         for old in Path(folder).glob(name):
             if old.is_file():
                 old.unlink()
+
+# %% ../../nbs/runs/07_compare.ipynb #058e043f
+def _drop_of_others(out: Path, text: bytes):
+    "Remove what was drawn of other rows than those of this runs.csv."
+    if (out / 'runs.csv').is_file() and (out / 'runs.csv').read_bytes() != text:
+        drop_drawn(out, TABLES)
+        drop_drawn(out / 'figures', FIGURES)
 
 # %% ../../nbs/runs/07_compare.ipynb #cb4e30f4
 def keep_comparison(
@@ -288,9 +287,7 @@ def keep_comparison(
 ):  # DataFrame: `runs`
     "Write runs.csv and protocol.json, and return `runs`; remove what was drawn of others."
     out, text = Path(out), runs.to_csv(index=False).encode()
-    if (out / 'runs.csv').is_file() and (out / 'runs.csv').read_bytes() != text:
-        drop_drawn(out, TABLES)
-        drop_drawn(out / 'figures', FIGURES)
+    _drop_of_others(out, text)
     write_json(out / 'protocol.json', record)
     write_atomic(out / 'runs.csv', text)
     return runs

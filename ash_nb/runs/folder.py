@@ -295,6 +295,15 @@ def _open_lock(file: Path):
     except OSError as e:
         raise cannot_write(file, e) from None
 
+# %% ../../nbs/runs/02_folder.ipynb #ff031a3d
+def _refuse_held(ours: bool | None, folder: Path | str):
+    "Raise AshError for a folder whose lock is not ours; where there are no locks (None), say so."
+    if ours is None:
+        told = f'this system has no file locks: see to it that no other process trains in {folder}'
+        print(told, file=sys.stderr)
+    elif not ours:
+        raise AshError(f'{folder} is being trained by another process: wait for it, or choose another folder')
+
 # %% ../../nbs/runs/02_folder.ipynb #b1c0de2b
 @contextmanager
 def only_one(folder: Path | str) -> Iterator[None]:
@@ -303,10 +312,5 @@ def only_one(folder: Path | str) -> Iterator[None]:
         yield
         return
     with _open_lock(Path(folder) / '.lock') as file:
-        ours = lock(file)
-        if ours is None:
-            told = f'this system has no file locks: see to it that no other process trains in {folder}'
-            print(told, file=sys.stderr)
-        elif not ours:
-            raise AshError(f'{folder} is being trained by another process: wait for it, or choose another folder')
+        _refuse_held(lock(file), folder)
         yield

@@ -38,36 +38,31 @@ def _writable(value):
     "Return a value as it can be written: a file name of bytes that are no text has them spelt out."
     return value.encode('utf-8', 'backslashreplace').decode() if isinstance(value, str) else value
 
+# %% ../../nbs/runs/04_log.ipynb #d71bfab9
+def _append(path: Path, row: dict):
+    "Append a row to a CSV file, with its new columns. Raises OSError when it cannot be written."
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    columns = _columns_with(path, row)
+    with open(path, 'a', newline='') as f:
+        csv.DictWriter(f, columns, lineterminator='\n').writerow({k: _writable(v) for k, v in row.items()})
+
 # %% ../../nbs/runs/04_log.ipynb #45958a66
-def append_row(
-    path: Path | str,  # a CSV file in a folder that exists
-    row: dict,  # column -> value
-):
-    "Append a row to a CSV file, with its new columns. Raises AshError when it cannot be written or is damaged."
+def append_row(path: Path | str, row: dict):
+    """Append a row, column by column, to a CSV file in a folder that exists; it may bring new columns.
+    Raises AshError when the file cannot be written or is damaged."""
     path = Path(path)
     try:
-        if not path.parent.is_dir():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        columns = _columns_with(path, row)
-        with open(path, 'a', newline='') as f:
-            csv.DictWriter(f, columns, lineterminator='\n').writerow({k: _writable(v) for k, v in row.items()})
+        _append(path, row)
     except OSError as e:
         raise cannot_write(path, e) from None
     except UnicodeDecodeError:
         raise AshError(f'{path} is damaged: it is no text; mend it, or train again in a new folder') from None
 
-# %% ../../nbs/runs/04_log.ipynb #5a716223
-def truncate_log(
-    path: Path | str,  # a CSV file whose rows begin with their step; may be missing
-    step: int,  # the last that stays; 0: the file goes
-):
-    "Drop the rows above a step, and a row cut short. Raises AshError for a file that is no log."
-    path = Path(path)
-    if not path.is_file():
-        return
+# %% ../../nbs/runs/04_log.ipynb #5952c221
+def _rows_up_to(path: Path, step: int) -> str:
+    "Read the rows of a log up to a step, but for one cut short. Raises AshError for a file that is no log."
     try:
-        if step == 0:
-            return path.unlink()
         head, *rows = path.read_text().splitlines(keepends=True) or ['']
         keep = [r for r in rows if r.endswith('\n') and int(r.split(',')[0]) <= step]
     except OSError as e:
@@ -75,7 +70,22 @@ def truncate_log(
     except ValueError:
         told = f'{path} is damaged: a row does not begin with its step'
         raise AshError(f'{told}; mend it, or train again in a new folder') from None
-    write_atomic(path, ''.join([head] + keep).encode())
+    return ''.join([head] + keep)
+
+# %% ../../nbs/runs/04_log.ipynb #5a716223
+def truncate_log(path: Path | str, step: int):
+    """Drop the rows of a CSV file above a step, and one cut short; at step 0 the file goes. It may be missing.
+    Raises AshError for a file that is no log."""
+    path = Path(path)
+    if not path.is_file():
+        return
+    if step > 0:
+        write_atomic(path, _rows_up_to(path, step).encode())
+        return
+    try:
+        path.unlink()
+    except OSError as e:
+        raise cannot_write(path, e) from None
 
 # %% ../../nbs/runs/04_log.ipynb #76b022fa
 def log_losses(
@@ -94,12 +104,8 @@ def _one_line(text) -> str:
     return ' '.join(str(text).split())
 
 # %% ../../nbs/runs/04_log.ipynb #d1c0de11
-def log_skipped(
-    run: Run,
-    step: int,
-    skipped: list,  # (role, name, reason)
-):
-    "List the samples that were skipped for a step in skipped.csv, those of all processes."
+def log_skipped(run: Run, step: int, skipped: list):
+    "List the samples that all processes skipped for a step, each (role, name, reason), in skipped.csv."
     found = gathered({rank_and_size()[0]: skipped})
     if not chief():
         return
@@ -130,21 +136,21 @@ def peak_memory(device: torch.device) -> int | None:  # bytes; None: the system 
     unit = 1 if sys.platform == 'darwin' else 1024  # bytes on macOS, KB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
-# %% ../../nbs/runs/04_log.ipynb #d1c0de17
-def log_session(
-    run: Run,
-    learner: Learner,
-    start: int,  # steps done before it
-    end: int,  # and after it
-    seconds: float,
-):
-    "Append what a session cost to sessions.csv: steps, seconds, peak memory in MB, device, threads, precision."
-    failing = sys.exc_info()[0]  # what ended the session is the news, not that its cost is not written down
-    peak = peak_memory(learner.device)
+# %% ../../nbs/runs/04_log.ipynb #b0082b9b
+def _peak_mb(device: torch.device) -> float | str:  # MB; '' where the system does not tell
+    "Return the peak memory of this process, or say that it stays empty."
+    peak = peak_memory(device)
     if peak is None:
         told = 'this system does not tell the peak memory of a process: peak_mb in sessions.csv stays empty'
         print(told, file=sys.stderr)
-    cost = dict(seconds=round(seconds, 1), peak_mb='' if peak is None else round(peak / 2**20))
+    return '' if peak is None else round(peak / 2**20)
+
+# %% ../../nbs/runs/04_log.ipynb #d1c0de17
+def log_session(run: Run, learner: Learner, start: int, end: int, seconds: float):
+    """Append what the steps from `start` to `end` cost to sessions.csv:
+    seconds, peak memory in MB, device, threads, precision."""
+    failing = sys.exc_info()[0]  # what ended the session is the news, not that its cost is not written down
+    cost = dict(seconds=round(seconds, 1), peak_mb=_peak_mb(learner.device))
     precision = str(learner.dtype).removeprefix('torch.')
     made = dict(device=str(learner.device), threads=torch.get_num_threads(), precision=precision)
     try:

@@ -92,10 +92,9 @@ def refuse_other_files(run: Run, config: Config):
         if new is None or not isinstance(old, dict) or old.get('files') == new['files']:
             continue
         before = f'{old.get("samples")} samples in {old.get("root")} then'
-        raise AshError(
-            f'{run.path} was trained on other files as {role}: {before}, {new["samples"]} in {new["root"]} now, '
-            'whose names or sizes differ. Choose another folder for the run, or put the files back'
-        )
+        after = f'{new["samples"]} in {new["root"]} now, whose names or sizes differ'
+        remedy = 'Choose another folder for the run, or put the files back'
+        raise AshError(f'{run.path} was trained on other files as {role}: {before}, {after}. {remedy}')
 
 # %% ../../nbs/runs/03_record.ipynb #1627e4f4
 def refuse_other(run: Run, config: Config):

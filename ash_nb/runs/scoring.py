@@ -54,13 +54,10 @@ def target_names(text: str) -> list:
 
 # %% ../../nbs/runs/06_scoring.ipynb #b265cf76
 def open_target(
-    name: str,  # as `target_names` gives it
-    root: str | Path = None,  # its folder; None: as settings.ini says
-    split: str = 'val',  # which part
-    images: int = None,  # StreetWorld targets: how many scenes; None: UNSEEN_IMAGES
-    seed: int = 0,  # StreetWorld targets: of the scenes
+    name: str, root: str | Path = None, split: str = 'val', images: int = None, seed: int = 0
 ) -> Dataset:
-    "Open a target by name; StreetWorld's are scenes of 320 x 240. Raises AshError for what is not there."
+    """Open a target by its name as `target_names` gives it, in `root` or where settings.ini says.
+    StreetWorld's are `images` scenes of 320 x 240 (None: UNSEEN_IMAGES). Raises AshError for what is not there."""
     if images is not None and not (isinstance(images, numbers.Integral) and images > 0):
         expected = f'a whole number of scenes, 1 or more, or nothing for {UNSEEN_IMAGES}'
         raise AshError(f'images = {images}: expected {expected}')
@@ -288,6 +285,17 @@ def source_splits(c: Config) -> tuple:
         return (read_json(root / 'prepared.json', sealed=True).get('split'),)
     return READERS[c.source].splits
 
+# %% ../../nbs/runs/06_scoring.ipynb #44b4f742
+def _no_val_folder(c: Config) -> str:  # '' where there is one
+    "Say that a source has no folder of validation images. Raises AshError for a damaged one."
+    try:
+        open_target(c.source, c.root or None, 'val')
+    except AshError as e:
+        if 'is not a folder' in str(e):
+            return f'{c.source} has no split val there: {e}'
+        raise
+    return ''
+
 # %% ../../nbs/runs/06_scoring.ipynb #712174bf
 def no_validation(c: Config) -> str:  # '' where there is one
     "Say why a source has no validation split that training has not seen. Raises AshError for a damaged one."
@@ -299,22 +307,12 @@ def no_validation(c: Config) -> str:  # '' where there is one
     if 'val' not in splits:
         place = data_root(c.source, c.root or None)
         return f'{c.source} in {place} has no split val, only {", ".join(map(str, splits))}'
-    try:
-        open_target(c.source, c.root or None, 'val')
-    except AshError as e:
-        if 'is not a folder' in str(e):
-            return f'{c.source} has no split val there: {e}'
-        raise
-    return ''
+    return _no_val_folder(c)
 
 # %% ../../nbs/runs/06_scoring.ipynb #435cb235
-def source_scores(
-    run: Run,  # with checkpoints
-    device: str | torch.device,  # where
-    images: int,  # StreetWorld sources: how many scenes
-    mean_over: str = 'truth',  # which classes the mean is over, one of MEAN_OVER
-) -> list:  # one mIoU for each checkpoint
-    "Score a run's checkpoints on the validation split of its own source; return nothing where it has none."
+def source_scores(run: Run, device: str | torch.device, images: int, mean_over: str = 'truth') -> list:
+    """Score each of a run's checkpoints on the validation split of its own source, StreetWorld's with `images` scenes.
+    Return an mIoU each, and nothing where the source has no such split."""
     c, scores = run.config, []
     if no_validation(c):
         return scores

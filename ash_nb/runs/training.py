@@ -245,6 +245,14 @@ def _show(bar, losses: dict):
     bar.set_description_str('', refresh=False)
     bar.set_postfix_str(on_one_line(losses))
 
+# %% ../../nbs/runs/05_training.ipynb #82180a65
+def _end_bar(bar, name: str):
+    "Leave the time that the steps took and which run it was."
+    bar.bar_format = BAR.replace('remaining', 'elapsed')
+    bar.set_postfix_str('', refresh=False)
+    bar.set_description_str(name)
+    bar.close()
+
 # %% ../../nbs/runs/05_training.ipynb #9092ae36
 @contextmanager
 def _progress_bar(c: Config, start: int, shown: bool) -> Iterator:
@@ -257,10 +265,7 @@ def _progress_bar(c: Config, start: int, shown: bool) -> Iterator:
     try:
         yield bar
     finally:
-        bar.bar_format = BAR.replace('remaining', 'elapsed')
-        bar.set_postfix_str('', refresh=False)
-        bar.set_description_str(name)
-        bar.close()
+        _end_bar(bar, name)
 
 # %% ../../nbs/runs/05_training.ipynb #e1c0de31
 def _show_record(record: dict, bar, board):

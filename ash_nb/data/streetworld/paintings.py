@@ -8,6 +8,7 @@ __all__ = ['PALETTES', 'MANNERS', 'composition', 'Easel', 'strokes', 'dabs', 'pl
 
 # %% ../../../nbs/data/08_paintings.ipynb #ef0d8c35
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -142,21 +143,21 @@ def on_canvas(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:  # bot
     canvas = fine[y, x] * rng.uniform(0.02, 0.07) + coarse[y, x] * rng.uniform(0.02, 0.08)
     return image * (1 + canvas)[..., None]
 
+# %% ../../../nbs/data/08_paintings.ipynb #a831a750
+def _softened(picture: np.ndarray, manner: Callable) -> np.ndarray:  # (H, W, 3), as it came
+    "Let the strokes of a hatching mix in the eye, and a wash run."
+    height = len(picture)
+    if manner is hatching:
+        return picture * 0.5 + 0.5 * soften(picture, height * 0.02)
+    return soften(picture, height * 0.03) if manner is wash else picture
+
 # %% ../../../nbs/data/08_paintings.ipynb #411ca0c1
-def painting(
-    seed: int,  # which painting
-    width: int = 240,  # pixels
-    height: int = 180,  # pixels
-) -> np.ndarray:  # uint8 (H, W, 3)
+def painting(seed: int, width: int = 240, height: int = 180) -> np.ndarray:  # uint8 (H, W, 3)
     "Paint one procedural painting."
     rng, palettes = np.random.default_rng([int(seed), 77]), list(PALETTES.values())
     palette, manner = palettes[rng.integers(len(palettes))], MANNERS[rng.integers(len(MANNERS))]
     base = composition(rng, palette, width, height)
     picture = Image.fromarray((base.clip(0, 1) * 255).astype(np.uint8))
     manner(Easel(rng, base, ImageDraw.Draw(picture), palette))
-    out = np.asarray(picture, np.float32) / 255
-    if manner is hatching:
-        out = out * 0.5 + 0.5 * soften(out, height * 0.02)
-    if manner is wash:
-        out = soften(out, height * 0.03)
+    out = _softened(np.asarray(picture, np.float32) / 255, manner)
     return finish(on_canvas(rng, out), rng, 0.3)

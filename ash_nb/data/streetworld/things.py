@@ -88,17 +88,11 @@ def roof(scene: Scene, x: float, back: float, z0: float, z1: float, height: floa
 # %% ../../../nbs/data/04_things.ipynb #7ee2fafe
 _house_colours = np.array(
     [
-        (0.62, 0.36, 0.28),
-        (0.78, 0.68, 0.52),
-        (0.55, 0.53, 0.50),
-        (0.82, 0.80, 0.76),
-        (0.45, 0.30, 0.25),
-        (0.70, 0.60, 0.45),
-        (0.60, 0.65, 0.68),
-        (0.85, 0.72, 0.58),
-        (0.38, 0.38, 0.42),
+        (0.62, 0.36, 0.28), (0.78, 0.68, 0.52), (0.55, 0.53, 0.50),
+        (0.82, 0.80, 0.76), (0.45, 0.30, 0.25), (0.70, 0.60, 0.45),
+        (0.60, 0.65, 0.68), (0.85, 0.72, 0.58), (0.38, 0.38, 0.42),
     ]
-)
+)  # fmt: skip
 
 # %% ../../../nbs/data/04_things.ipynb #f35a6e5d
 def house(scene: Scene, x: float, side: int, z0: float, length: float, height: float):
@@ -159,6 +153,14 @@ def crown(scene: Scene, x: float, z: float, height: float, stem: float, green: n
     sizes = height * rng.uniform(0.05, 0.11, n) * (1.5 if n < 25 else 1)
     blobs(scene, colours, x + dx, (height + stem) / 2 + dy, z, sizes)
 
+# %% ../../../nbs/data/04_things.ipynb #c202c27e
+def _branches(scene, bark, x, z, height, stem, number):
+    "Draw branches that grow out of a trunk above its stem."
+    for _ in range(number):
+        dx, y = scene.rng.uniform(-0.3, 0.3) * height, scene.rng.uniform(stem, height * 0.8)
+        branch = [(x, y - 0.1), (x, y + 0.1), (x + dx, y + abs(dx) * 0.8)]
+        upright(scene, 'vegetation', bark, branch, z, LEAFY)
+
 # %% ../../../nbs/data/04_things.ipynb #f4c906b6
 def tree(scene: Scene, x: float, z: float, height: float = None):
     "Draw a tree (by chance 4 to 11 metres high) with trunk, branches and a crown; one in eight is bare."
@@ -169,10 +171,7 @@ def tree(scene: Scene, x: float, z: float, height: float = None):
     bark = np.array([0.30, 0.23, 0.17]) + rng.normal(0, 0.04)
     w, stem = height * 0.02 + 0.05, height * rng.uniform(0.25, 0.42)
     board(scene, 'vegetation', bark, x - w, x + w, 0, height * 0.7, z, LEAFY)
-    for _ in range(9 if bare else 3):
-        dx, y = rng.uniform(-0.3, 0.3) * height, rng.uniform(stem, height * 0.8)
-        branch = [(x, y - 0.1), (x, y + 0.1), (x + dx, y + abs(dx) * 0.8)]
-        upright(scene, 'vegetation', bark, branch, z, LEAFY)
+    _branches(scene, bark, x, z, height, stem, 9 if bare else 3)
     if not bare:
         crown(scene, x, z, height, stem, green)
 

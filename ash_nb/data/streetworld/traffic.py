@@ -58,18 +58,11 @@ VEHICLES = {
 # %% ../../../nbs/data/05_traffic.ipynb #2e91a781
 _paint = np.array(
     [
-        (0.75, 0.75, 0.77),
-        (0.12, 0.12, 0.14),
-        (0.9, 0.9, 0.9),
-        (0.45, 0.47, 0.5),
-        (0.55, 0.08, 0.08),
-        (0.1, 0.18, 0.42),
-        (0.2, 0.3, 0.25),
-        (0.75, 0.65, 0.2),
-        (0.35, 0.2, 0.12),
-        (0.85, 0.4, 0.1),
+        (0.75, 0.75, 0.77), (0.12, 0.12, 0.14), (0.9, 0.9, 0.9), (0.45, 0.47, 0.5),
+        (0.55, 0.08, 0.08), (0.1, 0.18, 0.42), (0.2, 0.3, 0.25), (0.75, 0.65, 0.2),
+        (0.35, 0.2, 0.12), (0.85, 0.4, 0.1),
     ]
-)
+)  # fmt: skip
 
 # %% ../../../nbs/data/05_traffic.ipynb #a2f82c0b
 _glass, _tyre = (0.16, 0.19, 0.23), (0.07, 0.07, 0.08)
@@ -109,6 +102,15 @@ def _trim(scene, name, side, z, body, height, away):
         rim = [(side, wheel + wheel * math.sin(q), z + a * length + wheel * math.cos(q)) for q in turn]
         polygon(scene, name, _tyre, rim)
 
+# %% ../../../nbs/data/05_traffic.ipynb #cd296c8b
+def _lamps(scene, name, x0, x1, z, height, away):
+    "Draw two lamps, red when the vehicle drives away from us; those of a high vehicle sit low."
+    w, big = x1 - x0, height > 2.6
+    low, high = (0.22 * height, 0.28 * height) if big else (0.34 * height, 0.45 * height)
+    lamp = (0.75, 0.08, 0.06) if away else (0.98, 0.96, 0.85)
+    for x in (x0 + 0.05 * w, x1 - 0.2 * w):
+        board(scene, name, lamp, x, x + 0.15 * w, low, high, z, LIGHT)
+
 # %% ../../../nbs/data/05_traffic.ipynb #01f18412
 def _tail(scene, name, x0, x1, z, height, away, colour):
     "Draw wheels, bumper, rear window, lamps and plate of the end that faces us."
@@ -119,10 +121,7 @@ def _tail(scene, name, x0, x1, z, height, away, colour):
     if big:
         pane = colour * 0.8 if name == 'truck' and away else _glass
         board(scene, name, pane, x0 + 0.1 * w, x1 - 0.1 * w, 0.5 * height, 0.85 * height, z, GLASS)
-    low, high = (0.22 * height, 0.28 * height) if big else (0.34 * height, 0.45 * height)
-    lamp = (0.75, 0.08, 0.06) if away else (0.98, 0.96, 0.85)
-    for x in (x0 + 0.05 * w, x1 - 0.2 * w):
-        board(scene, name, lamp, x, x + 0.15 * w, low, high, z, LIGHT)
+    _lamps(scene, name, x0, x1, z, height, away)
     board(scene, name, (0.85, 0.85, 0.8), x0 + 0.38 * w, x1 - 0.38 * w, 0.3 * height, 0.36 * height, z)
 
 # %% ../../../nbs/data/05_traffic.ipynb #78c22f5d
