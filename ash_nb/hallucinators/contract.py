@@ -88,7 +88,7 @@ def check_hallucinator(name: str, kind: Any) -> None:
     if not (isinstance(kind, type) and issubclass(kind, Hallucinator)):
         raise AshError(f'hallucinator {name!r} is {kind!r}: expected a subclass of Hallucinator')
 
-
+# %% ../../nbs/hallucinators/01_contract.ipynb #1ead2aca
 HALLUCINATORS = Registry(
     'hallucinator',
     'ash_nb.hallucinators.ash',

@@ -28,7 +28,7 @@ class _Turn(torch.autograd.Function):
     def backward(ctx, g):
         return -g
 
-
+# %% ../../nbs/hallucinators/05_gate.ipynb #75b54533
 class Gate(nn.Module):
     "A strength for each class, learned."
 

@@ -48,7 +48,7 @@ def sgd(
     "Return the optimizer of the segmenter and of what hallucinators learn."
     return torch.optim.SGD(weights, momentum=c.momentum, weight_decay=c.weight_decay, fused=True, **more)
 
-
+# %% ../../nbs/methods/06_learner.ipynb #178e1e00
 def segmenter_optimizer(segmenter: Segmenter, c: Config) -> torch.optim.Optimizer:
     "Return the segmenter's optimizer; its heads learn `head_lr_mult` times as fast as its body."
     groups = segmenter.parameter_groups(c.lr, c.head_lr_mult)

@@ -78,7 +78,7 @@ def judged(learner: Learner, heads: tuple, says: bool) -> Tensor:
     "Return the loss of the discriminator's answer on predictions, against the answer that is wanted."
     return adversarial_loss(learner.discriminator(discriminator_input(learner, heads)), says)
 
-
+# %% ../../nbs/methods/09_reference.ipynb #77f214ea
 def ash_learns(learner: Learner, images: Tensor, styles: Tensor, number: int, noise: Callable) -> dict:
     "Give ASH its gradient, everything computed from the start: line 9, eq. 6."
     c = learner.config

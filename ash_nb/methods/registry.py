@@ -286,7 +286,7 @@ def adapts(config: Config) -> bool:
     "Tell whether a run looks at target images. Raises AshError for an unknown method."
     return METHODS.choose(config.method).access != 'none' and config.second_view == 'method'
 
-
+# %% ../../nbs/methods/01_registry.ipynb #786a9167
 def hallucinator_of(config: Config) -> str:
     "Name the hallucinator that makes a run's second view; empty: there is none, or the target's images are it."
     m = METHODS.choose(config.method)
@@ -301,7 +301,7 @@ def needs(config: Config, what: str) -> bool:
     kind = hallucinator_of(config)
     return bool(kind) and what in HALLUCINATORS.choose(kind).needs
 
-
+# %% ../../nbs/methods/01_registry.ipynb #8adbc1f6
 def styles_per_image(config: Config) -> int:
     "Return how many style images a step draws for each source image."
     from ash_nb.hallucinators.contract import HALLUCINATORS

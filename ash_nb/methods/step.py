@@ -82,7 +82,7 @@ def to_device(x: Tensor | None, device: torch.device) -> Tensor | None:
     "Send a tensor to the run's device, without waiting for it."
     return None if x is None else x.to(device, non_blocking=True)
 
-
+# %% ../../nbs/methods/07_step.ipynb #e688fbdc
 def source_images(
     learner: Learner,  # whose hallucinator may need the gradient at the images
     images: Tensor,  # (B, 3, H, W)
@@ -201,7 +201,7 @@ def climb(terms: dict[str, Tensor]) -> Tensor:
     "Return the loss that the hallucinator wants up: the adversarial one, or where there is none, all."
     return terms.get('adversarial', sum(terms.values()))
 
-
+# %% ../../nbs/methods/07_step.ipynb #6833e0db
 def descend(
     learner: Learner,  # whose segmenter takes the gradient
     terms: dict[str, Tensor],  # losses of one view

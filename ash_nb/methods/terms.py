@@ -90,7 +90,7 @@ def damping(learner: 'Learner', number: int) -> float:
     "Return the factor of the adversarial weight at a step: it falls linearly to zero where the run says so."
     return 1 - number / learner.config.steps if learner.config.damping else 1.0
 
-
+# %% ../../nbs/methods/04_terms.ipynb #8d0479b1
 def head_pull(learner: 'Learner', number: int) -> Tensor | float:
     "Return CLAN's loss that pulls the two heads apart; 0 for all others."
     weight = learner.config.weight_discrepancy
