@@ -136,7 +136,7 @@ def _train(args: argparse.Namespace):
     changes = {'method': args.method} if args.method else {}
     if args.forecast:
         return _say_forecast(configuration(args, **changes))
-    from ash_nb.core.distributed import chief, leave
+    from ash_nb.core.distributed import is_first_process, leave
     from ash_nb.runs.training import train
 
     if not args.resume and args.out and (Path(args.out) / 'config.json').is_file():
@@ -148,7 +148,7 @@ def _train(args: argparse.Namespace):
         changes['skip_bad'] = True
     config = configuration(args, seed=args.seed, **changes)
     run = train(config, args.out, args.device, args.workers, tensorboard=args.tensorboard)
-    speaks = chief()
+    speaks = is_first_process()
     leave()
     if speaks:
         _say_trained(run)

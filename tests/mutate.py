@@ -61,7 +61,7 @@ LIBRARIES = (
 
 ASIDE = {
     'legend',
-    'settle_folder',
+    'flush_folder',
     'provenance',
     'reset_peak',
     'log_session',

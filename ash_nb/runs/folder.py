@@ -18,7 +18,7 @@ import torch
 from fastcore.basics import patch
 
 from ..core.config import AshError, Config, plain_path
-from ..core.distributed import average_buffers, chief, wait_for_all
+from ..core.distributed import average_buffers, is_first_process, wait_for_all
 from ash_nb.core.files import (
     cannot_write,
     load_state,
@@ -27,7 +27,7 @@ from ash_nb.core.files import (
     read_json,
     save_state,
     save_tensors,
-    settle_folder,
+    flush_folder,
 )
 from ..methods.learner import Learner
 
@@ -165,11 +165,11 @@ def _write_checkpoint(run: Run, learner: Learner, step: int):
             shutil.rmtree(left, ignore_errors=True)
         write_learner(learner, part, step)
         for log in LOGS:
-            settle_folder(run.path / log)
+            flush_folder(run.path / log)
         if final.exists():
             _drop(final)
         os.replace(part, final)
-        settle_folder(folder)
+        flush_folder(folder)
         _drop_oldest(run)
     except OSError as e:
         raise cannot_write(final, e) from None
@@ -181,7 +181,7 @@ def _write_checkpoint(run: Run, learner: Learner, step: int):
 def save_checkpoint(self: Run, learner: Learner, step: int):  # step: how many are done
     "Write a checkpoint, in one of all processes. Raises AshError naming the reason when it cannot be written."
     average_buffers(learner.networks.values())
-    if chief():
+    if is_first_process():
         _write_checkpoint(self, learner, step)
     wait_for_all()
 
@@ -308,7 +308,7 @@ def _refuse_held(ours: bool | None, folder: Path | str):
 @contextmanager
 def only_one(folder: Path | str) -> Iterator[None]:
     "Hold a run folder while training. Raises AshError when another process holds it or it cannot be written."
-    if not chief():
+    if not is_first_process():
         yield
         return
     with _open_lock(Path(folder) / '.lock') as file:

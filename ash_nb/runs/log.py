@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from ..core.config import AshError
-from ..core.distributed import averaged, chief, gathered, rank_and_size
+from ..core.distributed import averaged, is_first_process, gathered, rank_and_size
 from ..core.files import cannot_write, write_atomic
 from ..methods.learner import Learner
 from .folder import Run
@@ -95,7 +95,7 @@ def log_losses(
 ):
     "Append the losses, averaged over the processes, to metrics.csv."
     losses = {k: f'{float(averaged(v)):.8g}' for k, v in losses.items()}
-    if chief():
+    if is_first_process():
         append_row(run.path / 'metrics.csv', dict(step=step, **losses))
 
 # %% ../../nbs/runs/04_log.ipynb #d1c0de1f
@@ -107,7 +107,7 @@ def _one_line(text) -> str:
 def log_skipped(run: Run, step: int, skipped: list):
     "List the samples that all processes skipped for a step, each (role, name, reason), in skipped.csv."
     found = gathered({rank_and_size()[0]: skipped})
-    if not chief():
+    if not is_first_process():
         return
     for rank in sorted(found):
         for role, name, reason in found[rank]:

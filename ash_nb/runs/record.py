@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from ..core.config import AshError, Config, differences
-from ..core.distributed import chief, rank_and_size, wait_for_all
+from ..core.distributed import is_first_process, rank_and_size, wait_for_all
 from ..core.files import read_json, sha256, write_json
 from ..methods.learner import Learner
 from ..data.prepare import stamp
@@ -111,7 +111,7 @@ def refuse_other(run: Run, config: Config):
 def prepare_run(config: Config, run: Run, learner: Learner = None):  # learner: whose conditions are recorded
     "Write the record of a new run. Raises AshError when the folder cannot be written, or holds another run by now."
     file = run.path / 'config.json'
-    if chief() and not file.is_file():
+    if is_first_process() and not file.is_file():
         made = provenance()
         if learner:
             made['conditions'] = conditions(learner)

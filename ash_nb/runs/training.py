@@ -20,7 +20,7 @@ import torch
 
 from ..core.config import AshError, Config, Stopped, generator, settings
 from ..data.datasets import open_dataset
-from ..core.distributed import any_process, chief, gathered, join, rank_and_size, ready_to_start
+from ..core.distributed import any_process, is_first_process, gathered, join, rank_and_size, ready_to_start
 from ..core.files import save_tensors, write_json
 from ..hallucinators.ash import classwise_l1, smooth
 from ..methods.losses import class_weights
@@ -124,7 +124,7 @@ def _keep_for_inspection(run: Run, learner: Learner, taken: tuple, not_finite: l
     tensors = dict(images=batch['images'], labels=batch['labels'], styles=styles, target=target)
     save_tensors(folder / f'batch-{rank}.safetensors', {k: v for k, v in tensors.items() if v is not None})
     names = gathered({rank: {k: batch[k] for k in ('names', 'style_names', 'target_names')}})
-    if chief():
+    if is_first_process():
         write_learner(learner, folder, number)
         report = dict(step=number + 1, not_finite=not_finite, samples=names, config=asdict(run.config))
         write_json(folder / 'report.json', report, sealed=True)
@@ -182,7 +182,7 @@ def records(
 ) -> Iterator[dict]:  # step and losses
     "Train to the last step; log, save and yield a record per step. Raises Stopped when it was asked to stop."
     c, recent = run.config, deque(maxlen=9)
-    probe = probe_image(c) if 'ash' in learner.networks and chief() else None
+    probe = probe_image(c) if 'ash' in learner.networks and is_first_process() else None
     with stop_requests() as asked:
         for number, (batch, styles, target) in enumerate(batches(c, start, workers, learner.needs('styles')), start):
             recent.append((number, batch, styles, target))
@@ -281,12 +281,12 @@ def _session(run: Run, learner: Learner, start: int, workers: int, progress: boo
     "Train from step `start` to the end under a bar, and write down what it cost."
     c, clock, record = run.config, time.perf_counter(), dict(step=start)
     reset_peak(learner.device)
-    if chief():
+    if is_first_process():
         for name in LOGS:
             truncate_log(run.path / name, start)
-    board = tensorboard_writer(run.path, start) if tensorboard and chief() else None
+    board = tensorboard_writer(run.path, start) if tensorboard and is_first_process() else None
     try:
-        with _progress_bar(c, start, progress and chief()) as bar:
+        with _progress_bar(c, start, progress and is_first_process()) as bar:
             for record in records(run, learner, start, workers):
                 bar.update()
                 if record['step'] % c.log_every == 0:
@@ -294,7 +294,7 @@ def _session(run: Run, learner: Learner, start: int, workers: int, progress: boo
     finally:
         if board:
             board.close()
-        if chief():
+        if is_first_process():
             log_session(run, learner, start, record['step'], time.perf_counter() - clock)
     return run
 
@@ -311,7 +311,7 @@ def _begin(run: Run, learner: Learner) -> int:  # steps done
     "Write the record of a new run, or load the newest checkpoint of one that goes on."
     prepare_run(learner.config, run, learner)
     start = run.load_checkpoint(learner)
-    if start and chief() and (told := other_conditions(run, learner)):
+    if start and is_first_process() and (told := other_conditions(run, learner)):
         print(told, file=sys.stderr)
     if start == 0 and learner.hallucinator is not None and learner.hallucinator.fits_styles:
         fit(learner)
