@@ -16,11 +16,11 @@ import torch
 from torch.utils.data import Dataset
 
 from ..core.config import AshError, Config, stream_seed
+from ..core.distributed import part_of
 from ..data.datasets import open_dataset
+from ..data.labels import CLASSES
 from ..data.loading import loader
 from ..data.transforms import train_transform
-from ..core.distributed import part_of
-from ..data.labels import CLASSES
 from ..methods.registry import METHODS, adapts, needs, styles_per_image
 
 # %% ../../nbs/runs/01_batches.ipynb #a1c0de07

@@ -23,15 +23,15 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
-from ..numbers.analysis import summarise, with_world_mean
 from ..core.config import AshError, Config, one_of, plain_path
+from ..core.devices import pick_device
 from ..core.distributed import lost_process, process_died, ready_to_start
-from ..numbers.evaluation import MEAN_OVER
 from ..core.files import write_atomic, write_json
 from ..data.labels import PROTOCOLS
-from ..core.devices import pick_device
 from ..methods.presets import method_settings, preset, with_method
 from ..methods.registry import METHODS, adapts
+from ..numbers.analysis import summarise, with_world_mean
+from ..numbers.evaluation import MEAN_OVER
 from .batches import first_samples, read_sample
 from .folder import Run, run_name
 from .training import train

@@ -21,13 +21,13 @@ from ..core.config import AshError, Config, plain_path
 from ..core.distributed import average_buffers, is_first_process, wait_for_all
 from ash_nb.core.files import (
     cannot_write,
+    flush_folder,
     load_state,
     load_tensors,
     read_hashed,
     read_json,
     save_state,
     save_tensors,
-    flush_folder,
 )
 from ..methods.learner import Learner
 

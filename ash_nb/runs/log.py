@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from ..core.config import AshError
-from ..core.distributed import averaged, is_first_process, gathered, rank_and_size
+from ..core.distributed import averaged, gathered, is_first_process, rank_and_size
 from ..core.files import cannot_write, write_atomic
 from ..methods.learner import Learner
 from .folder import Run

@@ -19,8 +19,8 @@ import torch
 from ..core.config import AshError, Config, differences
 from ..core.distributed import is_first_process, rank_and_size, wait_for_all
 from ..core.files import read_json, sha256, write_json
-from ..methods.learner import Learner
 from ..data.prepare import stamp
+from ..methods.learner import Learner
 from .batches import needs_styles, source_data, style_data, target_data
 from .folder import Run
 

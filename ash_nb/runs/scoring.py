@@ -23,15 +23,15 @@ import torch
 from torch.utils.data import Dataset
 
 from ..core.config import AshError, Config, one_of
-from ..data.datasets import READERS, SegmentationData, data_root, open_dataset
-from ..numbers.evaluation import MEAN_OVER, Evaluation, evaluate, keep_evaluation, key_digest, read_evaluation
-from ..core.files import read_json, recorded_digest, sha256
-from ..data.labels import CLASSES, PROTOCOLS
 from ..core.devices import fast_bf16, pick_device
-from ..methods.learner import Learner
+from ..core.files import read_json, recorded_digest, sha256
+from ..data.datasets import READERS, SegmentationData, data_root, open_dataset
+from ..data.labels import CLASSES, PROTOCOLS
 from ..data.pictures import tell_once
 from ..data.prepare import stamp
 from ..data.streetworld.appearances import UNSEEN
+from ..methods.learner import Learner
+from ..numbers.evaluation import MEAN_OVER, Evaluation, evaluate, keep_evaluation, key_digest, read_evaluation
 from .batches import _open_once, read_sample
 from .folder import Run, load_run
 
@@ -53,9 +53,7 @@ def target_names(text: str) -> list:
     return names
 
 # %% ../../nbs/runs/06_scoring.ipynb #b265cf76
-def open_target(
-    name: str, root: str | Path = None, split: str = 'val', images: int = None, seed: int = 0
-) -> Dataset:
+def open_target(name: str, root: str | Path = None, split: str = 'val', images: int = None, seed: int = 0) -> Dataset:
     """Open a target by its name as `target_names` gives it, in `root` or where settings.ini says.
     StreetWorld's are `images` scenes of 320 x 240 (None: UNSEEN_IMAGES). Raises AshError for what is not there."""
     if images is not None and not (isinstance(images, numbers.Integral) and images > 0):

@@ -19,16 +19,16 @@ from pathlib import Path
 import torch
 
 from ..core.config import AshError, Config, Stopped, generator, settings
-from ..data.datasets import open_dataset
-from ..core.distributed import any_process, is_first_process, gathered, join, rank_and_size, ready_to_start
-from ..core.files import save_tensors, write_json
-from ..hallucinators.ash import classwise_l1, smooth
-from ..methods.losses import class_weights
 from ..core.devices import keep_memory, pick_device
+from ..core.distributed import any_process, gathered, is_first_process, join, rank_and_size, ready_to_start
+from ..core.files import save_tensors, write_json
+from ..data.datasets import open_dataset
+from ..hallucinators.ash import classwise_l1, smooth
 from ..methods.guard import NotFinite
 from ..methods.learner import Learner
-from ..methods.terms import on_one_line
+from ..methods.losses import class_weights
 from ..methods.step import step
+from ..methods.terms import on_one_line
 
 # %% ../../nbs/runs/05_training.ipynb #e1c0de01
 from ash_nb.runs.batches import (
