@@ -103,7 +103,7 @@ def load_run(
     path = plain_path(path)
     if not (path / 'config.json').is_file():
         raise AshError(f'{path} is not a run folder: it has no config.json; train one with: ash-nb train --out {path}')
-    Run(path).config  # raises for one of another version
+    _ = Run(path).config  # raises for one of another version
     return Run(path)
 
 # %% ../../nbs/runs/02_folder.ipynb #98398fe2
