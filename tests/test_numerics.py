@@ -9,7 +9,7 @@ from torch.autograd import gradcheck
 
 from ash_nb.core.config import generator
 from ash_nb.data.labels import CLASSES, IGNORE, PROTOCOLS
-from ash_nb.hallucinators.ash import ASH, AdaINHallucinator, InstanceNorm, modulate, smooth
+from ash_nb.hallucinators.ash import ASH, AdaINHallucinator, InstanceNorm, modulate, restraint, smooth
 from ash_nb.hallucinators.contract import Hallucination, Hallucinator
 from ash_nb.methods.learner import Learner, make_stylizer, rate
 from ash_nb.methods.losses import (
@@ -21,17 +21,15 @@ from ash_nb.methods.losses import (
     maxsquare_loss,
     pyramid,
     pyramid_loss,
-    restraint,
     segmentation_loss,
     self_information,
-    style_distance,
     weight_discrepancy,
     weighted_bce,
 )
 from ash_nb.methods.presets import preset
 from ash_nb.methods.step import condition, hallucinate, step
 from ash_nb.methods.terms import adversarial, discriminator_input
-from ash_nb.networks.adain import NOISE, adain, channel_stats, orthogonal_matrix, perturb
+from ash_nb.networks.adain import NOISE, adain, channel_stats, orthogonal_matrix, perturb, style_distance
 from ash_nb.numbers.evaluation import Evaluation, confusion_matrix, iou, predict, score_batch
 from ash_nb.runs.batches import class_counts
 from ash_nb.runs.training import classwise_rows

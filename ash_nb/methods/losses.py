@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['focal_cross_entropy', 'segmentation_loss', 'adversarial_loss', 'clan_weight_map', 'weighted_bce',
            'weight_discrepancy', 'class_weights', 'self_information', 'maxsquare_loss', 'pyramid', 'pyramid_loss',
-           'feature_loss', 'style_distance', 'restraint']
+           'feature_loss']
 
 # %% ../../nbs/methods/03_losses.ipynb #039398bf
 import math
@@ -17,7 +17,6 @@ from torch import Tensor
 from ..core.distributed import averaged
 from ..core.tensors import full
 from ..data.labels import IGNORE
-from ..networks.adain import channel_stats
 
 # %% ../../nbs/methods/03_losses.ipynb #d9e1401c
 def focal_cross_entropy(
@@ -142,29 +141,3 @@ def feature_loss(
 ) -> Tensor:  # scalar
     "Average, over images and channels, the squared length of the difference of two feature maps (ASM)."
     return (full(a) - full(b)).square().sum((2, 3)).mean()
-
-# %% ../../nbs/methods/03_losses.ipynb #6bc3c698
-def style_distance(
-    a: tuple,  # mean and standard deviation, each (B, D, 1, 1)
-    b: tuple,  # likewise
-    statistics: int = 2,  # 1: means only
-) -> Tensor:  # scalar
-    "Sum the mean squared differences of channel means and, with two statistics, of channel standard deviations."
-    return sum(F.mse_loss(x, y) for x, y in list(zip(a, b))[:statistics])
-
-# %% ../../nbs/methods/03_losses.ipynb #10550010
-def restraint(
-    h,  # a Hallucination: features before and after, and the statistics of source, style and modulated style
-    content: float,  # weight of L_c, eq. 7
-    style: float,  # weight of L_s1, eq. 8
-    source_style: float,  # weight of -L_s2, eq. 9
-    statistics: int = 2,  # 1: compare means only
-    target: str = 'style',  # L_s1 pulls towards the style features, or (eq. 8) towards f': modulated
-) -> Tensor:  # scalar
-    "Return what holds ASH back: content L_c + style L_s1 - source_style L_s2."
-    towards_style = (h.stats, h.style_stats) if target == 'style' else (channel_stats(h.features), h.stats)
-    return (
-        content * F.mse_loss(h.features, h.source_features)
-        + style * style_distance(*towards_style, statistics)
-        - source_style * style_distance(h.stats, h.source_stats, statistics)
-    )

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SMALL_WEIGHTS', 'REMAKE', 'Reflection', 'Encoder', 'encoder_levels', 'Decoder', 'clamp_through', 'Stylizer',
-           'small_stylizer', 'style_distance', 'DecoderLoss', 'decoder_loss', 'train_decoder']
+           'small_stylizer', 'DecoderLoss', 'decoder_loss', 'train_decoder']
 
 # %% ../../nbs/networks/02_stylizer.ipynb #6ba5d0ad
 from importlib.resources import files
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..core.config import AshError
 from ..core.files import load_tensors
-from .adain import adain, channel_stats
+from .adain import adain, channel_stats, style_distance
 
 # %% ../../nbs/networks/02_stylizer.ipynb #21570002
 class Reflection(nn.ReflectionPad2d):
@@ -211,14 +211,6 @@ def small_stylizer(
     stylizer.load_state_dict({k: v.float() for k, v in state.items()})
     return stylizer
 
-# %% ../../nbs/networks/02_stylizer.ipynb #44b0b9e8
-def style_distance(
-    a: Tensor,  # (B, D, H, W) features
-    b: Tensor,  # (B, D, H', W') features
-) -> Tensor:  # scalar
-    "Sum the mean squared differences of the channel means and of the channel standard deviations of two feature maps."
-    return sum(F.mse_loss(x, y) for x, y in zip(channel_stats(a), channel_stats(b)))
-
 # %% ../../nbs/networks/02_stylizer.ipynb #21570010
 class DecoderLoss(NamedTuple):
     "The loss of a decoder and its two parts."
@@ -243,7 +235,7 @@ def decoder_loss(
     images = decoder(t)
     reached = encoder_levels(encoder, images)
     content_loss = F.mse_loss(reached[-1].to(t), t)
-    style_loss = sum(map(style_distance, reached, target))
+    style_loss = sum(style_distance(channel_stats(a), channel_stats(b)) for a, b in zip(reached, target))
     return DecoderLoss(content_loss + style_weight * style_loss, content_loss, style_loss, images)
 
 # %% ../../nbs/networks/02_stylizer.ipynb #1b7ac231

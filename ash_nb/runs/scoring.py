@@ -23,7 +23,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..core.config import AshError, Config, one_of
-from ..core.devices import fast_bf16, pick_device
+from ..core.devices import pick_device, run_dtype
 from ..core.files import read_json, recorded_digest, sha256
 from ..data.datasets import READERS, SegmentationData, data_root, open_dataset
 from ..data.labels import CLASSES, PROTOCOLS
@@ -175,8 +175,7 @@ def scoring_version() -> str:  # 16 hex digits
 # %% ../../nbs/runs/06_scoring.ipynb #29777847
 def dtype_of(c: Config, device: str | torch.device) -> str:
     "Tell in which precision a configuration computes on a device."
-    bf16 = c.precision == 'bf16' or (c.precision == 'auto' and fast_bf16(torch.device(device)))
-    return 'bfloat16' if bf16 else 'float32'
+    return str(run_dtype(c.precision, torch.device(device))).removeprefix('torch.')
 
 
 def step_of(run: Run, checkpoint: int) -> int:
