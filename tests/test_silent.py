@@ -200,20 +200,25 @@ def test_weights_that_are_none(tmp_path, spoil, says):
 # --- runs
 
 
-def test_a_stop_displaces_no_checkpoint(tmp_path, monkeypatch):
-    whole = train(replace(tiny, keep_checkpoints=3), tmp_path / 'whole', **go)
+def stop_in_step(monkeypatch, number):
+    "Let this process be asked to stop at the beginning of a step."
     step = ash_nb.runs.training.step
 
     def stopped(learner, images, labels, styles, n, target=None):
-        if n == 4:
+        if n == number:
             os.kill(os.getpid(), 15)
         return step(learner, images, labels, styles, n, target)
 
     monkeypatch.setattr(ash_nb.runs.training, 'step', stopped)
+
+
+def test_a_stop_displaces_no_checkpoint(tmp_path, monkeypatch):
+    whole = train(replace(tiny, keep_checkpoints=3), tmp_path / 'whole', **go)
+    stop_in_step(monkeypatch, 4)
     with pytest.raises(Stopped):
         train(replace(tiny, keep_checkpoints=3), tmp_path / 'again', **go)
     assert [p.name[-1] for p in Run(tmp_path / 'again').checkpoints] == ['2', '4', '5']
-    monkeypatch.setattr(ash_nb.runs.training, 'step', step)
+    monkeypatch.undo()
     again = train(replace(tiny, keep_checkpoints=3), tmp_path / 'again', **go)
     assert [p.name for p in again.checkpoints] == [p.name for p in whole.checkpoints]
 
@@ -226,14 +231,7 @@ def test_a_run_whose_cost_was_never_written_is_compared(tmp_path):
 
 
 def test_an_unfinished_run_says_so_and_nothing_scored_is_lost(tmp_path, capsys, monkeypatch):
-    step = ash_nb.runs.training.step
-
-    def stopped(learner, images, labels, styles, n, target=None):
-        if n == 2:
-            os.kill(os.getpid(), 15)
-        return step(learner, images, labels, styles, n, target)
-
-    monkeypatch.setattr(ash_nb.runs.training, 'step', stopped)
+    stop_in_step(monkeypatch, 2)
     with pytest.raises(Stopped):
         train(tiny, tmp_path / 'run', **go)
     root = camvid(tmp_path / 'camvid')

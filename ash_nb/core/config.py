@@ -9,7 +9,6 @@ __all__ = ['DATA_ROOTS', 'AshError', 'Stopped', 'one_of', 'plain_path', 'setting
 
 # %% ../../nbs/core/01_config.ipynb #0367db5c
 import os
-import re
 import sys
 import zlib
 from collections.abc import Iterable
@@ -319,15 +318,14 @@ def differences(a: Config, b: Config) -> dict:  # field -> (value in a, value in
     return {k: (a[k], b[k]) for k in a if a[k] != b[k]}
 
 # %% ../../nbs/core/01_config.ipynb #d1a571c9
-def field_meanings(source: str) -> dict[str, str]:  # field -> what it means
-    "Read the comments of a class's fields, at their lines or above them, from its source."
-    found, above = {}, ''
-    for line in source.splitlines():
-        declared = re.match(r'    (\w+): \w+ = .*', line)
-        if declared:
-            found[declared[1]] = line.partition('  # ')[2] or above
-        above = line.strip().removeprefix('# ') if line.startswith('    # ') else ''
-    return found
+def field_meanings() -> dict[str, str]:  # field -> what it means
+    "Return the comment of each field of Config, at its line or above it."
+    from fastcore.docments import docments
+
+    meaning = {}
+    for record in reversed(Config.__mro__[:-1]):
+        meaning |= {field: told for field, told in docments(record).items() if told}
+    return meaning
 
 # %% ../../nbs/core/01_config.ipynb #6e367fcf
 def field_limits(f: Field) -> str:
@@ -339,7 +337,7 @@ def field_limits(f: Field) -> str:
 # %% ../../nbs/core/01_config.ipynb #f6bc0533
 def field_table() -> list[dict]:  # a row a field: group, field, default, allowed, meaning
     "List all fields of a configuration in their order, with what is allowed and what they mean."
-    meaning = field_meanings(Path(__file__).read_text())
+    meaning = field_meanings()
     return [
         dict(
             group=f.metadata['group'], field=f.name, default=f.default, allowed=field_limits(f), meaning=meaning[f.name]

@@ -35,6 +35,11 @@ class Method:
     marker: str = ''  # in plots, as matplotlib has them; empty: the next one that is free
     paper: str = ''  # who proposed it, where and when
 
+    @property
+    def learns_from_view(self) -> bool:
+        "Whether the second view has a loss; without one it only moves running statistics."
+        return bool(self.adversary or self.segmentation or self.terms)
+
 # %% ../../nbs/methods/01_registry.ipynb #49959810
 def check_method(name: str, method: Any) -> None:
     "Raise AshError for a method that contradicts itself."
@@ -49,7 +54,7 @@ def check_method(name: str, method: Any) -> None:
         raise AshError(f'method {name}: colour {method.colour!r}: expected #RRGGBB')
     if method.access not in ACCESS:
         raise AshError(f'method {name}: access {method.access!r} is none of {", ".join(ACCESS)}')
-    if method.access != 'none' and not (method.adversary or method.segmentation or method.terms):
+    if method.access != 'none' and not method.learns_from_view:
         raise AshError(f'method {name} is given target images and learns nothing from them: say adversary or terms')
 
 

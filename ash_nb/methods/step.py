@@ -227,9 +227,8 @@ def learn_view(
 ) -> tuple[Seen, dict, Tensor | None]:  # what G answered, losses by name, gradient at the view
     "Show G a view and give it its gradient: line 11. Photometric changes pass the gradient straight through."
     picture = learner.jittered(view.images.detach(), number, 'second').requires_grad_(view.images.requires_grad)
-    m = learner.method
-    with torch.set_grad_enabled(bool(m.adversary or m.segmentation or m.terms)):
-        answer = learner.segment(picture, view.change)  # without losses it only moves running statistics
+    with torch.set_grad_enabled(learner.method.learns_from_view):
+        answer = learner.segment(picture, view.change)
     terms = view_losses(learner, answer, source, labels, number, shared)
     if not terms:
         return answer, {}, None

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['drawing_size', 'source_data', 'style_data', 'Unlabelled', 'target_data', 'batches', 'readable', 'class_counts',
-           'read_sample', 'needs_styles', 'first_samples']
+           'read_sample', 'first_samples']
 
 # %% ../../nbs/runs/01_batches.ipynb #a1c0de04
 import functools
@@ -162,11 +162,6 @@ def read_sample(data: Dataset, numbers: Iterable[int] = (0,), skip: bool = False
         raise AshError(f'{sample["name"]} has no label: expected a label map beside the image')
     return sample
 
-# %% ../../nbs/runs/01_batches.ipynb #a1c0de25
-def needs_styles(c: Config) -> bool:
-    "Tell whether a run restyles by style images."
-    return needs(c, 'styles')
-
 # %% ../../nbs/runs/01_batches.ipynb #a1c0de27
 def first_samples(c: Config):
     "Read a sample of the source and of the target or style images. Raises AshError naming what cannot be read."
@@ -174,5 +169,5 @@ def first_samples(c: Config):
     target = target_data(c)
     if target is not None:
         read_sample(target, skip=c.skip_bad)
-    elif needs_styles(c):
+    elif needs(c, 'styles'):
         read_sample(style_data(c), skip=c.skip_bad)

@@ -21,7 +21,8 @@ from ..core.distributed import is_first_process, rank_and_size, wait_for_all
 from ..core.files import read_json, sha256, write_json
 from ..data.prepare import stamp
 from ..methods.learner import Learner
-from .batches import needs_styles, source_data, style_data, target_data
+from ..methods.registry import needs
+from .batches import source_data, style_data, target_data
 from .folder import Run
 
 # %% ../../nbs/runs/03_record.ipynb #9973686b
@@ -77,7 +78,7 @@ def _files_of(data) -> dict:  # root, samples, files
 def data_record(c: Config) -> dict:  # role -> folder, number of samples, digest
     "Describe the files that a run learns from; what is drawn has none."
     opened = dict(source=source_data(c), target=target_data(c))
-    if opened['target'] is None and needs_styles(c):
+    if opened['target'] is None and needs(c, 'styles'):
         opened['styles'] = style_data(c)
     found = {role: _files_of(data) for role, data in opened.items() if data is not None}
     return {role: record for role, record in found.items() if record['files']}
