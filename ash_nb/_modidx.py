@@ -385,6 +385,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'ash_nb/data/descriptions.py'),
                                           'ash_nb.data.descriptions._meanings': ( 'data/descriptions.html#_meanings',
                                                                                   'ash_nb/data/descriptions.py'),
+                                          'ash_nb.data.descriptions._occurring': ( 'data/descriptions.html#_occurring',
+                                                                                   'ash_nb/data/descriptions.py'),
                                           'ash_nb.data.descriptions._only': ('data/descriptions.html#_only', 'ash_nb/data/descriptions.py'),
                                           'ash_nb.data.descriptions._pairs_above': ( 'data/descriptions.html#_pairs_above',
                                                                                      'ash_nb/data/descriptions.py'),

@@ -389,6 +389,15 @@ def _pairs_above(page: Marked, space: LabelSpace) -> tuple:
             raise PageError(page.lines['above'], f'above: {name!r} is no class of this page')
     return tuple(map(tuple, pairs))
 
+# %% ../../nbs/data/10_descriptions.ipynb #69fa3e96
+def _occurring(page: Marked, found: list) -> tuple:  # of names
+    "Return the classes that occur: all but the untaught. Raises PageError for an untaught one that is no class."
+    untaught, names = _texts(page, 'untaught'), [c.name for c in found]
+    for name in untaught:
+        if name not in names:
+            raise PageError(page.lines['untaught'], f'untaught: {name!r} is no class of this page')
+    return tuple(n for n in names if n not in untaught)
+
 # %% ../../nbs/data/10_descriptions.ipynb #8693deb8
 def _checked_palette(page: Marked, space: LabelSpace) -> dict | None:
     "Read whether palettes are checked, and which ids may be shown in a class's colour all the same. Raises PageError."
@@ -402,8 +411,8 @@ def _checked_palette(page: Marked, space: LabelSpace) -> dict | None:
 # %% ../../nbs/data/10_descriptions.ipynb #00d026a3
 # fmt: off
 KEYS = (
-    'name', 'title', 'about', 'role', 'obtain', 'images', 'labels', 'encoding', 'space', 'classes', 'words', 'ignored',
-    'splits', 'validation', 'counts', 'parts', 'grey', 'prepare', 'above', 'palette', 'faults',
+    'name', 'title', 'about', 'role', 'obtain', 'images', 'labels', 'encoding', 'space', 'classes', 'words', 'untaught',
+    'ignored', 'splits', 'validation', 'counts', 'parts', 'grey', 'prepare', 'above', 'palette', 'faults',
 )
 # fmt: on
 
@@ -450,7 +459,7 @@ def _described(page: Marked, name: str, file: str) -> Description:
     space = _space(page, found, name)
     numbers, colours, rest = _meanings(page, found, space)
     seen = dict(above=_pairs_above(page, space), palette=_checked_palette(page, space), rest=rest)
-    labels, has = _label_files(page, image_fields), tuple(c.name for c in found)
+    labels, has = _label_files(page, image_fields), _occurring(page, found)
     return Description(name, file, images, labels, space, numbers, colours, has, **told, **seen)
 
 # %% ../../nbs/data/10_descriptions.ipynb #1c42a707
