@@ -6,7 +6,7 @@
 __all__ = ['STREET_IDS', 'READING', 'READERS', 'has_label', 'same_size', 'same_colours', 'like_train_ids', 'refuse_train_ids',
            'SegmentationData', 'CamVid', 'Cityscapes', 'Gta5', 'Synthia', 'Kitti', 'Mapillary', 'Paintings', 'Drawn',
            'StreetWorld', 'ProceduralPaintings', 'is_record', 'read_index', 'Prepared', 'data_root', 'default_split',
-           'open_dataset']
+           'open_dataset', 'space_of', 'taught_by']
 
 # %% ../../nbs/data/09_datasets.ipynb #c907ea5e
 import json
@@ -18,9 +18,9 @@ import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from ..core.config import AshError, one_of, settings, stream_seed
+from ..core.config import AshError, Config, one_of, settings, stream_seed
 from ..core.files import read_json, sha256
-from .labels import CLASSES, ID_MAPS, IGNORE, PALETTE, PROTOCOLS, to_train_ids
+from .labels import CITYSCAPES, CLASSES, ID_MAPS, IGNORE, PALETTE, PROTOCOLS, LabelSpace, to_train_ids
 from ash_nb.data.pictures import (
     any_case,
     as_rgb,
@@ -571,3 +571,13 @@ def open_dataset(
     if given := [k for k in ('holds', 'version') if kw.get(k)]:
         raise AshError(f'{root} is a prepared copy, whose labels are train ids already: leave out {given[0]}')
     return Prepared(root, split, name)
+
+# %% ../../nbs/data/09_datasets.ipynb #5pace0f1
+def space_of(c: Config) -> LabelSpace:
+    "Return the label space that a run learns in: its source's."
+    return CITYSCAPES
+
+
+def taught_by(c: Config) -> tuple:  # names of classes
+    "Name the classes that a run's source teaches."
+    return PROTOCOLS['16'].classes if c.source == 'synthia' else CITYSCAPES.classes
