@@ -195,7 +195,7 @@ def _shrunk(sample, width, height):
     label = torch.nn.functional.interpolate(torch.as_tensor(sample['label'])[None, None].float(), (height, width))
     return dict(image=image, label=label[0, 0].to(torch.uint8), name=sample['name'])
 
-
+# %% ../../nbs/look/05_figures.ipynb #5pace305
 def shown_streets(
     c: Config,  # of the run
     space: LabelSpace,  # of the run
@@ -207,7 +207,7 @@ def shown_streets(
     if space.classes == CITYSCAPES.classes:
         return open_dataset('streetworld', split='val', n=n, width=width, height=height)
     data = source_data(c)
-    chosen = (round(k) for k in np.linspace(0, len(data) - 1, n))
+    chosen = map(round, np.linspace(0, len(data) - 1, n))
     return [_shrunk(s, width, height) for s in readable(data, chosen, c.skip_bad)]
 
 # %% ../../nbs/look/05_figures.ipynb #93fc2093

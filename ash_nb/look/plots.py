@@ -132,8 +132,7 @@ def encoded(
     "Encode an image or label map as JPEG or, lossless, as PNG."
     from PIL import Image
 
-    if lossless is None:
-        lossless = picture.ndim == 2
+    lossless = picture.ndim == 2 if lossless is None else lossless
     how = dict(format='PNG') if lossless else dict(format='JPEG', quality=90)
     out = io.BytesIO()
     Image.fromarray(as_picture(picture, space)).save(out, **how)

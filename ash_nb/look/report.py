@@ -199,9 +199,8 @@ def scores_table(
         values[name] = {'mean': 100 * e.miou} | {k: 100 * v for k, v in e.iou.items()}
         basis.setdefault(f'{e.images} images ({e.split}), mean over {e.basis()}', []).append(name)
     told = '; '.join(f'{", ".join(names)}: {text}' for text, names in basis.items())
-    protocol = next(iter(evaluations.values())).protocol
-    colours = plots.class_colours(PROTOCOLS[protocol], space)
-    return bars(pd.DataFrame(values), f'IoU in percent, protocol {protocol}. {told}.', colours)
+    p = PROTOCOLS[next(iter(evaluations.values())).protocol]
+    return bars(pd.DataFrame(values), f'IoU in percent, protocol {p.name}. {told}.', plots.class_colours(p, space))
 
 # %% ../../nbs/look/04_report.ipynb #rp000041
 def score_blocks(

@@ -269,9 +269,8 @@ def bars_html(
     space: LabelSpace = CITYSCAPES,  # of the run
 ) -> str:
     "Draw the shares of gamma and beta as bars, one line a predicted class."
-    seen = [s for s in shares if s['pixels']]
+    rows, seen = [], [s for s in shares if s['pixels']]
     largest = max([abs(share_of(s, what)) for s in seen for what in ('gamma', 'beta')] + [1e-9])
-    rows = []
     for s in seen:
         values = [(what, share_of(s, what)) for what in ('gamma', 'beta')]
         drawn = [(what, round(90 * abs(v) / largest), f'{100 * v:+.1f} %') for what, v in values]
@@ -320,13 +319,12 @@ def linked_panels(
     space: LabelSpace = CITYSCAPES,  # of the label maps
 ) -> str:  # HTML page
     "Lay pictures out so that they zoom and move together. Raises AshError for pictures of different sizes."
-    sizes = {plots.as_picture(x, space).shape[:2] for x in panels.values()}
-    if len(sizes) != 1:
+    if len(sizes := {plots.as_picture(x, space).shape[:2] for x in panels.values()}) != 1:
         raise AshError(f'panels of different sizes {sorted(sizes)} cannot be linked: bring them to one size')
     sources = [(title, panel_source(x, space), x.ndim == 2) for title, x in panels.items()]
-    classes = {','.join(map(str, colour)): name for colour, name in zip(space.palette, space.classes)}
-    look = dict(style=asset('panels.css'), script=asset('panels.js'))
-    return fill('panels.html', panels=sources, classes=classes, width=width, **look)
+    classes = {','.join(map(str, rgb)): name for rgb, name in zip(space.palette, space.classes)}
+    look = dict(width=width, style=asset('panels.css'), script=asset('panels.js'))
+    return fill('panels.html', panels=sources, classes=classes, **look)
 
 # %% ../../nbs/look/06_widgets.ipynb #wi000057
 def framed(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Estimate', 'mean_ci', 'paired_difference', 'compare_table', 'signed', 'summarise', 'class_table', 'mean_over_targets',
-           'with_world_mean', 'mean_basis', 'contributions', 'per_position', 'size_effect']
+           'with_world_mean', 'mean_basis', 'per_position', 'contributions', 'size_effect']
 
 # %% ../../nbs/numbers/02_analysis.ipynb #d41744fb
 from collections.abc import Iterable, Sequence
@@ -191,16 +191,10 @@ def mean_basis(
     return [f'{", ".join(ts)}: mean over {text}{"" if "no class" in text else rule}' for text, ts in said.items()]
 
 # %% ../../nbs/numbers/02_analysis.ipynb #6f389680
-def contributions(
+def per_position(
     table,  # DataFrame of classwise.csv: step, class, gamma, beta, pixels, and the whole norms gamma_all, beta_all
-    space: LabelSpace = CITYSCAPES,  # of the run
-):  # DataFrame with columns name, gamma_share, beta_share (percent of the norm), gamma_each, beta_each (per position)
+):  # DataFrame with columns gamma_share, beta_share (percent of the norm), gamma_each, beta_each (per position)
     "Add to Figure 4's numbers their shares of the norm and what they are per position; NaN for classes not predicted."
-    return per_position(table.assign(name=[space.classes[k] for k in table['class']]))
-
-
-def per_position(table):  # as `contributions`, without the names
-    "Add the shares, and the values per position."
     out = table.copy()
     seen = out.pixels.where(out.pixels > 0)
     for x in ('gamma', 'beta'):
@@ -209,6 +203,14 @@ def per_position(table):  # as `contributions`, without the names
         if f'{x}_all' in out:
             out[f'{x}_share'] = 100 * out[x] / out[f'{x}_all']
     return out
+
+# %% ../../nbs/numbers/02_analysis.ipynb #5pace401
+def contributions(
+    table,  # DataFrame of classwise.csv
+    space: LabelSpace = CITYSCAPES,  # of the run
+):  # DataFrame
+    "Add what `per_position` adds, and the names of the classes."
+    return per_position(table.assign(name=[space.classes[k] for k in table['class']]))
 
 # %% ../../nbs/numbers/02_analysis.ipynb #ff8c4268
 def size_effect(

@@ -107,9 +107,7 @@ def space_in(
     try:
         return LabelSpace(**given | dict(aliases=tuple(map(tuple, given['aliases']))))
     except (KeyError, TypeError, ValueError) as e:
-        raise AshError(
-            f'the label space in config.json is none ({e}): expected name, classes, palette, aliases'
-        ) from None
+        raise AshError(f'label_space in config.json is none ({e}): expected name, classes, palette, aliases') from None
 
 # %% ../../nbs/runs/02_folder.ipynb #5pace0f6
 @patch(as_prop=True)
@@ -117,7 +115,7 @@ def record(self: Run) -> dict:
     "Read the record of the run. Raises AshError for a damaged one."
     return read_json(self.path / 'config.json', sealed=True)
 
-
+# %% ../../nbs/runs/02_folder.ipynb #5pace0e0
 @patch(as_prop=True)
 def space(self: Run) -> LabelSpace:
     "The label space that the run learns in."
