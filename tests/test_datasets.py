@@ -11,7 +11,7 @@ from readers import CLASSES, ID_MAPS, PALETTE, CamVid, Synthia, reader, to_train
 
 from ash_nb.core.config import AshError
 from ash_nb.data.datasets import StreetWorld, open_dataset
-from ash_nb.data.descriptions import describe, shipped_names
+from ash_nb.data.descriptions import shipped_names
 from ash_nb.data.labels import IGNORE
 from ash_nb.data.loading import loader
 from ash_nb.data.pictures import read_ids

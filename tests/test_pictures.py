@@ -17,7 +17,6 @@ from torchvision.io import ImageReadMode, decode_image
 
 from ash_nb.cli import main
 from ash_nb.core.config import AshError
-from ash_nb.data.datasets import open_dataset
 from ash_nb.data.pictures import SUFFIXES, as_rgb, decode, find_files, read_ids, read_picture
 from ash_nb.data.prepare import prepare
 from ash_nb.data.streetworld.appearances import street
