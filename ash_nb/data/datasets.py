@@ -330,6 +330,18 @@ class SegmentationData(Dataset):
             setattr(self, key, [getattr(self, key)[k] for k in places])
         return self
 
+    def without_labels(self) -> 'SegmentationData':  # itself
+        "Forget the labels: these are images, for styles."
+        self.pairs = [(image, None) for image, _ in self.pairs]
+        return self
+
+    @property
+    def meaning(self) -> list:
+        "What decides which train id a label file's value becomes, apart from the file."
+        about, known = self.about, (self.about.numbers, self.about.colours)
+        kinds = [[k.template.text, k.encoding, k.holds] for k in about.labels]
+        return [about.name, self.holds, kinds, *(sorted(x.items()) for x in known), self.own.json(), self.space.json()]
+
     def part_of(self, k: int) -> str:
         "Return which of the page's parts pair k belongs to; '' where it has none."
         return self.fields[k].get(self.about.parts, '')

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from ..core.config import AshError, Config, one_of
 from ..core.devices import pick_device, run_dtype
 from ..core.files import read_json, recorded_digest, sha256
-from ..data.datasets import READERS, SegmentationData, data_root, open_dataset
+from ..data.datasets import SegmentationData, data_root, described, open_dataset
 from ..data.labels import CLASSES, PROTOCOLS
 from ..data.pictures import tell_once
 from ..data.prepare import stamp
@@ -76,11 +76,11 @@ def tell_if_shrunk(data: Dataset) -> Dataset:
 def file_stamps(data: Dataset) -> str:  # '' for a data set whose origin cannot be told
     "Hash what tells whether files are still the same: names, sizes and times of change, or recorded SHA-256."
     if hasattr(data, 'pairs'):
-        what = [data.ids, data.holds, *([data.name(k), *stamp(pair)] for k, pair in enumerate(data.pairs))]
+        what = [data.meaning, *([data.name(k), *stamp(pair)] for k, pair in enumerate(data.pairs))]
     elif hasattr(data, 'records'):
-        what = data.records
+        what = [data.records, data.space.json()]
     elif hasattr(data, 'first'):
-        what = [data.first, data.n, data.size]  # procedural: drawn from its numbers
+        what = [data.first, data.n, data.size, data.space.json()]  # procedural: drawn from its numbers
     else:
         return ''
     return sha256(json.dumps([type(data).__name__, str(Path(getattr(data, 'root', '')).resolve()), what]).encode())
@@ -280,7 +280,7 @@ def source_splits(c: Config) -> tuple:
     root = data_root(c.source, c.root or None)
     if (root / 'prepared.json').is_file():
         return (read_json(root / 'prepared.json', sealed=True).get('split'),)
-    return READERS[c.source].splits
+    return tuple(described(c.source, root)[0].splits)
 
 # %% ../../nbs/runs/06_scoring.ipynb #44b4f742
 def _no_val_folder(c: Config) -> str:  # '' where there is one
