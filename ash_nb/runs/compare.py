@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['BODY_DATA', 'FIGURES', 'TABLES', 'Scoring', 'check_words', 'target_record', 'extra_data', 'protocol_record',
-           'look_first', 'session_costs', 'run_columns', 'target_columns', 'cell_rows', 'drop_drawn', 'keep_comparison',
-           'what_is_known', 'compare', 'comparison_table', 'rules_table', 'cost_table', 'to_markdown', 'to_latex']
+           'look_first', 'session_costs', 'run_columns', 'target_columns', 'cell_rows', 'drop_drawn', 'know_protocols',
+           'keep_comparison', 'what_is_known', 'compare', 'with_rule', 'comparison_table', 'rules_table', 'cost_table',
+           'to_markdown', 'to_latex']
 
 # %% ../../nbs/runs/07_compare.ipynb #51be3d41
 import multiprocessing
@@ -26,9 +27,9 @@ from torch.utils.data import Dataset
 from ..core.config import AshError, Config, one_of, plain_path
 from ..core.devices import pick_device
 from ..core.distributed import lost_process, process_died, ready_to_start
-from ..core.files import write_atomic, write_json
+from ..core.files import read_json, write_atomic, write_json
 from ..data import datasets
-from ..data.labels import CITYSCAPES, LabelSpace
+from ..data.labels import CITYSCAPES, LabelSpace, known_protocol
 from ..methods.presets import method_settings, preset, with_method
 from ..methods.registry import METHODS, adapts
 from ..numbers.analysis import summarise, with_world_mean
@@ -293,6 +294,15 @@ def _drop_of_others(out: Path, text: bytes):
         drop_drawn(out, TABLES)
         drop_drawn(out / 'figures', FIGURES)
 
+# %% ../../nbs/runs/07_compare.ipynb #40980b8b
+def know_protocols(folder: str | Path):
+    "Make known to this process by which classes a comparison was scored, as its protocol.json says."
+    file = Path(folder) / 'protocol.json'
+    record = read_json(file) if file.is_file() else {}
+    for target in record.get('targets', {}).values():
+        for p in target.get('protocols', ()):
+            known_protocol(p)
+
 # %% ../../nbs/runs/07_compare.ipynb #cb4e30f4
 def keep_comparison(
     out: str | Path,  # folder of the comparison
@@ -345,13 +355,21 @@ def compare(
     devices = [str(pick_device(d.strip())) for d in str(device).split(',')]
     return keep_comparison(out, record, pd.DataFrame(_all_rows(cells, work, devices, progress)))
 
+# %% ../../nbs/runs/07_compare.ipynb #3ce05eb2
+def with_rule(
+    table,  # DataFrame
+    runs,  # DataFrame of the comparison that it was made of
+):  # DataFrame
+    "Add to a table the name of the rule of the test, the same for all rows of a comparison, where it is known."
+    return table.assign(rule=', '.join(runs.rule.unique())) if 'rule' in runs else table
+
 # %% ../../nbs/runs/07_compare.ipynb #5155ec62
 def comparison_table(
     runs,  # DataFrame
     baseline: str = None,  # method's word to compare with; None: the first
 ):  # DataFrame of text
     "Summarise a comparison per target, and over all StreetWorld targets together."
-    return summarise(with_world_mean(runs), baseline)
+    return with_rule(summarise(with_world_mean(runs), baseline), runs)
 
 # %% ../../nbs/runs/07_compare.ipynb #787f693c
 def rules_table(
@@ -361,7 +379,7 @@ def rules_table(
     out = 100 * runs.groupby(['target', 'method'], sort=False)[['miou', 'best_on_source', 'best_on_target']].mean()
     out['gap'] = out.best_on_target - out.miou
     names = dict(miou='last', best_on_source='best on source', best_on_target='best on target (oracle)')
-    return out.rename(columns=names).reset_index()
+    return with_rule(out.rename(columns=names).reset_index(), runs)
 
 # %% ../../nbs/runs/07_compare.ipynb #5649481d
 def cost_table(
