@@ -79,7 +79,7 @@ def _rule_option(p: argparse.ArgumentParser):
 def _mean_options(p: argparse.ArgumentParser, of: str, rule: str):
     "Add which classes to score, and which of them a mean is over."
     p.add_argument(
-        '--protocol', help=f'classes to score: 19, 16, 13, 13merged (default: those that the run and {of} have)'
+        '--protocol', help=f'classes to score: 19, 16, 13, 13merged, camvid11 (default: those that run and {of} share)'
     )
     over = 'which classes a mean is over: truth_or_prediction, or truth: those in the labels (default %(default)s)'
     p.add_argument('--mean-over', default=rule, metavar='RULE', help=over)

@@ -119,7 +119,7 @@ def protocol_matrix(
 
 # %% ../../nbs/numbers/01_evaluation.ipynb #1919e1f0
 def fits(protocol: str, space: LabelSpace) -> str:
-    "Return the name of a protocol of this label space. Raises AshError for an unknown one, and for one of another space."
+    "Return the name of a protocol of this label space. Raises AshError for an unknown or another one."
     p = PROTOCOLS[one_of(protocol, PROTOCOLS, 'protocol')]
     if len(p.table) != len(space):
         told = f'protocol {protocol} is made of {len(p.table)} classes, and label space {space.name} has {len(space)}'
@@ -245,6 +245,17 @@ def keep_evaluation(e: Evaluation, key: dict, path: Path):
     extra = dict(key=key, confusion=e.confusion.tolist(), counts={name: _packed(m) for name, m in e.counts.items()})
     write_json(path, e.json() | extra, sealed=True)
 
+# %% ../../nbs/numbers/01_evaluation.ipynb #255b2383
+def _evaluation_of(record: dict) -> Evaluation:
+    "Make an evaluation of what `keep_evaluation` wrote; its protocol becomes known."
+    for p in record.get('protocols', ()):
+        known_protocol(p)
+    confusion = np.array(record['confusion'])
+    counts = {name: _unpacked(text, len(confusion)) for name, text in record['counts'].items()}
+    head = (record[k] for k in ('target', 'split', 'images', 'protocol'))
+    rule = {k: record[k] for k in ('rule', 'rule_hash') if k in record}  # a file of before there were rules: ash
+    return Evaluation(*head, confusion, counts, record['mean_over'], **rule)
+
 # %% ../../nbs/numbers/01_evaluation.ipynb #33pack05
 def read_evaluation(path: Path, key: dict | str = None) -> tuple:  # Evaluation, key; (None, None): no such record
     """Read a kept evaluation if it is the wanted one: by its key, by the digest of it, or any for None.
@@ -255,13 +266,7 @@ def read_evaluation(path: Path, key: dict | str = None) -> tuple:  # Evaluation,
         return None, None
     if key is not None and (key_digest(found) != key if isinstance(key, str) else found != key):
         return None, None
-    for p in record.get('protocols', ()):
-        known_protocol(p)
-    confusion = np.array(record['confusion'])
-    counts = {name: _unpacked(text, len(confusion)) for name, text in record['counts'].items()}
-    head = (record[k] for k in ('target', 'split', 'images', 'protocol'))
-    rule = {k: record[k] for k in ('rule', 'rule_hash') if k in record}  # a file of before there were rules: ash
-    return Evaluation(*head, confusion, counts, record['mean_over'], **rule), found
+    return _evaluation_of(record), found
 
 # %% ../../nbs/numbers/01_evaluation.ipynb #8479d6d3
 def kept_evaluations(
@@ -302,7 +307,7 @@ def predict(
 
 # %% ../../nbs/numbers/01_evaluation.ipynb #48fb0980
 class Resized(torch.utils.data.Dataset):
-    "The samples of a data set as a rule shows them: images at the size that is seen, labels at the size that is scored."
+    "The samples of a data set as a rule shows them: images as they are seen, labels as they are scored."
 
     def __init__(self, data: Sequence, width: int, height: int, rule: str | TestRule = 'ash', target: str = ''):
         self.data, self.seen = data, partial(see, rule=rule_of(rule), target=target, run=(width, height))
@@ -324,9 +329,8 @@ def eval_batches(
     target: str = '',  # name of the data set, for the rule
 ) -> Iterable:  # lists of samples
     "Iterate over lists of samples, in order."
-    context = 'forkserver' if workers else None
-    how = dict(num_workers=workers, multiprocessing_context=context, collate_fn=list, generator=torch.Generator())
-    return Loader(Resized(data, width, height, rule, target), batch_size, **how)
+    how = dict(num_workers=workers, multiprocessing_context='forkserver' if workers else None, collate_fn=list)
+    return Loader(Resized(data, width, height, rule, target), batch_size, **how, generator=torch.Generator())
 
 # %% ../../nbs/numbers/01_evaluation.ipynb #8aae8e59
 def _refuse_unlabelled(samples: list):
@@ -341,6 +345,13 @@ def of_one_size(samples: list) -> Iterator:  # of lists
     for _, some in groupby(samples, lambda s: tuple(s['image'].shape)):
         yield list(some)
 
+# %% ../../nbs/numbers/01_evaluation.ipynb #4d448992
+def _refuse_no_numbers(name: str, scores: torch.Tensor):
+    "Raise AshError for NaN or infinity among the scores of classes."
+    if not torch.isfinite(scores.sum()):
+        told = 'the segmenter answers NaN or infinity, which is no prediction; are its weights whole?'
+        raise AshError(f'{name}: {told}')
+
 # %% ../../nbs/numbers/01_evaluation.ipynb #1e42ccdc
 def class_maps(
     segmenter: Callable,
@@ -354,9 +365,7 @@ def class_maps(
         images = torch.stack([s['image'].as_subclass(torch.Tensor) for s in some]).to(device)
         sizes = [tuple(s['label'].shape) if 'label' in s else s['size'] for s in some]
         for s, scores in zip(some, class_scores(segmenter, images, sizes, rule, batch)):
-            if not torch.isfinite(scores.sum()):
-                told = 'the segmenter answers NaN or infinity, which is no prediction; are its weights whole?'
-                raise AshError(f'{s["name"]}: {told}')
+            _refuse_no_numbers(s['name'], scores)
             yield s, scores
 
 # %% ../../nbs/numbers/01_evaluation.ipynb #90fe3d4b
@@ -368,12 +377,13 @@ def score_batch(
     classes: int = len(CITYSCAPES),  # C
     batch: int = 1,  # windows that go through the network together
 ) -> Iterator:  # of (name, (C, C) counts)
-    """Count the pixels of each image of a batch.
-    Raises AshError for a sample without label, and for NaN or infinity."""
+    "Count the pixels of each image of a batch. Raises AshError for a sample without label, NaN or infinity."
     _refuse_unlabelled(samples)
     for s, scores in class_maps(segmenter, samples, device, rule_of(rule), batch):
-        label = s['label'].as_subclass(torch.Tensor).to(device)
-        yield s['name'], confusion_matrix(scores.max(0).indices, label, classes)
+        yield (
+            s['name'],
+            confusion_matrix(scores.max(0).indices, s['label'].as_subclass(torch.Tensor).to(device), classes),
+        )
 
 # %% ../../nbs/numbers/01_evaluation.ipynb #69438577
 def _own(data):

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from json import dumps
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -37,6 +36,14 @@ def fitted(
     factor = max(factors) if cover else min(factors)
     return tuple(max(1, int(side * factor + 0.5)) for side in size)
 
+# %% ../../nbs/numbers/03_test_rules.ipynb #3fc649e7
+def _size_or_word(size) -> str | tuple:
+    "Return a size as a tuple, or the word that stands for one. Raises AshError for anything else."
+    whole = not isinstance(size, str) and all(float(side).is_integer() and side > 0 for side in size)
+    if size in ('run', 'native') or (whole and len(size) == 2):
+        return size if isinstance(size, str) else tuple(map(int, size))
+    raise AshError(f'a test rule has size {size!r}: expected run, native, or width and height')
+
 # %% ../../nbs/numbers/03_test_rules.ipynb #d64a5d29
 @dataclass(frozen=True)
 class Input:
@@ -51,12 +58,7 @@ class Input:
     def __post_init__(self):
         one_of(self.aspect, ASPECTS, 'aspect of a test rule')
         one_of(self.label, ('own', 'input'), 'label size of a test rule')
-        if not isinstance(self.size, str):
-            object.__setattr__(self, 'size', tuple(map(int, self.size)))
-            if len(self.size) != 2 or min(self.size) < 1:
-                raise AshError(f'a test rule has size {self.size}: expected width and height')
-        elif self.size not in ('run', 'native'):
-            raise AshError(f'a test rule has size {self.size!r}: expected run, native, or width and height')
+        object.__setattr__(self, 'size', _size_or_word(self.size))
 
 # %% ../../nbs/numbers/03_test_rules.ipynb #8ee67e3c
 def _square_of(size: tuple, side: int) -> tuple:  # (width, height) after scaling, first column of the cut
@@ -78,12 +80,12 @@ def _cut(x: Tensor, start: int, side: int) -> Tensor:  # x (..., H, W) -> (..., 
     inside = x[..., max(start, 0) : start + side]
     return F.pad(inside, (max(-start, 0), max(start + side - width, 0)))
 
-
+# %% ../../nbs/numbers/03_test_rules.ipynb #92c146d4
 def _first_change(how: Input, image: Tensor, label: Tensor | None) -> tuple:  # image, label
     "Halve, or cut the square out of, a picture and its label."
     if not (how.halved or how.square):
         return image, label
-    size, start = tuple(image.shape[:-3:-1]), 0
+    size = tuple(image.shape[:-3:-1])
     size, start = _square_of(size, how.square) if how.square else ((size[0] // 2, size[1] // 2), 0)
     image = v2.functional.resize(image, size[::-1], v2.InterpolationMode.BICUBIC, antialias=True)
     label = None if label is None else _nearest(label, size)
@@ -260,7 +262,7 @@ def _batches(places: Sequence, n: int) -> Iterator:
     for k in range(0, len(places), n):
         yield places[k : k + n]
 
-
+# %% ../../nbs/numbers/03_test_rules.ipynb #8c9c100b
 def windowed(
     answer: Callable,  # images (B, 3, h, w) -> (B, C, h, w), of the same size
     image: Tensor,  # (1, 3, H, W)

@@ -69,6 +69,14 @@ def _in_space(space: LabelSpace | None) -> dict:
     known = 'space' in inspect.signature(open_dataset).parameters  # TEMPORARY: until all readers know label spaces
     return dict(space=space) if known and space is not None else {}
 
+# %% ../../nbs/runs/06_scoring.ipynb #271f3d88
+def _scenes(images: int | None) -> int:
+    "Return how many scenes a StreetWorld target has. Raises AshError for what is no number of scenes."
+    if images is not None and not (isinstance(images, numbers.Integral) and images > 0):
+        expected = f'a whole number of scenes, 1 or more, or nothing for {UNSEEN_IMAGES}'
+        raise AshError(f'images = {images}: expected {expected}')
+    return UNSEEN_IMAGES if images is None else int(images)
+
 # %% ../../nbs/runs/06_scoring.ipynb #b265cf76
 def open_target(
     name: str,  # as `target_names` gives it
@@ -79,12 +87,9 @@ def open_target(
     space: LabelSpace = None,  # of the run, in whose train ids labels are read; None: the data set's own
 ) -> Dataset:
     "Open a target. Raises AshError for what is not there."
-    if images is not None and not (isinstance(images, numbers.Integral) and images > 0):
-        expected = f'a whole number of scenes, 1 or more, or nothing for {UNSEEN_IMAGES}'
-        raise AshError(f'images = {images}: expected {expected}')
+    n = _scenes(images)
     if not name.startswith('streetworld'):
         return tell_if_shrunk(open_dataset(name, root, split, **_in_space(space)))
-    n = UNSEEN_IMAGES if images is None else int(images)
     return _open_once(name, None, split, n=n, width=320, height=240, seed=seed, cache=True, **_in_space(space))
 
 # %% ../../nbs/runs/06_scoring.ipynb #9f06aa60
@@ -256,7 +261,7 @@ def space_of_run(run: Run) -> LabelSpace:
     "Return the label space in which a run has learned; Cityscapes' for a run of before there were others."
     return getattr(run, 'space', None) or CITYSCAPES
 
-
+# %% ../../nbs/runs/06_scoring.ipynb #3c48588f
 def scored_classes(
     space: LabelSpace,  # of the run
     taught: tuple | None,  # names of the classes that its source taught; None: all
@@ -275,22 +280,14 @@ def scored_classes(
     return met.protocol.name
 
 # %% ../../nbs/runs/06_scoring.ipynb #c0a5b69c
-def _evaluate_learner(
-    learner: Learner,
-    data: Dataset,
-    target: str,
-    split: str,
-    protocol: str,
-    rule: str | TestRule = 'ash',
-    space: LabelSpace = CITYSCAPES,
-) -> Evaluation:
+def _evaluate_learner(learner: Learner, data: Dataset, target: str, split: str, protocol: str, **how) -> Evaluation:
     "Count a learner's predictions on a target, in the precision of the learner."
     c = learner.config
     size = dict(width=c.test_width, height=c.test_height, device=learner.device, batch_size=4)
     with learner.autocast():
-        return evaluate(learner.segmenter, data, target, split, protocol, **size, rule=rule, space=space)
+        return evaluate(learner.segmenter, data, target, split, protocol, **size, **how)
 
-
+# %% ../../nbs/runs/06_scoring.ipynb #7f9362e6
 def _keep(found: Evaluation, key: dict, path: Path):
     "Keep a score; where the run folder cannot be written to, say so and go on."
     try:
@@ -321,7 +318,7 @@ def evaluate_run(
     key = evaluation_key(run, target, data, root, split, device, checkpoint, rule)
     learner = run.learner(checkpoint, device)
     key['precision'] = str(learner.dtype).removeprefix('torch.')
-    found = _evaluate_learner(learner, data, target, split, own, rule, space)
+    found = _evaluate_learner(learner, data, target, split, own, rule=rule, space=space)
     _keep(found, key, evaluation_file(run, key))
     return found.under(protocol, mean_over)
 
@@ -376,13 +373,7 @@ def no_validation(c: Config) -> str:  # '' where there is one
     return _no_val_folder(c)
 
 # %% ../../nbs/runs/06_scoring.ipynb #435cb235
-def source_scores(
-    run: Run,
-    device: str | torch.device,
-    images: int,
-    mean_over: str = 'truth',
-    rule: str | TestRule = 'ash',
-) -> list:
+def source_scores(run: Run, device: str, images: int, mean_over: str = 'truth', rule: str = 'ash') -> list:
     """Score each of a run's checkpoints on the validation split of its own source, StreetWorld's with `images` scenes.
     Return an mIoU each, and nothing where the source has no such split."""
     c, scores = run.config, []
