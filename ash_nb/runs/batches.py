@@ -37,24 +37,19 @@ def drawing_size(c: Config) -> dict:  # width and height in pixels, and cache
     return dict(width=c.test_width, height=c.test_height, cache=True)
 
 
-def _one_source(c: Config, name: str, root: str, split: str, which: str) -> Dataset:
+def _one_source(c: Config, name: str, root: str, split: str) -> Dataset:
     "Open one of a run's sources, in the run's label space."
     space = space_of(c)
     if name.startswith('streetworld'):
         return _open_once(name, None, split, n=c.scenes, space=space, **drawing_size(c))
-    hold_out = (c.hold_out, which) if c.hold_out else None
-    return open_dataset(name, root or None, split, space, hold_out)
+    return open_dataset(name, root or None, f'{split}~rest{c.hold_out}' if c.hold_out else split, space)
 
 
-def source_data(
-    c: Config,
-    split: str = '',  # of the source; empty: the one that is learned from
-    which: str = 'rest',  # with hold_out: the rest, which is learned from, or the images that are held back
-) -> Dataset:
+def source_data(c: Config) -> Dataset:
     "Open the source of a configuration, several as one. Raises AshError when it is not there."
     names = sources_of(c)
-    roots, splits = for_each(c.root, names), for_each(split or c.split, names)
-    opened = {n: _one_source(c, n, roots[n], splits[n], which) for n in names}
+    roots, splits = for_each(c.root, names), for_each(c.split, names)
+    opened = {n: _one_source(c, n, roots[n], splits[n]) for n in names}
     return opened[names[0]] if len(names) == 1 else Mixed(opened, c.mix == 'balanced')
 
 # %% ../../nbs/runs/01_batches.ipynb #7ebae5c8
