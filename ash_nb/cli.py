@@ -69,10 +69,18 @@ def _target_options(p: argparse.ArgumentParser, default: str = None):
     p.add_argument('--split', default='val', help='split of the target (default %(default)s)')
     p.add_argument('--images', type=_whole('--images'), help='scenes of each StreetWorld target (default 24)')
 
+# %% ../nbs/workshop/04_cli.ipynb #708d11a9
+def _rule_option(p: argparse.ArgumentParser):
+    "Add by which rule is tested."
+    names = 'robustnet, daformer, hrda, mmseg, rein, soma, tqdm, ... or one of your own'
+    p.add_argument('--rule', default='ash', help=f"how is tested: ash (the paper's, the default), {names}")
+
 # %% ../nbs/workshop/04_cli.ipynb #bfb41fa4
 def _mean_options(p: argparse.ArgumentParser, of: str, rule: str):
     "Add which classes to score, and which of them a mean is over."
-    p.add_argument('--protocol', help=f'classes to score: 19, 16, 13, 13merged, camvid11 (default: {of} own)')
+    p.add_argument(
+        '--protocol', help=f'classes to score: 19, 16, 13, 13merged, camvid11 (default: those that run and {of} share)'
+    )
     over = 'which classes a mean is over: truth_or_prediction, or truth: those in the labels (default %(default)s)'
     p.add_argument('--mean-over', default=rule, metavar='RULE', help=over)
 
@@ -159,7 +167,7 @@ _rules = {'truth': 'over the classes in the truth', 'truth_or_prediction': 'over
 
 def _evaluation_lines(e) -> list:
     "Say what an evaluation found, and what the mean is over."
-    name, where = f'{e.target} {e.split}', f'(protocol {e.protocol}), {e.images} images'
+    name, where = f'{e.target} {e.split}', f'(protocol {e.protocol}, rule {e.rule}), {e.images} images'
     if not e.classes:
         return [f'{name}: mIoU nan, because no pixel of its labels is scored {where}']
     lines = [f'{name}: mIoU {100 * e.miou:.1f} over {e.basis()} {where}']
@@ -200,7 +208,8 @@ def _add_evaluate(subparsers):
     p = _add_verb(subparsers, 'evaluate', summary, example)
     p.add_argument('run', help='run folder')
     _target_options(p)
-    _mean_options(p, "the target's", 'truth_or_prediction')
+    _mean_options(p, 'the target', 'truth_or_prediction')
+    _rule_option(p)
     p.add_argument('--json', help='file for the result')
     p.add_argument('--device', default=settings()['device'], help='auto, cpu, cuda (default %(default)s)')
     return p
@@ -209,17 +218,19 @@ def _add_evaluate(subparsers):
 def _evaluate(args: argparse.Namespace):
     "Score a run on each target; what is scored is told, whatever the next target does."
     from ash_nb.core.devices import pick_device
+    from ash_nb.numbers.rules import rule_of
     from ash_nb.runs.batches import read_sample
     from ash_nb.runs.folder import load_run
     from ash_nb.runs.scoring import evaluate_run, open_target, target_names
 
     run, device, targets, results = load_run(args.run), pick_device(args.device), target_names(args.target), []
+    rule_of(args.rule)
     for t in targets:
         read_sample(open_target(t, args.root, args.split, args.images), labelled=True)
     if run.checkpoints and not run.finished:
         done = run.checkpoints[-1].name[5:].lstrip('0')
         print(f'{run.path} is not finished: scored after {done} of {run.config.steps} steps', file=sys.stderr)
-    ask = dict(protocol=args.protocol, mean_over=args.mean_over)
+    ask = dict(protocol=args.protocol, mean_over=args.mean_over, rule=args.rule)
     try:
         for t in targets:
             results.append(evaluate_run(run, t, args.root, args.split, device, args.images, **ask))
@@ -264,7 +275,8 @@ def _add_compare(subparsers):
     p.add_argument('--methods', required=True, help=names)
     p.add_argument('--baseline', help='method that differences are taken to (default: the first)')
     p.add_argument('--seeds', type=_whole('--seeds'), default=3, help='seeds 0 .. N-1 (default %(default)s)')
-    _mean_options(p, "each target's", 'truth')
+    _mean_options(p, 'each target', 'truth')
+    _rule_option(p)
     p.add_argument('--out', required=True, help='folder of the comparison; what it already holds is not trained again')
     _target_options(p, 'unseen')
     _run_options(p)
@@ -282,7 +294,8 @@ def _compare(args: argparse.Namespace):
     if args.baseline:
         one_of(args.baseline, words, 'baseline')
     where = (args.split, args.device, args.images, args.protocol, args.workers)
-    runs = compare(words, args.seeds, targets, args.out, config, roots, *where, mean_over=args.mean_over)
+    how = dict(mean_over=args.mean_over, rule=args.rule)
+    runs = compare(words, args.seeds, targets, args.out, config, roots, *where, **how)
     _show_comparison(args.out, runs, roots, args.baseline)
 
 # %% ../nbs/workshop/04_cli.ipynb #530b9a05

@@ -9,7 +9,7 @@ __all__ = ['IGNORE', 'CITYSCAPES', 'CLASSES', 'PALETTE', 'PROTOCOLS', 'CAMVID_CL
 
 # %% ../../nbs/data/01_labels.ipynb #bf35065b
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -229,10 +229,13 @@ def meet(
     run: LabelSpace,  # of the segmenter
     target: LabelSpace,  # of the data set that it is scored on
     taught: Iterable | None = None,  # names of the run's classes that it has learned from; None: all
+    labelled: Iterable | None = None,  # names of the target's classes that occur in it; None: all
 ) -> Meeting:
     "Find what can be scored. Raises AshError when the two have nothing in common."
     taught = set(run.classes if taught is None else taught)
+    labelled = set(target.classes if labelled is None else labelled)
     groups = _groups(partners(target, run))
+    groups = [g for g in groups if any(target.classes[t] in labelled for t in g[0])]
     scored = [g for g in groups if any(run.classes[k] in taught for k in g[1])]
     if not scored:
         raise AshError(f'label spaces {run.name} and {target.name} have no class in common: give aliases (is: ...)')
@@ -247,7 +250,7 @@ def meet(
     return Meeting(
         known_protocol(p),
         tuple(c for k, c in enumerate(run.classes) if k not in met[1]),
-        tuple(c for t, c in enumerate(target.classes) if t not in met[0]),
+        tuple(c for t, c in enumerate(target.classes) if t not in met[0] and c in labelled),
         tuple(target.classes[t] for g in groups if g not in scored for t in g[0]),
     )
 
