@@ -159,6 +159,7 @@ LAYOUTS = [
     Layout('wilddash2', 'val', 'images/aa0000_100000.jpg', 'labels/aa0000_100000_labelIds.png'),
     Layout('wilddash2', 'val', 'images/aa0000_100000.jpg', 'labels/aa0000_100000.png'),
     Layout('urbansyn', 'train', 'rgb/rgb_0001.png', 'ss/ss_0001.png', 'equal'),
+    Layout('urbansyn', 'train', 'rgb/rgb_0002.png', 'ss/ss_0002.png'),
     Layout('synscapes', 'train', 'img/rgb/1.png', 'img/class/1.png'),
     Layout('shift', 'val', 'discrete/images/val/front/img/007b-4e72/00000100_img_front.jpg',
            'discrete/images/val/front/semseg/007b-4e72/00000100_semseg_front.png', 'red'),
