@@ -33,6 +33,7 @@ from .core.config import Config, one_of
 from .core.devices import fast_bf16, keep_memory, pick_device
 from .core.files import read_json
 from .data.datasets import open_dataset
+from .data.labels import CITYSCAPES
 from .data.prepare import prepare, reading_speed, write_gta5
 from .data.transforms import train_transform
 from .methods import step as algorithm
@@ -118,7 +119,7 @@ def inputs(
     "Draw random images, labels and style images of a run's size."
     n, size = c.batch_size, (c.height, c.width)
     images = torch.rand(2 * n, 3, *size, device=device)
-    labels = torch.randint(19, (n, *size), device=device)
+    labels = torch.randint(len(CITYSCAPES), (n, *size), device=device)
     return images[:n], labels, images[n:]
 
 # %% ../nbs/workshop/03_bench.ipynb #b179e189
@@ -359,7 +360,7 @@ def heads_bench(repeats: int = 5, device: str = 'cpu', features: int = 2048, siz
     out = {}
     for dtype in _precisions(torch.device(device)).values():
         last = dict(memory_format=torch.channels_last)
-        a, b = (Head(features, 19).to(device, dtype).to(**last) for _ in range(2))
+        a, b = (Head(features, len(CITYSCAPES)).to(device, dtype).to(**last) for _ in range(2))
         x = torch.randn(1, features, *size, device=device, dtype=dtype).contiguous(**last).requires_grad_()
         ways = {'one by one': lambda a=a, b=b, x=x: (a(x), b(x)), 'together': functools.partial(both_heads, a, b, x)}
         for name, heads in ways.items():

@@ -345,14 +345,20 @@ class SegmentationData(Dataset):
         find, templates = any_case(), [x.template for x in self.about.labels]
         found = [first_there(self.root, templates, f, find) if templates else (0, None) for _, f in images]
         self.kinds, self.pairs = [k for k, _ in found], [(p, label) for (p, _), (_, label) in zip(images, found)]
+        self.fields = [f for _, f in images]
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def keep(self, places: Iterable) -> 'SegmentationData':  # itself
         "Keep only some of the pairs."
-        self.kinds, self.pairs = [self.kinds[k] for k in places], [self.pairs[k] for k in places]
+        for key in ('kinds', 'pairs', 'fields'):
+            setattr(self, key, [getattr(self, key)[k] for k in places])
         return self
+
+    def part_of(self, k: int) -> str:
+        "Return which of the page's parts pair k belongs to; '' where it has none."
+        return self.fields[k].get(self.about.parts, '')
 
     def name(self, k: int) -> str:
         "Return the name of pair k: where its image lies in the folder."

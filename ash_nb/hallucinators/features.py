@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from ..core.config import AshError, Config
 from ..core.distributed import draw, rank_and_size, whole_batch
 from ..core.tensors import sent
-from ..data.labels import CLASSES
 from .contract import HALLUCINATORS, Hallucination, Hallucinator
 from ..networks.adain import channel_stats, restyle
 from ..networks.bodies import BODY_KINDS
@@ -149,10 +148,15 @@ class Bank(nn.Module):
 class SHADE(FeatureHallucinator):
     "Give features a random convex combination of basis styles (style hallucination of SHADE, Zhao et al. 2022)."
 
-    def __init__(self, config: Config, stylizer: nn.Module | None = None, styles: int = len(CLASSES)):
+    def __init__(self, config: Config, stylizer: nn.Module | None = None, styles: int = 19):
         super().__init__(config)
         self.bank, self.styles = Bank(BODY_KINDS[config.body].early[1]), styles
         self.learned = {'bank': self.bank}
+
+    @classmethod
+    def build(cls, config: Config, stylizer: nn.Module | None = None, classes: int = 19) -> 'SHADE':
+        "Make one with as many basis styles as the run knows classes."
+        return cls(config, stylizer, classes)
 
     def statistics(self, mean: Tensor, std: Tensor, generator: torch.Generator) -> tuple:
         "Return combined statistics."

@@ -18,7 +18,6 @@ from torch.utils.data import Dataset
 from ..core.config import AshError, Config, stream_seed
 from ..core.distributed import part_of
 from ..data.datasets import open_dataset
-from ..data.labels import CLASSES
 from ..data.loading import loader
 from ..data.transforms import train_transform
 from ..methods.registry import METHODS, adapts, needs, styles_per_image
@@ -137,11 +136,16 @@ def readable(data: Dataset, numbers: Iterable[int], skip: bool) -> Iterator[dict
             print(f'{e}; left out', file=sys.stderr)
 
 # %% ../../nbs/runs/01_batches.ipynb #a1c0de1f
-def class_counts(data: Dataset, n: int = 200, skip: bool = False) -> torch.Tensor:  # (C,) pixels
-    "Count the pixels of each class in up to `n` samples, evenly spaced."
+def class_counts(
+    data: Dataset,  # of samples with labels
+    classes: int,  # how many a run knows, C
+    n: int = 200,  # samples, evenly spaced
+    skip: bool = False,  # leave out what cannot be read, aloud
+) -> torch.Tensor:  # (C,) pixels
+    "Count the pixels of each class. Raises AshError for a sample that cannot be read."
     chosen = range(0, len(data), max(1, len(data) // n))
     labels = (sample['label'].flatten().long() for sample in readable(data, chosen, skip))
-    return sum(torch.bincount(label, minlength=256)[: len(CLASSES)] for label in labels)
+    return sum(torch.bincount(label, minlength=256)[:classes] for label in labels)
 
 # %% ../../nbs/runs/01_batches.ipynb #a1c0de23
 def _why_not(data: Dataset) -> str:
