@@ -3,6 +3,7 @@
 Nothing here is read from the pages in `ash_nb/assets/datasets`: tests hold the pages against it.
 """
 
+import json
 import struct
 import zlib
 from pathlib import Path
@@ -119,7 +120,7 @@ class Layout(NamedTuple):
     split: str
     image: str  # path in the data set's folder
     label: str
-    written: str = 'grey'  # grey, palette, red, equal (three equal channels), id16, colour
+    written: str = 'grey'  # grey, palette, red, equal (three equal channels), id16, colour, panoptic
     holds: str = ''  # train ids: not the data set's own
     lists: dict = {}  # list file -> its text
 
@@ -156,9 +157,11 @@ LAYOUTS = [
     Layout('idd', 'train', 'leftImg8bit/train/0/024541_leftImg8bit.png', 'gtFine/train/0/024541_gtFine_labelids.png'),
     Layout('idd_level3', 'val', 'leftImg8bit/val/119/903127_leftImg8bit.png',
            'gtFine/val/119/903127_gtFine_labellevel3Ids.png'),
+    Layout('wilddash2', 'val', 'images/aa0000_100000.jpg', 'panoptic/aa0000_100000.png', 'panoptic'),
     Layout('wilddash2', 'val', 'images/aa0000_100000.jpg', 'labels/aa0000_100000_labelIds.png'),
     Layout('wilddash2', 'val', 'images/aa0000_100000.jpg', 'labels/aa0000_100000.png'),
     Layout('urbansyn', 'train', 'rgb/rgb_0001.png', 'ss/ss_0001.png', 'equal'),
+    Layout('urbansyn', 'train', 'rgb/rgb_0002.png', 'ss/ss_0002.png'),
     Layout('synscapes', 'train', 'img/rgb/1.png', 'img/class/1.png'),
     Layout('shift', 'val', 'discrete/images/val/front/img/007b-4e72/00000100_img_front.jpg',
            'discrete/images/val/front/semseg/007b-4e72/00000100_semseg_front.png', 'red'),
@@ -220,11 +223,25 @@ def png16(path: Path, ids: np.ndarray):
     path.write_bytes(b'\x89PNG\r\n\x1a\n' + body)
 
 
+def png_segments(path: Path, ids: np.ndarray):
+    "Write segments, red + 256 green + 65,536 blue, and which id each is into a JSON file beside their folder."
+    used = np.unique(ids)
+    number = {int(i): 70000 * (k + 1) + int(i) for k, i in enumerate(used)}
+    segments = np.vectorize(number.get)(ids)
+    pixels = np.stack([segments % 256, segments // 256 % 256, segments // 65536], -1).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+    said = [dict(id=n, category_id=i, area=8, iscrowd=0) for i, n in number.items()]
+    one = dict(image_id=path.stem, file_name=path.name, segments_info=said)
+    path.parent.with_suffix('.json').write_text(json.dumps(dict(images=[], annotations=[one], categories=[])))
+
+
 def write_label(path: Path, own: np.ndarray, written: str):
     "Write a label map as a data set does."
     path.parent.mkdir(parents=True, exist_ok=True)
     if written == 'id16':
         return png16(path, own)
+    if written == 'panoptic':
+        return png_segments(path, own)
     if written == 'red':
         own = np.stack([own, own * 0 + 3, own * 0 + 200], -1)  # what the other channels hold is no class
     if written == 'equal':

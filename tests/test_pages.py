@@ -2,9 +2,11 @@
 
 import hashlib
 
+import numpy as np
 import pytest
-from layouts import A2D2, IGNORE, LAYOUTS, TABLES
+from layouts import A2D2, IGNORE, LAYOUTS, TABLES, Layout, write_layout
 
+from ash_nb.data.datasets import open_dataset
 from ash_nb.data.descriptions import shipped_description, shipped_names
 from ash_nb.data.labels import CITYSCAPES, PROTOCOLS, meet, translation
 
@@ -123,3 +125,59 @@ def test_files_of_the_mismatched_release_are_named():
     assert (len(missing.names), len(orphans.names)) == (6, 6)
     assert 'train/781756b0-61e0a182' in missing.names and 'val/ff7b98c7-3cb964ac' in orphans.names
     assert '08f26aecceda982568063d3d5873378e' in missing.told and '9a2968dde3345eeb689cffb1e26f9c78' in missing.told
+
+
+@pytest.mark.parametrize('layout', LAYOUTS, ids=lambda x: f'{x.name}-{x.split}')
+def test_files_as_they_are_distributed_are_read(layout, tmp_path):
+    "Every value that a label may hold, at the path and in the file format of the owners."
+    wanted = write_layout(layout, tmp_path)
+    data = open_dataset(layout.name, tmp_path, layout.split, space=CITYSCAPES)
+    assert data.names == [layout.image]
+    sample = data[0]
+    assert np.array_equal(sample['label'], wanted) and sample['image'].shape[1:] == wanted.shape
+    if layout.name == 'synthia':
+        assert (data.protocol, data.meeting().untaught) == ('16', ())
+
+
+def test_parts_are_targets_of_their_own(tmp_path):
+    "ACDC's weathers and the densities of drawn fog; a reference in clear weather is no image of the set."
+    for weather in ('fog', 'night', 'rain', 'snow'):
+        image = f'rgb_anon/{weather}/val/GP010476/GP010476_frame_000054_rgb_anon.png'
+        label = f'gt/{weather}/val/GP010476/GP010476_frame_000054_gt_labelTrainIds.png'
+        write_layout(Layout('acdc', 'val', image, label), tmp_path)
+        clear = image.replace('/val/', '/val_ref/').replace('_rgb_anon', '_rgb_ref_anon')
+        write_layout(Layout('acdc', 'val', clear, label), tmp_path)
+    assert [n.split('/')[1] for n in open_dataset('acdc', tmp_path, 'val').names] == ['fog', 'night', 'rain', 'snow']
+    assert [n.split('/')[1] for n in open_dataset('acdc-night', tmp_path, 'val').names] == ['night']
+    for beta in ('0.005', '0.01', '0.02'):
+        image = f'leftImg8bit_foggyDBF/val/ulm/ulm_000000_000019_leftImg8bit_foggy_beta_{beta}.png'
+        label = 'gtFine/val/ulm/ulm_000000_000019_gtFine_labelIds.png'
+        write_layout(Layout('foggy_cityscapes', 'val', image, label), tmp_path)
+    assert len(open_dataset('foggy_cityscapes', tmp_path, 'val')) == 3  # one label for three pictures
+    assert open_dataset('foggy_cityscapes-0.01', tmp_path, 'val').names == [image.replace('0.02', '0.01')]
+
+
+SEEN = {  # real samples: folder, split, pairs, some of their classes
+    'carla_lyft': ('carla/lyft', 'train', 12, {'sky', 'road', 'road line', 'vehicle', 'sidewalk', 'vegetation'}),
+    'carlascapes': ('carla/carlascapes', 'train', 4, {'sky', 'road', 'sidewalk', 'building', 'traffic sign'}),
+    'bdd100k': ('format_mocks/bdd100k_layout_mmseg_8x8', 'val', 3, set()),
+    'mapillary': ('format_mocks/mapillary_layout_datumaro', 'val', 2, set()),
+    'mapillary_v2.0': ('format_mocks/mapillary_layout_datumaro', 'val', 2, set()),
+    'synthia': ('format_mocks/synthia_layout_cvat_datumaro', 'train', 4, set()),
+    'gta5': ('gta5', 'train', 3, {'road', 'sky', 'car'}),
+    'cityscapes': ('cityscapes', 'train', 4, {'road', 'sky', 'car', 'bicycle'}),
+    'kitti': ('kitti', 'val', 2, {'road', 'sky', 'car'}),
+    'camvid': ('camvid', 'val', 101, {'sky', 'building', 'road', 'tree', 'bicyclist'}),
+}
+
+
+@pytest.mark.parametrize('name', sorted(SEEN))
+def test_real_samples_are_read(real, name):
+    folder, split, n, wanted = SEEN[name]
+    data = open_dataset(name, real / folder, split)
+    assert len(data) == n
+    few = range(0, n, -(-n // 6))
+    seen = {int(i) for k in few for i in np.unique(data.label(k))}
+    assert {data.space.classes[i] for i in seen - {IGNORE}} >= wanted and seen <= {*range(len(data.space)), IGNORE}
+    if wanted:  # the others are mocks, some with grey images
+        assert all(data[k]['image'].shape[1:] == data[k]['label'].shape for k in few)

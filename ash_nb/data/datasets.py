@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['READING', 'DRAWN', 'has_label', 'same_size', 'same_colours', 'like_train_ids', 'spread_labels', 'refuse_train_ids',
-           'meaning', 'to_train_ids', 'filled_known', 'default_split', 'split_images', 'listed_names', 'only_listed',
-           'held_out', 'portion', 'SegmentationData', 'Drawn', 'StreetWorld', 'ProceduralPaintings', 'is_record',
-           'read_index', 'Prepared', 'data_root', 'data_named', 'described', 'open_dataset', 'for_each', 'Mixed',
-           'sources_of', 'space_of', 'taught_by']
+           'segments_in', 'ids_of_segments', 'meaning', 'to_train_ids', 'filled_known', 'default_split', 'split_images',
+           'listed_names', 'only_listed', 'held_out', 'portion', 'SegmentationData', 'Drawn', 'StreetWorld',
+           'ProceduralPaintings', 'is_record', 'read_index', 'Prepared', 'data_root', 'data_named', 'described',
+           'open_dataset', 'for_each', 'Mixed', 'sources_of', 'space_of', 'taught_by']
 
 # %% ../../nbs/data/11_datasets.ipynb #c907ea5e
+import functools
 import hashlib
 import json
 import re
@@ -121,6 +122,31 @@ def refuse_train_ids(data: 'SegmentationData'):
         'same, --ids own; if 0 or 19 stands for ignored, convert them first. '
         f'In Python: open_dataset({data.title!r}, root, holds=...)'
     )
+
+# %% ../../nbs/data/11_datasets.ipynb #d9312f9f
+@functools.lru_cache(8)
+def segments_in(file: str | Path) -> dict:  # name of a label file -> {number of a segment: id}
+    "Read what the segments of panoptic label files are. Raises AshError."
+    try:
+        told = json.loads(Path(file).read_text('utf-8'))['annotations']
+        return {a['file_name']: {int(s['id']): int(s['category_id']) for s in a['segments_info']} for a in told}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
+        why = f'{type(e).__name__}: {" ".join(str(e).split())[:80]}'
+        raise AshError(f'{file} does not say what the segments of panoptic labels are ({why})') from None
+
+# %% ../../nbs/data/11_datasets.ipynb #e1250e54
+def ids_of_segments(
+    pixels: np.ndarray,  # (H, W, 3) uint8
+    path: Path,  # of the label file
+    told: list,  # JSON files; those that are there are read
+) -> np.ndarray:  # (H, W) ids; 0 where nothing is said of a segment, as in COCO
+    "Look up the segments of a panoptic label file. Raises AshError when nothing is said of the file."
+    there = [f for f in told if Path(f).is_file()] or told[:1]
+    known = next((said[path.name] for said in map(segments_in, there) if path.name in said), None)
+    if known is None:
+        raise AshError(f'{there[0]} says nothing of the segments in {path}: do the two belong together?')
+    numbers, at = np.unique(packed(pixels[..., ::-1]), return_inverse=True)
+    return np.array([known.get(n, 0) for n in numbers.tolist()])[at.reshape(pixels.shape[:2])]
 
 # %% ../../nbs/data/11_datasets.ipynb #c415e124
 def meaning(
@@ -376,10 +402,13 @@ class SegmentationData(Dataset):
 
     def coded(self, k: int) -> Ids:
         "Read the ids, or packed colours, of a label file. Raises AshError for what cannot hold them."
-        path, encoding = self.pairs[k][1], self.about.labels[self.kinds[k]].encoding
+        path, files = self.pairs[k][1], self.about.labels[self.kinds[k]]
+        encoding = files.encoding
         if encoding in ('index', 'id16'):
             return read_label(path)
         pixels, turn = read_channels(path)
+        if encoding == 'panoptic':
+            return Ids(ids_of_segments(pixels, path, [self.root / f for f in files.segments]), None, turn)
         return Ids(pixels[..., 0] if encoding == 'red' else packed(pixels), None, turn)
 
     def turned_label(self, k: int) -> tuple:  # (H, W) uint8 train ids, and how they had to be turned, 1 to 8

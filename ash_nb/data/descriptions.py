@@ -117,7 +117,7 @@ def packed(colours: Any) -> np.ndarray:  # (...) int32
     return c[..., 0] << 16 | c[..., 1] << 8 | c[..., 2]
 
 # %% ../../nbs/data/10_descriptions.ipynb #e5076fbc
-ENCODINGS = ('index', 'red', 'id16', 'colour')
+ENCODINGS = ('index', 'red', 'id16', 'colour', 'panoptic')
 ROLES = ('source', 'target', 'styles')
 
 
@@ -128,6 +128,7 @@ class LabelFiles:
     template: Template
     encoding: str = 'index'  # one of ENCODINGS
     holds: str = 'own'  # the page's ids, or train ids: places in the list of its classes
+    segments: tuple = ()  # JSON files that say which id each segment is (COCO's panoptic form), where it is panoptic
 
 
 @dataclass(frozen=True)
@@ -212,23 +213,29 @@ def _only(page: Marked, keys: tuple, what: str):
             raise PageError(page.lines[key], f'unknown key {key!r} in {what}; {meant}')
 
 # %% ../../nbs/data/10_descriptions.ipynb #517085ce
+def _one_label(one: Marked, common: str) -> LabelFiles:  # common: the page's encoding
+    "Read a table of label files. Raises PageError."
+    _only(one, ('files', 'encoding', 'holds', 'segments'), 'labels')
+    encoding = _choice(one, 'encoding', ENCODINGS, common)
+    if (encoding == 'panoptic') != ('segments' in one):
+        raise PageError(
+            one.line, 'labels: panoptic files, and only those, need segments: the JSON that tells their ids'
+        )
+    template = _template(one.get('files'), 'labels', one.line)
+    segments = [_template(t, 'segments', one.line).text for t in _texts(one, 'segments')]
+    return LabelFiles(template, encoding, _choice(one, 'holds', ('own', 'train ids'), 'own'), tuple(segments))
+
+
 def _label_files(page: Marked, image_fields: set) -> tuple:  # of LabelFiles
     "Read where labels lie. Raises PageError for a field that no image has."
     common, given = _choice(page, 'encoding', ENCODINGS, 'index'), page.get('labels', [])
     out = []
     for one in given if isinstance(given, list) else [given]:
-        line = one.line if isinstance(one, Marked) else page.lines['labels']
-        if isinstance(one, Marked):
-            _only(one, ('files', 'encoding', 'holds'), 'labels')
-            encoding = _choice(one, 'encoding', ENCODINGS, common)
-            holds = _choice(one, 'holds', ('own', 'train ids'), 'own')
-            template = _template(one.get('files'), 'labels', line)
-        else:
-            template, encoding, holds = _template(one, 'labels', line), common, 'own'
-        if strange := [f for f in template.fields if f not in image_fields]:
+        line, table = page.lines['labels'], isinstance(one, Marked)
+        out.append(_one_label(one, common) if table else LabelFiles(_template(one, 'labels', line), common))
+        if strange := [f for f in out[-1].template.fields if f not in image_fields]:
             told = f'labels: field {{{strange[0]}}} is in no template of images'
-            raise PageError(line, f'{told}: a label is found by the fields of its image')
-        out.append(LabelFiles(template, encoding, holds))
+            raise PageError(one.line if table else line, f'{told}: a label is found by the fields of its image')
     return tuple(out)
 
 # %% ../../nbs/data/10_descriptions.ipynb #dab426c4
