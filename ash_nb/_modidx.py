@@ -89,6 +89,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'ash_nb.cli._rule_option': ('workshop/cli.html#_rule_option', 'ash_nb/cli.py'),
                             'ash_nb.cli._run': ('workshop/cli.html#_run', 'ash_nb/cli.py'),
                             'ash_nb.cli._run_options': ('workshop/cli.html#_run_options', 'ash_nb/cli.py'),
+                            'ash_nb.cli._said_roots': ('workshop/cli.html#_said_roots', 'ash_nb/cli.py'),
                             'ash_nb.cli._say_forecast': ('workshop/cli.html#_say_forecast', 'ash_nb/cli.py'),
                             'ash_nb.cli._say_prepared': ('workshop/cli.html#_say_prepared', 'ash_nb/cli.py'),
                             'ash_nb.cli._say_trained': ('workshop/cli.html#_say_trained', 'ash_nb/cli.py'),
