@@ -212,14 +212,16 @@ def compared(o, method) -> dict:
     import torch
 
     from ash_nb.bench import tf32
+    from ash_nb.networks import adain
 
     take = functools.partial(some_steps, numbers=(5, 6, 7) if o.full else (5,))
     c = small_config(method, precision='float32', lr=1e-3, lr_ash=1e-3)  # longer steps make chaos of rounding
     truth = take(c, 'cpu', torch.float64)
-    with tf32(False):
-        found = {'here': take(c, o.device, torch.float32)}
+    with mock.patch.object(adain, '_generator_on', lambda device, generator: generator):  # noise of the CPU's numbers
+        with tf32(False):
+            found = {'here': take(c, o.device, torch.float32)}
+        found['bf16'] = take(replace(c, precision='bf16'), o.device, torch.float32)
     found['cpu'] = take(c, 'cpu', torch.float32) if o.gpu else found['here']
-    found['bf16'] = take(replace(c, precision='bf16'), o.device, torch.float32)
     row = {f'{what} {where}': apart(x[k], truth[k]) for k, what in enumerate(FLOOR) for where, x in found.items()}
     finite = all(bool(x.isfinite().all()) for pair in found.values() for x in pair)
     equal = all(row[f'{k} here'] <= max(LOOSER * row[f'{k} cpu'], floor) for k, floor in FLOOR.items())
@@ -558,14 +560,15 @@ def undetermined(o) -> dict:  # operation -> methods
 
 @part(75)
 def variants(o, emit):
-    "The kit's step in bf16 with one thing changed: noise on the device, cudnn's search, memory order, a CUDA graph."
+    "The kit's step in bf16 with one thing changed: noise as on the host, cudnn's search, memory order, a CUDA graph."
     import torch
 
     from ash_nb.bench import as_published
     from ash_nb.networks import adain
 
-    on_device = mock.patch.object(adain, '_normal', drawn_on_device)
-    cholesky = mock.patch.object(adain, '_orthonormal', by_cholesky)
+    on_host = mock.patch.object(adain, '_on_gpu', lambda x: False)
+    householder = mock.patch.object(adain, '_by_cholesky', adain._by_householder)
+    own_numbers = mock.patch.object(adain, '_normal', drawn_on_device)  # a graph takes no generator made in it
     in_order = mock.patch.object(torch, 'channels_last', torch.contiguous_format)
 
     def fresh(**changes):
@@ -578,23 +581,21 @@ def variants(o, emit):
         emit(name, **row)
     work = steps_of(o, fresh())
     measure('as it is', work)
-    with on_device:
-        measure('noise drawn on the device', work)
-    with on_device, cholesky:
-        measure('noise drawn there, by Cholesky', work)
+    with on_host:
+        measure('noise drawn on the host, by QR', work)
+    with householder:
+        measure('noise drawn on the device, by QR', work)
     measure('noise: none', steps_of(o, fresh(noise='none')))
     torch.backends.cudnn.benchmark = True
     measure("cudnn's search", work)
-    with on_device, cholesky:
-        measure("cudnn's search, noise drawn there, by Cholesky", work)
     torch.backends.cudnn.benchmark = False
     with in_order:
         measure('NCHW', steps_of(o, as_published(fresh())))
     if not o.gpu:
         return emit('CUDA graph', skipped='there is no GPU here')
-    for name, noise in (('CUDA graph, noise: none', 'none'), ('CUDA graph, noise by Cholesky', 'elementwise')):
+    for name, noise in (('CUDA graph', 'elementwise'), ('CUDA graph, noise: none', 'none')):
         try:
-            with on_device, cholesky:
+            with own_numbers:
                 measure(name, graphed(o, fresh(noise=noise)))
         except (RuntimeError, AttributeError, TypeError) as e:
             emit(name, failed=' '.join(str(e).split())[:300])
@@ -609,18 +610,10 @@ def both_clocks(o, work) -> dict:
 
 
 def drawn_on_device(shape, like, generator, axis=0):
-    "Draw normal numbers where they are needed (other ones than the host's generator gives)."
+    "Draw normal numbers from the device's own generator."
     import torch
 
     return torch.randn(shape, device=like.device, dtype=like.dtype)
-
-
-def by_cholesky(g):
-    "Return the Q of g = QR with a positive diagonal of R, by the Cholesky factor of g'g: for well-conditioned g."
-    import torch
-
-    r = torch.linalg.cholesky_ex(g.mT @ g, upper=True).L
-    return torch.linalg.solve_triangular(r, g, upper=True, left=False)
 
 
 def noise_costs(o) -> dict:  # what -> milliseconds
@@ -636,16 +629,21 @@ def noise_costs(o) -> dict:  # what -> milliseconds
     def normal():
         return adain._normal(shape, like, generator(0, 'noise'))
 
+    def on_host():
+        with mock.patch.object(adain, '_on_gpu', lambda x: False):
+            return normal()
+
     g = normal()
     works = {
         'noise: drawn on the host': lambda: torch.randn(shape, generator=generator(0, 'noise')),
-        'noise: drawn on the host and sent': normal,
-        'noise: drawn on the device': lambda: drawn_on_device(shape, like, None),
-        'noise: QR': lambda: adain._orthonormal(g),
-        'noise: Cholesky': lambda: by_cholesky(g),
+        'noise: drawn on the host and sent': on_host,
+        'noise: drawn on the device': normal,
+        'noise: QR': lambda: adain._by_householder(g),
+        'noise: Cholesky': lambda: adain._by_cholesky(g),
     }
     rows = {k: timed(w, 5 if o.full else 1) for k, w in works.items()}
-    rows['noise: Cholesky']['largest_difference_from_qr'] = float((by_cholesky(g) - adain._orthonormal(g)).abs().max())
+    difference = float((adain._by_cholesky(g) - adain._by_householder(g)).abs().max())
+    rows['noise: Cholesky']['largest_difference_from_qr'] = difference
     return rows
 
 
