@@ -259,7 +259,7 @@ def step(o, emit):
         row = spans[name] | costs[name] | faster | dict(share_of_orders_memory=share)
         emit(name, **row, tflop_s=rate, share_of_limit=rate / limits[p])
     for p in kinds:
-        row = in_a_row(works[f'kit, {p}'][0], 10 if o.full else 2, 3 if o.full else 1)
+        row = in_a_row(works[f'kit, {p}'][0], 8 if o.full else 2, 3 if o.full else 1)
         share = costs[f'kit, {p}']['tflop'] / row['median_ms'] * 1e3 / limits[p]
         emit(f'kit, {p}, in a row', **row, hours_of_100000_steps=row['median_ms'] / 36, share_of_limit=share)
 
@@ -743,25 +743,34 @@ def gaps(p, n) -> dict:
 @part(70)
 def batches(o, emit):
     "How time and memory grow with batch and image; the largest batch that fits."
-    import torch
-
     learner = learner_of(o, precision='bf16')
-    c, trial = learner.config, functools.partial(one_trial, o, learner)
-    sizes = ((640, 360), (960, 540), (1280, 720), (1914, 1052)) if o.full else ((96, 64), (128, 96))
+    c, trial, rows = learner.config, functools.partial(one_trial, o, learner), {}
+    sizes = ((640, 360), (960, 540), (1914, 1052)) if o.full else ((96, 64), (128, 96))
     for n in (1, 2, 4, 8) if o.full else (1, 2):
-        emit(f'batch {n}', **trial(replace(c, batch_size=n)))
+        rows[n] = trial(replace(c, batch_size=n))
+        emit(f'batch {n}', **rows[n])
     for w, h in sizes:
         emit(f'{w} x {h}', **trial(replace(c, width=w, height=h, batch_size=1)))
+    largest_batch(o, lambda n: 'median_ms' in trial(replace(c, batch_size=n), 1), rows, emit)
+
+
+def largest_batch(o, fits, rows, emit):
+    "Find the largest batch that fits, beginning where the forecast sees it; emit at once what is known so far."
+    import torch
+
     memory = torch.cuda.get_device_properties(0).total_memory / 2**30 if o.gpu else 0
-    low, high = (8, 17 + int(memory / 2)) if o.gpu else (2, 4)  # an image takes more than 2 GB
-    while high - low > 1 and o.left() > 12:
-        middle = (low + high) // 2
-        fits = 'median_ms' in trial(replace(c, batch_size=middle), 1)
-        low, high = (middle, high) if fits else (low, middle)
+    low = max((n for n, row in rows.items() if 'failed' not in row), default=0)
+    high = min((n for n, row in rows.items() if 'failed' in row), default=None if o.gpu else 4)
+    one, two = (rows[n]['forecast_gb'] for n in (1, 2))
+    n = max(low + 1, min(1 + int((memory - one) / (two - one)), high - 1 if high else 10**6))
+    emit('largest batch that fits', batch=low, next_tried_that_does_not=high)
+    while (high is None or high - low > 1) and o.left() > 12:
+        low, high = (n, high) if fits(n) else (low, n)
         emit('largest batch that fits', batch=low, next_tried_that_does_not=high)
+        n += 1 if n == low else -1
 
 
-def one_trial(o, learner, c, calls=5) -> dict:
+def one_trial(o, learner, c, calls=3) -> dict:
     "Time a learner at another size, or say that its memory does not suffice."
     import torch
 
@@ -798,8 +807,10 @@ def best(o, emit):
 
     small = dict(steps=3, scenes=4, width=96, height=64, test_width=96, test_height=64, body='plain')
     c, scores = preset('best', seed=0, log_every=100, **({} if o.full else small)), {}
+    workers = min(8, os.cpu_count()) if o.full else 0  # one process draws streets as slowly as a GPU learns from them
+    multiprocessing.set_forkserver_preload(['ash_nb.runs.training'])
     with tempfile.TemporaryDirectory() as folder:
-        run = train(c, folder, device=o.device, workers=0, progress=False)
+        run = train(c, folder, device=o.device, workers=workers, progress=False)
         session = {k: float(v) for k, v in session_of(run).items() if k in ('seconds', 'peak_mb')}
         emit('training', steps=c.steps, **session, steps_s=c.steps / max(session['seconds'], 0.1))
         for n in ('day', 'dusk', 'night', 'rain', 'fog') if o.full else ('night',):
@@ -845,15 +856,15 @@ def readers(o, emit):
     copy_costs(o, emit)
     with tempfile.TemporaryDirectory() as folder:
         c, rates = prepared_run(o, folder), {}
-        for workers in [w for w in (0, 1, 2, 4, 8, 16) if w <= os.cpu_count()] if o.full else (0, 1):
-            rates[workers] = reading_rate(c, workers, 2.0 if o.full else 0.3)
+        for workers in [w for w in (0, 2, 4, 8) if w <= os.cpu_count()] if o.full else (0, 1):
+            rates[workers] = reading_rate(c, workers, 1.5 if o.full else 0.3)
             emit(f'{workers} processes for streets, {workers} for paintings', pairs_s=rates[workers])
         learner = learner_of(o, precision='bf16')
         ms = in_a_row(steps_of(o, learner), 8 if o.full else 1, 2 if o.full else 1)['median_ms']
-        feeds = next((w for w, r in rates.items() if r > 1e3 / ms), None)
+        feeds = next((w for w, r in rates.items() if w and r > 1e3 / ms), None)
         emit('a step without reading', median_ms=ms, needs_pairs_s=1e3 / ms, processes_that_feed_it=feeds)
         for workers in sorted({0, max(rates) if feeds is None else feeds}) if o.full else (0,):
-            emit(f'a step fed by {workers} and {workers} processes', **fed(o, learner, c, workers, 20 if o.full else 2))
+            emit(f'a step fed by {workers} and {workers} processes', **fed(o, learner, c, workers, 12 if o.full else 2))
 
 
 def prepared_run(o, folder):  # Config
@@ -1015,6 +1026,33 @@ def shared_steps(method, device, own) -> dict:  # name -> weights
     return {f'{method}/{k}/{name}': p.detach().cpu() for k, net in nets for name, p in net.named_parameters()}
 
 
+# ---------------------------------------------------------------- the notebook's own cells
+
+
+def flagged_cells() -> list:
+    "Read the cells of start/04_gpu that are meant for a GPU."
+    cells = json.loads((ROOT / 'nbs' / 'start/04_gpu.ipynb').read_text())['cells']
+    return [s for c in cells if c['cell_type'] == 'code' and (s := ''.join(c['source'])).startswith('#| gpu')]
+
+
+@part(100, 'tqdm')
+def notebook(o, emit):
+    "The cells of start/04_gpu that are meant for a GPU: by nbdev's test runner where it is installed, else one by one."
+    cells, runner = flagged_cells(), Path(sys.executable).parent / 'nbdev-test'
+    if not o.gpu:
+        return emit('cells', flagged=len(cells), skipped='there is no GPU here')
+    if runner.exists():
+        words = [runner, '--path', ROOT / 'nbs' / 'start/04_gpu.ipynb', '--flags', 'gpu', '--n-workers', '0']
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=o.left())
+        if done.returncode:
+            raise RuntimeError(done.stderr[-500:])
+        return emit('cells', flagged=len(cells), by='nbdev-test')
+    space = {}
+    for n, c in enumerate(cells):
+        exec(compile(c, 'start/04_gpu', 'exec'), space)
+        emit(f'cell {n + 1} of {len(cells)}', by='itself')
+
+
 # ---------------------------------------------------------------- if time is left
 
 
@@ -1055,27 +1093,3 @@ def time_limit(seconds):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
-
-
-def flagged_cells() -> list:
-    "Read the cells of start/04_gpu that are meant for a GPU."
-    cells = json.loads((ROOT / 'nbs' / 'start/04_gpu.ipynb').read_text())['cells']
-    return [s for c in cells if c['cell_type'] == 'code' and (s := ''.join(c['source'])).startswith('#| gpu')]
-
-
-@part(100, 'tqdm')
-def notebook(o, emit):
-    "The cells of start/04_gpu that are meant for a GPU: by nbdev's test runner where it is installed, else one by one."
-    cells, runner = flagged_cells(), Path(sys.executable).parent / 'nbdev-test'
-    if not o.gpu:
-        return emit('cells', flagged=len(cells), skipped='there is no GPU here')
-    if runner.exists():
-        words = [runner, '--path', ROOT / 'nbs' / 'start/04_gpu.ipynb', '--flags', 'gpu', '--n-workers', '0']
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=o.left())
-        if done.returncode:
-            raise RuntimeError(done.stderr[-500:])
-        return emit('cells', flagged=len(cells), by='nbdev-test')
-    space = {}
-    for n, c in enumerate(cells):
-        exec(compile(c, 'start/04_gpu', 'exec'), space)
-        emit(f'cell {n + 1} of {len(cells)}', by='itself')
