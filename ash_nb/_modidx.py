@@ -29,6 +29,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'ash_nb.bench.cost_of': ('workshop/bench.html#cost_of', 'ash_nb/bench.py'),
                               'ash_nb.bench.data_bench': ('workshop/bench.html#data_bench', 'ash_nb/bench.py'),
                               'ash_nb.bench.files_bench': ('workshop/bench.html#files_bench', 'ash_nb/bench.py'),
+                              'ash_nb.bench.gpu_part_table': ('workshop/bench.html#gpu_part_table', 'ash_nb/bench.py'),
+                              'ash_nb.bench.gpu_parts': ('workshop/bench.html#gpu_parts', 'ash_nb/bench.py'),
                               'ash_nb.bench.gpu_table': ('workshop/bench.html#gpu_table', 'ash_nb/bench.py'),
                               'ash_nb.bench.heads_bench': ('workshop/bench.html#heads_bench', 'ash_nb/bench.py'),
                               'ash_nb.bench.import_bench': ('workshop/bench.html#import_bench', 'ash_nb/bench.py'),

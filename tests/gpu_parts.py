@@ -605,8 +605,8 @@ def both_clocks(o, work) -> dict:
     "Time a step alone, and as a loop takes it."
     from ash_nb.bench import in_a_row, timed
 
-    alone = timed(work, 5 if o.full else 1)
-    return dict(alone_ms=alone['median_ms'], **in_a_row(work, 8 if o.full else 1, 3 if o.full else 1))
+    alone = timed(work, 3 if o.full else 1)
+    return dict(alone_ms=alone['median_ms'], **in_a_row(work, 6 if o.full else 1, 3 if o.full else 1))
 
 
 def drawn_on_device(shape, like, generator, axis=0):
@@ -685,56 +685,33 @@ def verdict_on_device(guard, losses, number):
         opt.step()
 
 
-# ---------------------------------------------------------------- where does the time go?
+# ---------------------------------------------------------------- the notebook's own cells
 
 
-@part(45)
-def profile(o, emit):
-    "Where a step's time goes: phases, kernels by share, gaps between kernels."
-    import torch
-
-    from ash_nb.bench import once, phases
-    from ash_nb.methods.step import step
-
-    n, learner = 3 if o.full else 1, learner_of(o, precision='bf16')
-    inputs = steps_of(o, learner).args
-
-    def steps(take=step):
-        return [take(*inputs) for _ in range(n)]
-
-    steps()
-    with phases(learner) as (timed_step, spent):
-        steps(timed_step)
-    for k, v in spent.items():
-        emit(f'phase: {k}', median_ms=v / n)
-    kinds = [torch.profiler.ProfilerActivity.CPU] + [torch.profiler.ProfilerActivity.CUDA] * o.gpu
-    with torch.profiler.profile(activities=kinds) as p:
-        wall = once(steps) / n
-
-    def ms(e):
-        return (e.self_device_time_total if o.gpu else e.self_cpu_time_total) / 1e3 / n
-
-    rows = sorted((e for e in p.key_averages() if not o.gpu or on_gpu(e)), key=ms, reverse=True)
-    total, idle = sum(map(ms, rows)), gaps(p, n) if o.gpu else {}
-    emit('a step under the profiler', wall_ms=wall, kernels_ms=total, kernels=sum(e.count for e in rows) / n, **idle)
-    for e in rows[: 20 if o.full else 5]:
-        emit(f'kernel: {e.key[:100]}', ms=ms(e), share=ms(e) / total, calls=e.count / n)
+def flagged_cells() -> list:
+    "Read the cells of start/04_gpu that are meant for a GPU."
+    cells = json.loads((ROOT / 'nbs' / 'start/04_gpu.ipynb').read_text())['cells']
+    return [s for c in cells if c['cell_type'] == 'code' and (s := ''.join(c['source'])).startswith('#| gpu')]
 
 
-def on_gpu(event):
-    return 'CUDA' in str(event.device_type)
-
-
-def gaps(p, n) -> dict:
-    "Sum the times between kernels in which the GPU does nothing, a step."
-    spans = sorted((e.time_range.start, e.time_range.end) for e in p.events() if on_gpu(e))
-    idle, end = [], spans[0][0]
-    for start, stop in spans:
-        if start > end:
-            idle.append(start - end)
-        end = max(end, stop)
-    longest = max(idle, default=0) / 1e3
-    return dict(idle_ms=sum(idle) / 1e3 / n, gaps_over_10_us=sum(g > 10 for g in idle) / n, longest_gap_ms=longest)
+@part(100, 'tqdm')
+def notebook(o, emit):
+    "The cells of start/04_gpu that are meant for a GPU: by nbdev's test runner where it is installed, else one by one."
+    cells, runner = flagged_cells(), Path(sys.executable).parent / 'nbdev-test'
+    if not o.gpu:
+        return emit('cells', flagged=len(cells), skipped='there is no GPU here')
+    if runner.exists():
+        words = [runner, '--path', ROOT / 'nbs' / 'start/04_gpu.ipynb', '--flags', 'gpu', '--n-workers', '0']
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=o.left())
+        if done.returncode:
+            raise RuntimeError(done.stderr[-500:])
+        return emit('cells', flagged=len(cells), by='nbdev-test')
+    multiprocessing.set_forkserver_preload(['ash_nb.runs.training'])  # imported once, not by each loader process
+    space = {}
+    for n, c in enumerate(cells):
+        start = time.monotonic()
+        exec(compile(c, 'start/04_gpu', 'exec'), space)
+        emit(f'cell {n + 1} of {len(cells)}', by='itself', seconds=time.monotonic() - start)
 
 
 # ---------------------------------------------------------------- how does it grow?
@@ -743,15 +720,29 @@ def gaps(p, n) -> dict:
 @part(70)
 def batches(o, emit):
     "How time and memory grow with batch and image; the largest batch that fits."
-    learner = learner_of(o, precision='bf16')
-    c, trial, rows = learner.config, functools.partial(one_trial, o, learner), {}
+    from ash_nb.bench import SIZES
+
+    c, rows = SIZES[o.size](precision='bf16', pretrained=False), {}
     sizes = ((640, 360), (960, 540), (1914, 1052)) if o.full else ((96, 64), (128, 96))
-    for n in (1, 2, 4, 8) if o.full else (1, 2):
-        rows[n] = trial(replace(c, batch_size=n))
-        emit(f'batch {n}', **rows[n])
-    for w, h in sizes:
-        emit(f'{w} x {h}', **trial(replace(c, width=w, height=h, batch_size=1)))
-    largest_batch(o, lambda n: 'median_ms' in trial(replace(c, batch_size=n), 1), rows, emit)
+    cases = {f'batch {n}': dict(batch_size=n) for n in ((1, 2, 4, 8) if o.full else (1, 2))}
+    cases |= {f'{w} x {h}': dict(width=w, height=h, batch_size=1) for w, h in sizes}
+    configs = [replace(c, **changes) for changes in cases.values()]
+    with multiprocessing.get_context('fork').Pool(min(len(cases), os.cpu_count())) as pool:  # a GPU is not touched yet
+        peaks = pool.map(forecast_gb, configs)
+    learner = learner_of(o, precision='bf16')
+    for name, config, peak in zip(cases, configs, peaks):
+        row = one_trial(o, learner, config) | dict(forecast_gb=peak)
+        emit(name, **row)
+        if name.startswith('batch'):
+            rows[config.batch_size] = row
+    largest_batch(o, lambda n: 'median_ms' in one_trial(o, learner, replace(c, batch_size=n), 1), rows, emit)
+
+
+def forecast_gb(c):
+    "Forecast the memory of a configuration's step."
+    from ash_nb.runs.forecast import step_forecast
+
+    return step_forecast(c)['peak']
 
 
 def largest_batch(o, fits, rows, emit):
@@ -775,20 +766,19 @@ def one_trial(o, learner, c, calls=3) -> dict:
     import torch
 
     from ash_nb.bench import in_a_row
-    from ash_nb.runs.forecast import step_forecast
     from ash_nb.runs.training import out_of_memory
 
-    learner.config, told = c, dict(forecast_gb=step_forecast(c)['peak']) if calls > 1 else {}
+    learner.config = c
     try:
         if o.gpu:
             forget_peak()
         row = in_a_row(steps_of(o, learner), calls if o.full else 1, 2 if o.full and calls > 1 else 1)
         peak = dict(peak_gb=torch.cuda.max_memory_allocated() / 2**30) if o.gpu else {}
-        return row | dict(images_s=1e3 * c.batch_size / row['median_ms']) | told | peak
+        return row | dict(images_s=1e3 * c.batch_size / row['median_ms']) | peak
     except (RuntimeError, MemoryError) as e:
         if not out_of_memory(e):
             raise
-        return dict(failed='out of memory') | told
+        return dict(failed='out of memory')
     finally:
         learner.guard.waiting.clear()
         learner.guard.kept.clear()
@@ -946,7 +936,7 @@ def processes(o, emit):
     worst = max(apart(two[k], one[k]) for k in one)
     emit('two by gloo against one, float64', largest_relative_difference=worst, weights=len(one))
     if o.gpu:
-        found = together(o, 2, 'nccl', ('source_only',), min(20, o.left() - 3))
+        found = together(o, 2, 'nccl', ('source_only',), min(8, o.left() - 3))
         emit('two by NCCL', **({'refused': found} if isinstance(found, str) else {'works': True}))
     if not worst < 1e-9:
         raise AshError(f'two processes by gloo differ from one by {worst}')
@@ -1026,31 +1016,56 @@ def shared_steps(method, device, own) -> dict:  # name -> weights
     return {f'{method}/{k}/{name}': p.detach().cpu() for k, net in nets for name, p in net.named_parameters()}
 
 
-# ---------------------------------------------------------------- the notebook's own cells
+# ---------------------------------------------------------------- where does the time go?
 
 
-def flagged_cells() -> list:
-    "Read the cells of start/04_gpu that are meant for a GPU."
-    cells = json.loads((ROOT / 'nbs' / 'start/04_gpu.ipynb').read_text())['cells']
-    return [s for c in cells if c['cell_type'] == 'code' and (s := ''.join(c['source'])).startswith('#| gpu')]
+@part(45)
+def profile(o, emit):
+    "Where a step's time goes: phases, kernels by share, gaps between kernels."
+    import torch
+
+    from ash_nb.bench import once, phases
+    from ash_nb.methods.step import step
+
+    n, learner = 3 if o.full else 1, learner_of(o, precision='bf16')
+    inputs = steps_of(o, learner).args
+
+    def steps(take=step):
+        return [take(*inputs) for _ in range(n)]
+
+    steps()
+    with phases(learner) as (timed_step, spent):
+        steps(timed_step)
+    for k, v in spent.items():
+        emit(f'phase: {k}', median_ms=v / n)
+    kinds = [torch.profiler.ProfilerActivity.CPU] + [torch.profiler.ProfilerActivity.CUDA] * o.gpu
+    with torch.profiler.profile(activities=kinds) as p:
+        wall = once(steps) / n
+
+    def ms(e):
+        return (e.self_device_time_total if o.gpu else e.self_cpu_time_total) / 1e3 / n
+
+    rows = sorted((e for e in p.key_averages() if not o.gpu or on_gpu(e)), key=ms, reverse=True)
+    total, idle = sum(map(ms, rows)), gaps(p, n) if o.gpu else {}
+    emit('a step under the profiler', wall_ms=wall, kernels_ms=total, kernels=sum(e.count for e in rows) / n, **idle)
+    for e in rows[: 20 if o.full else 5]:
+        emit(f'kernel: {e.key[:100]}', ms=ms(e), share=ms(e) / total, calls=e.count / n)
 
 
-@part(100, 'tqdm')
-def notebook(o, emit):
-    "The cells of start/04_gpu that are meant for a GPU: by nbdev's test runner where it is installed, else one by one."
-    cells, runner = flagged_cells(), Path(sys.executable).parent / 'nbdev-test'
-    if not o.gpu:
-        return emit('cells', flagged=len(cells), skipped='there is no GPU here')
-    if runner.exists():
-        words = [runner, '--path', ROOT / 'nbs' / 'start/04_gpu.ipynb', '--flags', 'gpu', '--n-workers', '0']
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=o.left())
-        if done.returncode:
-            raise RuntimeError(done.stderr[-500:])
-        return emit('cells', flagged=len(cells), by='nbdev-test')
-    space = {}
-    for n, c in enumerate(cells):
-        exec(compile(c, 'start/04_gpu', 'exec'), space)
-        emit(f'cell {n + 1} of {len(cells)}', by='itself')
+def on_gpu(event):
+    return 'CUDA' in str(event.device_type)
+
+
+def gaps(p, n) -> dict:
+    "Sum the times between kernels in which the GPU does nothing, a step."
+    spans = sorted((e.time_range.start, e.time_range.end) for e in p.events() if on_gpu(e))
+    idle, end = [], spans[0][0]
+    for start, stop in spans:
+        if start > end:
+            idle.append(start - end)
+        end = max(end, stop)
+    longest = max(idle, default=0) / 1e3
+    return dict(idle_ms=sum(idle) / 1e3 / n, gaps_over_10_us=sum(g > 10 for g in idle) / n, longest_gap_ms=longest)
 
 
 # ---------------------------------------------------------------- if time is left
