@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastcore.basics import patch
+
 from ..core.config import AshError
 from .pictures import SUFFIXES, any_case, find_files
 
@@ -31,28 +33,28 @@ class Template:
             expected = 'expected a path under the folder, with / and fields such as {frame}'
             raise AshError(f'template {self.text!r}: {expected}')
 
-    @property
-    def fields(self) -> tuple:
-        "The names of the fields, in their order."
-        return tuple(dict.fromkeys(name for name, _ in _field.findall(self.text)))
+# %% ../../nbs/data/09_templates.ipynb #356248b4
+@patch(as_prop=True)
+def fields(self: Template) -> tuple:
+    "The names of the fields, in their order."
+    return tuple(dict.fromkeys(name for name, _ in _field.findall(self.text)))
+
+# %% ../../nbs/data/09_templates.ipynb #5f8443b2
+def _piece(name: str, deep: str, known: dict, seen: set) -> str:  # deep: '...' where it may span folders
+    "Write what a field stands for as a regular expression: its known value, what it was before, or anything."
+    if name in known:
+        return re.escape(str(known[name]))
+    if name in seen:
+        return f'(?P={name})'
+    return f'(?P<{name}>{".+" if deep else "[^/]+"})'
 
 # %% ../../nbs/data/09_templates.ipynb #35a9643a
-def pattern(
-    template: Template,
-    known: dict,  # field -> its value, which stands for itself
-) -> re.Pattern:
+def pattern(template: Template, known: dict) -> re.Pattern:  # known: field -> its value, which stands for itself
     "Return the regular expression of the paths that a template matches, in any case of letters."
     out, at, seen = '', 0, set()
     for m in _field.finditer(template.text):
-        name, deep = m.groups()
-        out += re.escape(template.text[at : m.start()])
-        if name in known:
-            out += re.escape(str(known[name]))
-        elif name in seen:
-            out += f'(?P={name})'
-        else:
-            out += f'(?P<{name}>{".+" if deep else "[^/]+"})'
-        seen.add(name)
+        out += re.escape(template.text[at : m.start()]) + _piece(*m.groups(), known, seen)
+        seen.add(m[1])
         at = m.end()
     return re.compile(out + re.escape(template.text[at:]), re.IGNORECASE)
 
@@ -75,7 +77,7 @@ def start_folder(template: Template, known: dict) -> str:
         sure.append(filled(Template(part), known))
     return '/'.join(sure)
 
-
+# %% ../../nbs/data/09_templates.ipynb #278b9c63
 def endings(template: Template) -> tuple:
     "Return what the names of matching files end with: what follows the last field, or the endings of pictures."
     last = template.text.split('/')[-1]

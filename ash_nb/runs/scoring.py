@@ -26,10 +26,11 @@ from torch.utils.data import Dataset
 from ..core.config import AshError, Config, one_of
 from ..core.devices import pick_device, run_dtype
 from ..core.files import read_json, recorded_digest, sha256
-from ..data.datasets import SegmentationData, data_root, described, for_each, open_dataset, sources_of
+from ..data.datasets import data_root, described, for_each, open_dataset, sources_of
 from ..data.labels import LabelSpace
 from ..data.pictures import tell_once
 from ..data.prepare import stamp
+from ..data.reading import SegmentationData
 from ..data.streetworld.appearances import UNSEEN
 from ..methods.learner import Learner
 from ash_nb.numbers.evaluation import (
@@ -171,8 +172,12 @@ SCORING_CODE = (
     'ash_nb.data.pictures',  # what a picture and a label map are when they are read
     'ash_nb.data.labels',  # ids and protocols
     'ash_nb.data.templates',  # which files belong together
-    'ash_nb.data.descriptions',  # what pages say
-    'ash_nb.data.datasets',  # which image belongs to which label
+    'ash_nb.data.marked',  # how pages are read
+    'ash_nb.data.descriptions',  # what they say
+    'ash_nb.data.reading',  # which image belongs to which label, and what its ids mean
+    'ash_nb.data.drawn',  # which scenes are drawn
+    'ash_nb.data.copies',  # what a prepared copy holds
+    'ash_nb.data.datasets',  # what a name means
     'ash_nb.data.transforms',  # how they are resized
     'ash_nb.data.loading',  # how they are batched
     'ash_nb.data.streetworld',  # what is drawn
