@@ -33,7 +33,7 @@ from .datasets import data_root, described, open_dataset
 from .descriptions import Description, describe
 from .labels import IGNORE, LabelSpace, colorize
 from .reading import SegmentationData, default_split, meaning, spread_labels
-from .templates import matching
+from .templates import Template, matching
 from .transforms import cover
 
 # %% ../../nbs/data/18_prepare.ipynb #99f2638b
@@ -126,7 +126,7 @@ def _describe(name: str, pair: tuple, sample: dict, part: str = '') -> dict:
     record |= dict(part=part) if part else {}
     return record | ({'turned': sample['turn']} if 'turn' in sample else {})
 
-
+# %% ../../nbs/data/18_prepare.ipynb #9b8d115b
 def _put(record: dict, key: str, out: Path, path: str, data: bytes):
     "Write a file of the copy, and its path and SHA-256 into the record."
     write_atomic(out / path, data)
@@ -144,6 +144,21 @@ def known_fault(about: Description, name: str) -> str:  # '' where nothing is kn
     return ''
 
 # %% ../../nbs/data/18_prepare.ipynb #26cf7477
+def _problem(data: Dataset, k: int, error: AshError) -> dict:
+    "Return the record of a sample that cannot be read, with what its page knows of it."
+    known = known_fault(data.about, data.name(k))
+    return dict(name=data.name(k), problem=f'{error} (known: {known})' if known else str(error))
+
+# %% ../../nbs/data/18_prepare.ipynb #6f026625
+def _write_sample(record: dict, sample: dict, out: Path, place: str, lossless: bool):  # place: path without ending
+    "Write image and label of a sample into the copy, and their paths and SHA-256 into its record."
+    kind = 'png' if lossless else 'jpg'
+    image = encode(sample['image'].permute(1, 2, 0).numpy(), kind)
+    _put(record, 'image', out, f'images/{place}.{kind}', image)
+    if 'label' in sample:
+        _put(record, 'label', out, f'labels/{place}.png', encode(sample['label'].numpy(), 'png'))
+
+# %% ../../nbs/data/18_prepare.ipynb #f9a38d70
 def prepare_one(
     data: Dataset,  # SegmentationData
     out: Path | None,  # folder of the copy; None: check only
@@ -160,16 +175,10 @@ def prepare_one(
     try:
         sample = data[k]
     except AshError as e:
-        known = known_fault(data.about, name)
-        return dict(name=name, problem=f'{e} (known: {known})' if known else str(e))
+        return _problem(data, k, e)
     record = _describe(name, pair, sample, data.part_of(k))
-    if out is None:
-        return record
-    sample, kind = shrink(sample, size), 'png' if lossless else 'jpg'
-    image = encode(sample['image'].permute(1, 2, 0).numpy(), kind)
-    _put(record, 'image', out, f'images/{place[name]}.{kind}', image)
-    if 'label' in sample:
-        _put(record, 'label', out, f'labels/{place[name]}.png', encode(sample['label'].numpy(), 'png'))
+    if out is not None:
+        _write_sample(record, shrink(sample, size), out, place[name], lossless)
     return record
 
 # %% ../../nbs/data/18_prepare.ipynb #298aaabb
@@ -257,41 +266,28 @@ def _left_out_and_turned(records: list, left_out: dict) -> list:  # lines
     return lines
 
 # %% ../../nbs/data/18_prepare.ipynb #f962286a
+def _key(fields: dict, template: Template) -> tuple:
+    "Return what two paths must share for one to be the label of the other, in any case of letters."
+    return tuple(str(fields[f]).casefold() for f in template.fields)
+
+
+def _strays(data: SegmentationData, template: Template, folders: tuple) -> set:  # of paths relative to the folder
+    "Find the label files of one template that belong to no image; the field split may be one of the folders."
+    wanted, found = {_key(fields, template) for fields in data.fields}, []
+    for known in [dict(split=f) for f in folders] or [{}]:
+        found += matching(data.root, template, known)[0]
+    return {path.relative_to(data.root).as_posix() for path, f in found if _key(f, template) not in wanted}
+
+# %% ../../nbs/data/18_prepare.ipynb #25d9f26a
 def without_image(data: SegmentationData) -> list:  # of paths relative to the folder
     "List the label files of a split that belong to none of its images."
-    split, found = data.about.splits[data.split.partition('~')[0]], set()
+    split = data.about.splits[data.split.partition('~')[0]]
     if split.listed:
         return []
-
-    def key(fields, template):
-        return tuple(str(fields[f]).casefold() for f in template.fields)
-
-    for kind in data.about.labels:
-        wanted = {key(fields, kind.template) for fields in data.fields}
-        for known in [dict(split=f) for f in split.folders] or [{}]:
-            files = matching(data.root, kind.template, known)[0]
-            found |= {
-                path.relative_to(data.root).as_posix() for path, f in files if key(f, kind.template) not in wanted
-            }
+    found = set().union(*(_strays(data, kind.template, split.folders) for kind in data.about.labels))
     return sorted(found - set(data.names))
 
 # %% ../../nbs/data/18_prepare.ipynb #b22594dc
-def upside_down(data: SegmentationData) -> str:  # '' where nothing is odd
-    "Say in how many labels a class lies below one that the page says it lies above."
-    about, told = data.about, []
-    for top, bottom in about.above:
-        rows = [_mean_rows(data, ids) for _, ids in spread_labels(data)]
-        both = [r for r in rows if top in r and bottom in r]
-        wrong = sum(r[top] > r[bottom] for r in both)
-        if 2 * wrong > len(both):
-            told.append(f'in {wrong} of {len(both)} labels {top} lies below {bottom}')
-        elif rows and not both and len(rows) >= 4:
-            told.append(f'none of {len(rows)} labels has both {top} and {bottom}')
-    notes = [f.told for f in about.faults if not f.frames and not f.names]
-    asked = f'are the ids those of {about.file}?'
-    return f'{"; ".join(told)}: {" ".join([asked, *notes])}' if told else ''
-
-
 def _mean_rows(data: SegmentationData, ids: np.ndarray) -> dict:  # class name -> 0 at the top, 1 at the bottom
     "Say at which height each class of a label lies in the mean."
     places = meaning(ids, data.about.colours or data.about.numbers, rest=True)
@@ -299,26 +295,27 @@ def _mean_rows(data: SegmentationData, ids: np.ndarray) -> dict:  # class name -
     found = (k for k in np.unique(places) if 0 <= k < len(data.own))
     return {data.own.classes[k]: float(np.broadcast_to(rows, places.shape)[places == k].mean()) for k in found}
 
+# %% ../../nbs/data/18_prepare.ipynb #3dce1ac5
+def _lies_below(rows: list, top: str, bottom: str) -> str:  # rows: of each label {class: height}; '' for nothing odd
+    "Say in how many labels a class lies below one that it should lie above."
+    both = [r for r in rows if top in r and bottom in r]
+    wrong = sum(r[top] > r[bottom] for r in both)
+    if 2 * wrong > len(both):
+        return f'in {wrong} of {len(both)} labels {top} lies below {bottom}'
+    return f'none of {len(rows)} labels has both {top} and {bottom}' if len(rows) >= 4 and not both else ''
+
+# %% ../../nbs/data/18_prepare.ipynb #5cb9e421
+def upside_down(data: SegmentationData) -> str:  # '' where nothing is odd
+    "Say in how many labels a class lies below one that the page says it lies above."
+    about, told = data.about, []
+    if about.above:
+        rows = [_mean_rows(data, ids) for _, ids in spread_labels(data)]
+        told = [said for pair in about.above if (said := _lies_below(rows, *pair))]
+    notes = [f.told for f in about.faults if not f.frames and not f.names]
+    asked = f'are the ids those of {about.file}?'
+    return f'{"; ".join(told)}: {" ".join([asked, *notes])}' if told else ''
+
 # %% ../../nbs/data/18_prepare.ipynb #be119029
-def report(data: SegmentationData, records: list, doubt: str = '') -> str:  # Markdown
-    "Say what was found in a data set: bad files, known faults, labels without image, how often each class occurs."
-    about, bad = data.about, [r for r in records if 'problem' in r]
-    known, lonely = about.counts.get(data.split), without_image(data)
-    lines = [f'# {about.name} {data.split}: {len(records)} samples, {len(bad)} problems', '']
-    if known and known != len(records):
-        lines += [f'**{len(records)} samples where the complete split has {known}.**', '']
-    lines += [f'**Doubt: {doubt}**', ''] * bool(doubt)
-    lines += [f'- {r["problem"]}' for r in bad] + [''] * bool(bad)
-    if lonely:
-        which = ', '.join(lonely[:9]) + ', ...' * (len(lonely) > 9)
-        lines += [f'{len(lonely)} label files have no image: {which}', '']
-    lines += _known_faults(about, [*(r['name'] for r in records), *lonely])
-    return (
-        '\n'.join(lines + _left_out_and_turned(records, data.left_out) + _class_table(class_shares(records), data.own))
-        + '\n'
-    )
-
-
 def _known_faults(about: Description, names: list) -> list:  # lines
     "Say which files a page knows to be bad."
     told = {}
@@ -327,6 +324,32 @@ def _known_faults(about: Description, names: list) -> list:  # lines
             told.setdefault(fault, []).append(n)
     lines = [f'- {fault}: {", ".join(names[:9])}{", ..." * (len(names) > 9)}' for fault, names in told.items()]
     return ['Known of this data set:', '', *lines, ''] if lines else []
+
+# %% ../../nbs/data/18_prepare.ipynb #585fe639
+def _without_image(lonely: list) -> list:  # lines
+    "Say which label files have no image."
+    which = ', '.join(lonely[:9]) + ', ...' * (len(lonely) > 9)
+    return [f'{len(lonely)} label files have no image: {which}', ''] if lonely else []
+
+# %% ../../nbs/data/18_prepare.ipynb #139c1f47
+def _found_wrong(data: SegmentationData, records: list, doubt: str) -> list:  # lines
+    "Say how many samples there are, whether that is all, and what is wrong with each bad one."
+    bad = [r['problem'] for r in records if 'problem' in r]
+    known = data.about.counts.get(data.split)
+    lines = [f'# {data.about.name} {data.split}: {len(records)} samples, {len(bad)} problems', '']
+    if known and known != len(records):
+        lines += [f'**{len(records)} samples where the complete split has {known}.**', '']
+    lines += [f'**Doubt: {doubt}**', ''] * bool(doubt)
+    return lines + [f'- {problem}' for problem in bad] + [''] * bool(bad)
+
+# %% ../../nbs/data/18_prepare.ipynb #ac201878
+def report(data: SegmentationData, records: list, doubt: str = '') -> str:  # Markdown
+    "Say what was found in a data set: bad files, known faults, labels without image, how often each class occurs."
+    lonely = without_image(data)
+    lines = _found_wrong(data, records, doubt) + _without_image(lonely)
+    lines += _known_faults(data.about, [*(r['name'] for r in records), *lonely])
+    lines += _left_out_and_turned(records, data.left_out) + _class_table(class_shares(records), data.own)
+    return '\n'.join(lines) + '\n'
 
 # %% ../../nbs/data/18_prepare.ipynb #e7ccf86f
 def _tile(sample: dict, height: int, space: LabelSpace) -> np.ndarray:  # (height, W, 3) uint8
