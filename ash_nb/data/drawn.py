@@ -43,7 +43,7 @@ class Drawn(Dataset):
 def __len__(self: Drawn) -> int:
     return self.n
 
-
+# %% ../../nbs/data/13_drawn.ipynb #5834cd13
 @patch
 def drawn(self: Drawn, k: int):  # what draw returns
     "Draw picture k, or return it as it was drawn before."

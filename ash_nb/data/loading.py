@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from fastcore.basics import patch
 from torch.utils.data import DataLoader, Dataset
 
 from ..core.config import AshError, generator, stream_seed
@@ -33,23 +34,27 @@ class Stream(Dataset):
         "Return the order in which an epoch goes through the data."
         return torch.randperm(len(self.data), generator=generator(self.seed, 'order', epoch)).tolist()
 
-    def read(self, epoch: int, place: int) -> tuple:  # sample, and (name, reason) of those that were skipped for it
-        "Read the sample at a place of an epoch's order. Raises AshError when it, or with `skip` every one, is bad."
-        order, skipped = self.order(epoch), []
-        for i in order[place:] + order[:place]:
-            try:
-                return self.data[i], skipped
-            except AshError as e:
-                if not self.skip:
-                    raise
-                skipped.append((self.data.names[i], str(e)))
-        raise AshError(f'none of {len(order)} samples can be read: {skipped[0][1]}')
+# %% ../../nbs/data/17_loading.ipynb #c7cfd10c
+@patch
+def read(self: Stream, epoch: int, place: int) -> tuple:  # sample, and (name, reason) of those skipped for it
+    "Read the sample at a place of an epoch's order. Raises AshError when it, or with `skip` every one, is bad."
+    order, skipped = self.order(epoch), []
+    for i in order[place:] + order[:place]:
+        try:
+            return self.data[i], skipped
+        except AshError as e:
+            if not self.skip:
+                raise
+            skipped.append((self.data.names[i], str(e)))
+    raise AshError(f'none of {len(order)} samples can be read: {skipped[0][1]}')
 
-    def __getitem__(self, k: int) -> dict:
-        sample, skipped = self.read(*divmod(k, len(self.data)))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream_seed(self.seed, 'augment', k))
-            return self.transform(sample) | {'skipped': skipped}
+# %% ../../nbs/data/17_loading.ipynb #7efaf7d9
+@patch
+def __getitem__(self: Stream, k: int) -> dict:
+    sample, skipped = self.read(*divmod(k, len(self.data)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(self.seed, 'augment', k))
+        return self.transform(sample) | {'skipped': skipped}
 
 # %% ../../nbs/data/17_loading.ipynb #938e2b4f
 def collate(

@@ -322,18 +322,22 @@ def held_out(name: str, share: float) -> bool:
     return int(hashlib.sha256(Path(name).as_posix().encode()).hexdigest()[:8], 16) < share * 2**32
 
 # %% ../../nbs/data/12_reading.ipynb #6cc61092
-def portion(names: Iterable, which: str) -> list:  # of places
-    "Choose what a split's ending says: rest0.05 is learned from, held0.05 is held back. Raises AshError for none."
+def _share_said(which: str) -> tuple:  # rest or held, the share as it is written
+    "Read the ending of a split's name: rest0.05 or held0.05. Raises AshError for another."
     said = re.fullmatch(r'(rest|held)(0?\.\d+)', which)
     if not said:
-        raise AshError(
-            f'split ...~{which}: expected ~held0.05 for images that are held back, or ~rest0.05 for the others'
-        )
-    chosen = [k for k, n in enumerate(names) if held_out(n, float(said[2])) == (said[1] == 'held')]
+        expected = 'expected ~held0.05 for images that are held back, or ~rest0.05 for the others'
+        raise AshError(f'split ...~{which}: {expected}')
+    return said.groups()
+
+# %% ../../nbs/data/12_reading.ipynb #74386027
+def portion(names: Iterable, which: str) -> list:  # of places
+    "Choose what a split's ending says: rest0.05 is learned from, held0.05 is held back. Raises AshError for none."
+    kind, share = _share_said(which)
+    chosen = [k for k, n in enumerate(names) if held_out(n, float(share)) == (kind == 'held')]
     if not chosen:
-        raise AshError(
-            f'hold_out = {said[2]} leaves no image {"to validate on" if said[1] == "held" else "to learn from"}'
-        )
+        use = 'to validate on' if kind == 'held' else 'to learn from'
+        raise AshError(f'hold_out = {share} leaves no image {use}')
     return chosen
 
 # %% ../../nbs/data/12_reading.ipynb #91bed9d1

@@ -85,22 +85,25 @@ def endings(template: Template) -> tuple:
     return (rest,) if rest else SUFFIXES
 
 # %% ../../nbs/data/09_templates.ipynb #6ec00dcc
+def _those_that_match(paths: list, root: Path, template: Template, known: dict) -> list:  # of (path, fields)
+    "Keep the files that a template matches, with what its fields hold in each."
+    wanted = pattern(template, known)
+    matches = [(path, wanted.fullmatch(path.relative_to(root).as_posix())) for path in paths]
+    return [(path, {**known, **m.groupdict()}) for path, m in matches if m]
+
+# %% ../../nbs/data/09_templates.ipynb #87019b1e
 def matching(
     root: str | Path,  # folder of the data set
     template: Template,
     known: dict,  # fields whose values are given
 ) -> tuple:  # list of (path, fields) in the order of the paths; Counter of files that were left out, by reason
     "Find the files of a template. A folder that is not there holds none. Raises AshError for one that cannot be read."
-    root, wanted, found = Path(root), pattern(template, known), []
-    if not (root / start_folder(template, known)).is_dir():
-        return found, Counter()
-    files, left_out = find_files(root / start_folder(template, known), endings(template))
-    for path in files:
-        m = wanted.fullmatch(path.relative_to(root).as_posix())
-        if m:
-            found.append((path, {**known, **m.groupdict()}))
-        else:
-            left_out['in other places'] += 1
+    start = Path(root) / start_folder(template, known)
+    if not start.is_dir():
+        return [], Counter()
+    files, left_out = find_files(start, endings(template))
+    found = _those_that_match(files, Path(root), template, known)
+    left_out += Counter({'in other places': len(files) - len(found)})
     return found, left_out
 
 # %% ../../nbs/data/09_templates.ipynb #eae305ad
