@@ -51,8 +51,7 @@ def _whole(option: str, least: int = 1) -> Callable:
 # %% ../nbs/workshop/04_cli.ipynb #079b4312
 def _run_options(p: argparse.ArgumentParser):
     "Add what decides how a run is trained."
-    source = 'data set to learn from, or its folder with a dataset.yaml; several with commas'
-    p.add_argument('--source', help=f"{source} (default: the preset's)")
+    p.add_argument('--source', help='what to learn from: a data set, or its folder')
     p.add_argument('--preset', default=settings()['preset'], help=f'{", ".join(PRESETS)} (default %(default)s)')
     p.add_argument('--steps', type=_whole('--steps'), help="training steps (default: the preset's)")
     field = 'any other field of the configuration, e.g. lambda_adv=0.01; `ash-nb fields` lists them'
@@ -68,10 +67,10 @@ _root_help = 'its folder, or NAME=FOLDER, as often as needed (default: as settin
 
 def _target_options(p: argparse.ArgumentParser, default: str = None):
     "Add what says on which targets to score; without a default, --target must be given."
-    names = 'data sets or folders with a dataset.yaml, with commas: camvid, acdc-fog, ..., unseen (StreetWorld)'
+    names = 'data sets or their folders, with commas: camvid, acdc-fog, unseen'
     p.add_argument('--target', default=default, required=default is None, help=names)
     p.add_argument('--root', action='append', default=[], metavar='[NAME=]DIR', help=_root_help)
-    p.add_argument('--split', help='split of the target (default: val, or the first that it has)')
+    p.add_argument('--split', help='split of the target (default: val, or the first)')
     p.add_argument('--images', type=_whole('--images'), help='scenes of each StreetWorld target (default 24)')
 
 # %% ../nbs/workshop/04_cli.ipynb #e28862b1
@@ -104,8 +103,7 @@ def _data_sets(text: str) -> tuple:  # names, name -> folder of those that were 
 # %% ../nbs/workshop/04_cli.ipynb #708d11a9
 def _rule_option(p: argparse.ArgumentParser):
     "Add by which rule is tested."
-    names = 'robustnet, daformer, hrda, mmseg, rein, soma, tqdm, ... or one of your own'
-    p.add_argument('--rule', default='ash', help=f"how is tested: ash (the paper's, the default), {names}")
+    p.add_argument('--rule', default='ash', help='how is tested: ash (default), robustnet, rein, tqdm, ...')
 
 # %% ../nbs/workshop/04_cli.ipynb #bfb41fa4
 def _mean_options(p: argparse.ArgumentParser, of: str, rule: str):
@@ -327,11 +325,11 @@ def _add_compare(subparsers):
     p = _add_verb(subparsers, 'compare', summary, example)
     names = 'names with commas, e.g. source_only,ash,ash:delta=0; `ash-nb methods` lists them'
     p.add_argument('--methods', required=True, help=names)
-    p.add_argument('--baseline', help='method that differences are taken to (default: the first)')
+    p.add_argument('--baseline', help='differences are taken to it (default: the first)')
     p.add_argument('--seeds', type=_whole('--seeds'), default=3, help='seeds 0 .. N-1 (default %(default)s)')
     _mean_options(p, 'each target', 'truth')
     _rule_option(p)
-    p.add_argument('--out', required=True, help='folder of the comparison; what it already holds is not trained again')
+    p.add_argument('--out', required=True, help='folder; what it already holds is not trained again')
     _target_options(p, 'unseen')
     _run_options(p)
     return p
