@@ -264,3 +264,61 @@ def write_layout(layout: Layout, root: Path) -> np.ndarray:  # (H, W) train ids 
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     return wanted
+
+
+# --- copies that are known to be bad
+
+
+def street_labels(n: int = 6) -> list:  # of (image, train ids)
+    "Draw streets, with a sky above and a road below."
+    from ash_nb.data.streetworld.appearances import street
+
+    return [street(k, 96, 72) for k in range(n)]
+
+
+def write_pair(root: Path, image: str, label: str, pixels: np.ndarray, own: np.ndarray, written: str = 'grey'):
+    "Write an image and a label; an empty path leaves one out."
+    if image:
+        (root / image).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(root / image)
+    if label:
+        write_label(root / label, own, written)
+
+
+def faulty_bdd100k(root: Path):
+    "the first release of 2021, a picture without its label, and a label without its picture."
+    (a, label), (b, other) = street_labels(2)
+    masks = 'labels/sem_seg/masks/train/'
+    write_pair(root, 'images/10k/train/0004a4c0-d4dff0ad.jpg', masks + '0004a4c0-d4dff0ad.png', a, label)
+    write_pair(root, 'images/10k/train/3d581db5-2564fb7e.jpg', '', b, other)
+    write_pair(root, '', masks + 'fee92217-63b3f87f.png', b, other)
+
+
+def faulty_gta5(root: Path):
+    "one of the 60 files whose label has another size."
+    to_id = np.array([next(i for i, t in TABLES['gta5'].items() if t == k) for k in range(19)])
+    for name, cut in (('00003', 72), ('20801', 60)):
+        pixels, label = street_labels(1)[0]
+        write_pair(root, f'images/{name}.png', f'labels/{name}.png', pixels, to_id[label][:cut], 'palette')
+
+
+def faulty_carla(root: Path, of: str = 'carla_0.9.14'):
+    "files of the other age of CARLA, in which every class has another number."
+    stand_in = {12: 11, 14: 13, 15: 13, 16: 13, 17: 13, 18: 13} if of == 'carla' else {}
+    back = {k: next(i for i, t in TABLES[of].items() if t == stand_in.get(k, k)) for k in range(19)}
+    for k, (pixels, label) in enumerate(street_labels()):
+        own = np.vectorize(back.get)(label)
+        write_pair(root, f'rgb/{k:06d}.png', f'seg/{k:06d}.png', pixels, own, 'red')
+
+
+def faulty_carla_14(root: Path):
+    "files of the other age of CARLA, in which every class has another number."
+    faulty_carla(root, 'carla')
+
+
+FAULTY = {  # data set -> what writes a bad copy of it
+    'bdd100k': faulty_bdd100k,
+    'gta5': faulty_gta5,
+    'carla': faulty_carla,
+    'carla_0.9.14': faulty_carla_14,
+}
