@@ -269,7 +269,8 @@ def test_figure_4_names_the_classes_of_the_run(space, runs):
     fig = plots.figure4(log.assign(pixels=5), np.arange(64).reshape(8, 8) % len(space), space=space)
     fig.draw_without_rendering()
     for ax in fig.axes[:4]:
-        texts = [t for t in ax.texts if t.get_text()]
+        texts = [t for t in ax.texts if not t.get_text().endswith('are named')]
+        assert (len(texts) < len(space)) == (len(ax.texts) > len(texts)) == (len(space) > 30)
         assert 0 < len(texts) <= len(space) and all(t.get_text() in space.classes for t in texts)
         boxes = [t.get_window_extent() for t in texts]
         assert all(fig.bbox.y0 <= b.y0 and b.y1 <= fig.bbox.y1 for b in boxes)
@@ -335,8 +336,7 @@ def scored(space):
 def test_pieces_of_a_report(space, runs):
     text = scores_table({'day': scored(space)}, space)
     for name, colour in zip(space.classes, space.palette):
-        assert f'>{name}<' in text.replace('</i> ', '>').replace('\n', '') or name in text
-        assert 'rgb({},{},{})'.format(*colour) in text
+        assert name in text and 'rgb({},{},{})'.format(*colour) in text
     assert pages.palette_stops(space).count('rgb(') == len(space)
     run, _ = runs(len(space))
     assert classwise_blocks(run.table('classwise.csv'), False, space)

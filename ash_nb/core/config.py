@@ -265,8 +265,10 @@ def check_together(c: 'Config') -> None:
     "Raise AshError for values of a configuration that do not go together."
     if c.checkpointing and c.body != 'resnet101':
         raise AshError(f'checkpointing is made for body resnet101, and body is {c.body!r}: leave it off')
-    if c.source.startswith('streetworld') and not c.scenes:
+    if 'streetworld' in c.source and not c.scenes:
         raise AshError('scenes = 0: a procedural source needs at least 1')
+    if c.hold_out and 'streetworld' in c.source:
+        raise AshError('hold_out: StreetWorld has a split val of its own; leave hold_out at 0')
     if c.scale_min > c.scale_max:
         raise AshError(f'scale_min = {c.scale_min} is above scale_max = {c.scale_max}')
     if min(c.width, c.height) < 64:

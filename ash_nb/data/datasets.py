@@ -6,8 +6,8 @@
 __all__ = ['READING', 'DRAWN', 'has_label', 'same_size', 'same_colours', 'like_train_ids', 'spread_labels', 'refuse_train_ids',
            'segments_in', 'ids_of_segments', 'meaning', 'to_train_ids', 'filled_known', 'default_split', 'split_images',
            'listed_names', 'only_listed', 'held_out', 'portion', 'SegmentationData', 'Drawn', 'StreetWorld',
-           'ProceduralPaintings', 'is_record', 'read_index', 'Prepared', 'data_root', 'described', 'open_dataset',
-           'for_each', 'Mixed', 'sources_of', 'space_of', 'taught_by']
+           'ProceduralPaintings', 'is_record', 'read_index', 'Prepared', 'data_root', 'data_named', 'described',
+           'open_dataset', 'for_each', 'Mixed', 'sources_of', 'space_of', 'taught_by']
 
 # %% ../../nbs/data/11_datasets.ipynb #c907ea5e
 import functools
@@ -297,12 +297,18 @@ def held_out(name: str, share: float) -> bool:
     return int(hashlib.sha256(Path(name).as_posix().encode()).hexdigest()[:8], 16) < share * 2**32
 
 
-def portion(names: Iterable, share: float, which: str) -> list:  # of places
-    "Choose the images that are learned from (`rest`), or those that are held back (`held`). Raises AshError for none."
-    wanted = one_of(which, ('rest', 'held'), 'portion') == 'held'
-    chosen = [k for k, n in enumerate(names) if held_out(n, share) == wanted]
+def portion(names: Iterable, which: str) -> list:  # of places
+    "Choose what a split's ending says: rest0.05 is learned from, held0.05 is held back. Raises AshError for none."
+    said = re.fullmatch(r'(rest|held)(0?\.\d+)', which)
+    if not said:
+        raise AshError(
+            f'split ...~{which}: expected ~held0.05 for images that are held back, or ~rest0.05 for the others'
+        )
+    chosen = [k for k, n in enumerate(names) if held_out(n, float(said[2])) == (said[1] == 'held')]
     if not chosen:
-        raise AshError(f'hold_out = {share} leaves no image {"to validate on" if wanted else "to learn from"}')
+        raise AshError(
+            f'hold_out = {said[2]} leaves no image {"to validate on" if said[1] == "held" else "to learn from"}'
+        )
     return chosen
 
 # %% ../../nbs/data/11_datasets.ipynb #18c85e29
@@ -325,7 +331,7 @@ class SegmentationData(Dataset):
         self.holds = one_of(holds, ('', 'own', 'train_ids'), 'kind of label ids')
         self.own, self.space = about.space, space or about.space
         images, self.left_out = split_images(about, self.root, self.split)
-        if self.about.splits[self.split].listed:
+        if about.splits[self.split].listed:
             images = only_listed(images, self.root, listed_names(about.splits[self.split], self.root))
         if part:
             images = [(p, f) for p, f in images if f[about.parts] == part]
@@ -355,6 +361,18 @@ class SegmentationData(Dataset):
         for key in ('kinds', 'pairs', 'fields'):
             setattr(self, key, [getattr(self, key)[k] for k in places])
         return self
+
+    def without_labels(self) -> 'SegmentationData':  # itself
+        "Forget the labels: these are images, for styles."
+        self.pairs = [(image, None) for image, _ in self.pairs]
+        return self
+
+    @property
+    def meaning(self) -> list:
+        "What decides which train id a label file's value becomes, apart from the file."
+        about, known = self.about, (self.about.numbers, self.about.colours)
+        kinds = [[k.template.text, k.encoding, k.holds] for k in about.labels]
+        return [about.name, self.holds, kinds, *(sorted(x.items()) for x in known), self.own.json(), self.space.json()]
 
     def part_of(self, k: int) -> str:
         "Return which of the page's parts pair k belongs to; '' where it has none."
@@ -489,7 +507,7 @@ class StreetWorld(Drawn):
     ):
         from ash_nb.data.streetworld.appearances import APPEARANCES
 
-        self.space = space or self.own
+        self.space, self.split = space or self.own, split
         self.table = None if self.space == self.own else torch.tensor(_whole_table(self.own, self.space))
         self.appearance = one_of(appearance, APPEARANCES, 'appearance of streetworld')
         one_of(split, self.splits, 'split of streetworld')
@@ -618,7 +636,7 @@ class Prepared(Dataset):
         self.root, head = Path(root), read_json(Path(root) / 'prepared.json', sealed=True)
         _check_head(root, head, name, split or head.get('split'))
         self.records = read_index(self.root, head.get('index_sha256'))
-        self.splits, self.size = (head.get('split'),), head.get('size')
+        self.split, self.splits, self.size = head.get('split'), (head.get('split'),), head.get('size')
         self.own, self.has = _space_of_copy(head, self.root), tuple(head['has'])
         self.space = space or self.own
         self.table = _whole_table(self.own, self.space)
@@ -700,6 +718,18 @@ def _base_and_part(name: str) -> tuple:
     base, dash, part = name.rpartition('-')
     return (base, part) if dash and base in shipped_names() else (name, '')
 
+# %% ../../nbs/data/11_datasets.ipynb #dad07603
+def data_named(
+    text: str,  # the name of a data set, or a folder with a dataset.yaml or a prepared copy in it
+) -> tuple:  # name, folder or ''
+    "Say which data set is meant. Raises AshError for a page or a copy that cannot be read."
+    folder = Path(text).expanduser()
+    if (folder / 'dataset.yaml').is_file():
+        return describe(folder.name, folder).name, str(folder)
+    if (folder / 'prepared.json').is_file():
+        return read_json(folder / 'prepared.json', sealed=True).get('dataset', folder.name), str(folder)
+    return text, ''
+
 # %% ../../nbs/data/11_datasets.ipynb #7904490f
 def described(name: str, root: Path) -> tuple:  # Description, part
     "Find the page of a data set. Raises AshError when there is none."
@@ -715,12 +745,12 @@ def described(name: str, root: Path) -> tuple:  # Description, part
 def open_dataset(
     name: str,  # of a page, a part of one, streetworld, streetworld-APPEARANCE, procedural-paintings
     root: str | Path = None,  # folder of a downloaded data set; None: as settings.ini says
-    split: str = None,  # which part of it; None: val, or the only one
+    split: str = None,  # which part of it; None: val, or the first; train~held0.05: a share of it that is held back
     space: LabelSpace = None,  # whose train ids labels are given in, that of the run; None: the data set's own
-    hold_out: tuple = None,  # (share, 'rest' or 'held'): without the images held back for validation, or only those
     **kw,  # for procedural data: n, width, height, seed, cache; for real data: strict=False, holds
 ) -> Dataset:
     "Open a data set by name. Raises AshError for an unknown name and for anything that is missing or does not fit."
+    split, sign, which = (split or '').partition('~')
     if name == 'procedural-paintings':
         return ProceduralPaintings(split=split or 'val', **kw)
     if name == 'streetworld' or name.startswith('streetworld-'):
@@ -731,11 +761,13 @@ def open_dataset(
     if (root / 'prepared.json').is_file():
         if kw.get('holds'):
             raise AshError(f'{root} is a prepared copy, whose labels are train ids already: leave out holds')
-        data = Prepared(root, split, *_base_and_part(name)[:1], space, _base_and_part(name)[1])
+        data = Prepared(root, split or None, *_base_and_part(name)[:1], space, _base_and_part(name)[1])
     else:
         about, part = described(name, root)
         data = SegmentationData(about, root, split, space=space, part=part, **kw)
-    return data.keep(portion(data.names, *hold_out)) if hold_out else data
+    if sign:
+        data.keep(portion(data.names, which)).split += sign + which
+    return data
 
 # %% ../../nbs/data/11_datasets.ipynb #d82b5686
 def for_each(

@@ -447,11 +447,20 @@ def _plain(page: Marked, splits: dict, image_fields: set) -> dict:
     tables = {k: dict(page[k]) for k in ('counts', 'validation', 'obtain') if k in page}
     return kept | tables | dict(prepare=size and tuple(size))
 
+# %% ../../nbs/data/10_descriptions.ipynb #7e761c7b
+def _name(page: Marked, name: str) -> str:
+    "Read the name of a data set, which files and tables will carry. Raises PageError for one that they cannot."
+    name = str(page.get('name', name))
+    if not re.fullmatch(r'\w[\w .+-]*', name) or name.startswith(('streetworld', 'procedural', 'unseen')):
+        expected = 'expected letters, digits, space, _ . + or -, and no name of the kit'
+        raise PageError(page.lines.get('name', 1), f'name: {name!r}: {expected}')
+    return name
+
 # %% ../../nbs/data/10_descriptions.ipynb #22e73650
 def _described(page: Marked, name: str, file: str) -> Description:
     "Read a page. Raises PageError for the first thing in it that cannot be understood."
     _only(page, KEYS, 'a page')
-    name, role = str(page.get('name', name)), _roles(page)
+    name, role = _name(page, name), _roles(page)
     if not _texts(page, 'images'):
         raise PageError(1, 'images: expected a template such as rgb/{frame}.png')
     images = tuple(_template(t, 'images', page.lines['images']) for t in _texts(page, 'images'))

@@ -267,7 +267,7 @@ def _left_out_and_turned(records: list, left_out: dict) -> list:  # lines
 # %% ../../nbs/data/14_prepare.ipynb #f962286a
 def without_image(data: SegmentationData) -> list:  # of paths relative to the folder
     "List the label files of a split that belong to none of its images."
-    split, found = data.about.splits[data.split], set()
+    split, found = data.about.splits[data.split.partition('~')[0]], set()
     if split.listed:
         return []
 

@@ -32,7 +32,16 @@ from ..networks.stylizer import small_stylizer
 from ..numbers.analysis import class_table, compare_table, with_world_mean
 from ..numbers.evaluation import confusion_matrix, find_evaluation, iou, predict
 from ..runs.batches import read_sample, readable, source_data, style_data
-from ..runs.compare import FIGURES, comparison_table, cost_table, drop_drawn, rules_table, to_latex, to_markdown
+from ash_nb.runs.compare import (
+    FIGURES,
+    comparison_table,
+    cost_table,
+    drop_drawn,
+    rules_table,
+    to_latex,
+    to_markdown,
+    with_rule,
+)
 from ..runs.folder import Run, load_run, run_name
 from ..runs.scoring import open_target
 from ..runs.training import out_of_memory, probe_image
@@ -349,7 +358,7 @@ def _table_texts(runs: pd.DataFrame, baseline: str) -> dict:  # file -> its text
         'table.tex': to_latex(summary),
         'rules.csv': rules_table(runs).to_csv(index=False),
         'cost.csv': cost_table(runs, baseline).to_csv(index=False),
-        'classes.csv': _class_tables(runs, baseline).to_csv(index=False),
+        'classes.csv': with_rule(_class_tables(runs, baseline), runs).to_csv(index=False),
     }
 
 # %% ../../nbs/look/05_figures.ipynb #44comp01

@@ -406,7 +406,10 @@ def end_labels(
     if not ends:
         return
     height = ax.get_window_extent().height * 72 / ax.figure.dpi
-    ends = _farthest(ends, 1 + int(height / (1.22 * size)))
+    ends, of = _farthest(ends, 1 + int(height / (1.22 * size))), len(ends)
+    if len(ends) < of:
+        look = dict(transform=ax.transAxes, ha='right', fontsize=size, color='#6b757d')
+        ax.text(0.99, 0.02, f'{len(ends)} of {of} are named', **look)
     wanted = [ax.transAxes.inverted().transform(ax.transData.transform((0, y)))[1] for *_, y in ends]
     final = max(x for _, x, _ in ends)
     for (k, x, y), place in zip(ends, spread(wanted, 1.22 * size / height)):

@@ -24,6 +24,7 @@ from . import plots
 from .pages import bars, block, cell_text, embed, facts, flip, folded, paragraph, picture, report, table
 from ..numbers.analysis import mean_basis, size_effect, summarise
 from ..numbers.evaluation import find_evaluation, kept_evaluations, protocol_matrix
+from ..runs.compare import know_protocols
 from ..runs.folder import run_name, space_in
 
 # %% ../../nbs/look/04_report.ipynb #032a5569
@@ -176,7 +177,7 @@ def _score_name(e, key: dict, several: bool) -> str:
     "Name an evaluation by its target; where there are several, by what tells them apart, too."
     name = e.target.removeprefix('streetworld-')
     where = Path(key['root']).name or 'drawn'
-    return f'{name} ({e.split}, {e.images} images, {where}, {key["precision"]})' if several else name
+    return f'{name} ({e.split}, {e.images} images, {where}, {key["precision"]}, {e.rule})' if several else name
 
 # %% ../../nbs/look/04_report.ipynb #e14c18d4
 def newest_scores(folder: str | Path) -> dict:  # what it is -> Evaluation
@@ -197,7 +198,7 @@ def scores_table(
     values, basis = {}, {}
     for name, e in evaluations.items():
         values[name] = {'mean': 100 * e.miou} | {k: 100 * v for k, v in e.iou.items()}
-        basis.setdefault(f'{e.images} images ({e.split}), mean over {e.basis()}', []).append(name)
+        basis.setdefault(f'{e.images} images ({e.split}), mean over {e.basis()}, rule {e.rule}', []).append(name)
     told = '; '.join(f'{", ".join(names)}: {text}' for text, names in basis.items())
     p = PROTOCOLS[next(iter(evaluations.values())).protocol]
     return bars(pd.DataFrame(values), f'IoU in percent, protocol {p.name}. {told}.', plots.class_colours(p, space))
@@ -330,7 +331,8 @@ def comparison_notes(
     file = Path(folder) / 'protocol.json'
     rules = read_json(file).get('checkpoint_rules', {}) if file.is_file() else {}
     why = str(rules.get('best_on_source', '')) if isinstance(rules, dict) else ''
-    return mean_basis(runs) + [f'best on source: {why}'] * why.startswith('none, because ')
+    tested = [f'tested by rule {" and ".join(runs.rule.unique())}'] if 'rule' in runs else []
+    return mean_basis(runs) + tested + [f'best on source: {why}'] * why.startswith('none, because ')
 
 # %% ../../nbs/look/04_report.ipynb #rp000058
 TABLE = (
@@ -514,6 +516,7 @@ def comparison_page(
     "Compose the report of a comparison from its folder. Raises AshError for a runs.csv that cannot be read."
     folder = Path(folder)
     runs = read_table(folder / 'runs.csv')
+    know_protocols(folder)
     pairs = runs[['method', 'seed']].drop_duplicates().itertuples(index=False)
     own = [f for f in (folder / run_name(*pair) for pair in pairs) if (f / 'config.json').is_file()]
     record = read_json(own[0] / 'config.json') if own else {}

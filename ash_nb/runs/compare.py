@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['BODY_DATA', 'FIGURES', 'TABLES', 'Scoring', 'check_words', 'target_record', 'extra_data', 'protocol_record',
-           'look_first', 'session_costs', 'run_columns', 'target_columns', 'cell_rows', 'drop_drawn', 'keep_comparison',
-           'compare', 'comparison_table', 'rules_table', 'cost_table', 'to_markdown', 'to_latex']
+           'look_first', 'session_costs', 'run_columns', 'target_columns', 'cell_rows', 'drop_drawn', 'know_protocols',
+           'keep_comparison', 'compare', 'with_rule', 'comparison_table', 'rules_table', 'cost_table', 'to_markdown',
+           'to_latex']
 
 # %% ../../nbs/runs/07_compare.ipynb #51be3d41
 import multiprocessing
@@ -26,12 +27,14 @@ from torch.utils.data import Dataset
 from ..core.config import AshError, Config, one_of, plain_path
 from ..core.devices import pick_device
 from ..core.distributed import lost_process, process_died, ready_to_start
-from ..core.files import write_atomic, write_json
-from ..data.labels import PROTOCOLS
+from ..core.files import read_json, write_atomic, write_json
+from ..data.datasets import space_of, taught_by
+from ..data.labels import CITYSCAPES, LabelSpace, known_protocol
 from ..methods.presets import method_settings, preset, with_method
 from ..methods.registry import METHODS, adapts
 from ..numbers.analysis import summarise, with_world_mean
-from ..numbers.evaluation import MEAN_OVER
+from ..numbers.evaluation import MEAN_OVER, fits, protocol_records
+from ..numbers.rules import TestRule, rule_of
 from .batches import first_samples, read_sample
 from .folder import Run, run_name
 from .training import train
@@ -41,13 +44,14 @@ from ash_nb.runs.scoring import (
     best_of,
     known_labels,
     labels_of,
-    no_validation,
     open_target,
     remember_labels,
     score,
+    scored_classes,
     source_scores,
     step_of,
     truth_classes,
+    validation_splits,
 )
 
 # %% ../../nbs/runs/07_compare.ipynb #24758fcd
@@ -57,14 +61,22 @@ class Scoring:
 
     targets: list  # names of targets
     roots: dict = field(default_factory=dict)  # target -> folder, for targets that are not StreetWorld
-    split: str = 'val'  # split of the targets
+    split: str = None  # split of the targets; None: val, or the first that each has
     images: int = None  # StreetWorld targets: how many scenes
-    protocol: str = None  # classes to score; None: each target's own
+    protocol: str = None  # classes to score; None: those that runs and target have in common
     mean_over: str = 'truth'  # which classes the means are over, one of MEAN_OVER
+    rule: str | TestRule = 'ash'  # of the test
+    space: LabelSpace = CITYSCAPES  # of the runs
+    taught: tuple = None  # names of the classes that their source teaches; None: all
 
     def open(self, target: str) -> Dataset:
         "Open one of the targets. Raises AshError for what is not there."
-        return open_target(target, self.roots.get(target), self.split, self.images)
+        return open_target(target, self.roots.get(target), self.split, self.images, space=self.space)
+
+    def classes(self, target: str, data: Dataset) -> str:  # name of a protocol
+        "Say which classes of an opened target are scored. Raises AshError for a protocol of another label space."
+        own = scored_classes(self.space, self.taught, data, target, self.rule)
+        return fits(self.protocol or own, self.space)
 
 # %% ../../nbs/runs/07_compare.ipynb #6af06016
 def check_words(what: str, words: Sequence) -> list:
@@ -86,11 +98,12 @@ def target_record(
 ) -> dict:
     "Describe a target: which part, how many images, which classes the mean is over, and the hash of its labels."
     data = scoring.open(target)
-    protocol, found = scoring.protocol or data.protocol, labels_of(data)
+    protocol, found, rule = scoring.classes(target, data), labels_of(data), rule_of(scoring.rule)
     over = dict(mean_over=scoring.mean_over)
     if scoring.mean_over == 'truth':
         over['mean_classes'] = list(truth_classes(found, protocol))
-    where = dict(split=scoring.split, images=len(data), classes=protocol)
+    where = dict(split=data.split, images=len(data), classes=protocol, rule=rule.name, rule_hash=rule.hash)
+    where['protocols'] = protocol_records(protocol)
     return where | dict(labels_shrunk_to=getattr(data, 'size', None), **over, labels_sha256=found.digest[:16])
 
 # %% ../../nbs/runs/07_compare.ipynb #08f5f0e5
@@ -122,6 +135,7 @@ def protocol_record(
         seeds=list(range(seeds)),
         interval='t-based, 95 %',
         test_size=[c.test_width, c.test_height],
+        test_rule=rule_of(scoring.rule).json() | dict(hash=rule_of(scoring.rule).hash),
         checkpoint_rules=dict(miou='last', best_on_source=on_source, best_on_target='best on the target (oracle)'),
         targets={t: target_record(t, scoring) for t in scoring.targets},
     )
@@ -135,19 +149,18 @@ def look_first(
     progress: bool = False,  # show progress bars
 ) -> dict:
     "Read all labels and a sample of everything; return the protocol. Raises AshError for what cannot be read."
-    one_of(scoring.protocol or '19', PROTOCOLS, 'protocol')
+    rule_of(scoring.rule)
     one_of(scoring.mean_over, MEAN_OVER, 'rule of the mean')
     for t in scoring.targets:
         data = scoring.open(t)
         read_sample(data, labelled=True)
-        if not truth_classes(labels_of(data, t, progress), scoring.protocol or data.protocol):
+        if not truth_classes(labels_of(data, t, progress), scoring.classes(t, data)):
             print(f'{t}: no pixel of its labels is scored, so its mean IoU will be nan', file=sys.stderr)
     for word in methods:
         first_samples(with_method(config, word))
-    missing = no_validation(config)
-    if not missing:
-        own = open_target(config.source, config.root or None, 'val', scoring.images)
-        labels_of(own, config.source, progress)
+    validation, missing = validation_splits(config)
+    for name, (root, split) in validation.items():
+        labels_of(open_target(name, root, split, scoring.images, space=scoring.space), name, progress)
     return protocol_record(config, methods, seeds, scoring, missing)
 
 # %% ../../nbs/runs/07_compare.ipynb #1f32f9fc
@@ -178,16 +191,17 @@ def target_columns(
     "Tell the score of the last checkpoint, and the scores of those that the other two rules pick."
     e, on_target, none = scored[-1], [e.miou for e in scored], float('nan')
     last = dict(target=e.target, split=e.split, images=e.images, protocol=e.protocol, miou=e.miou, step=step)
+    last |= dict(rule=e.rule, rule_hash=e.rule_hash)
     picks = dict(best_on_source=best_of(own), best_on_target=best_of(on_target))
     return last | {rule: none if at is None else on_target[at] for rule, at in picks.items()}
 
 # %% ../../nbs/runs/07_compare.ipynb #1f758a28
 def cell_rows(run: Run, word: str, device: str | torch.device, scoring: Scoring) -> list:  # a dict for each target
     "Score all checkpoints of a finished run on all targets; `word` is its method as the caller has named it."
-    own, rows = source_scores(run, device, scoring.images, scoring.mean_over), []
+    own, rows = source_scores(run, device, scoring.images, scoring.mean_over, scoring.rule), []
     head, ask = run_columns(run, word), (scoring.split, device, scoring.images)
     for t in scoring.targets:
-        found = [score(run, t, scoring.roots.get(t), *ask, k) for k in range(len(run.checkpoints))]
+        found = [score(run, t, scoring.roots.get(t), *ask, k, scoring.rule) for k in range(len(run.checkpoints))]
         scored = [e.under(scoring.protocol, scoring.mean_over) for e, _ in found]
         kept = dict(mean_over=scoring.mean_over, evaluation=found[-1][1])
         # a class outside the mean is no result
@@ -279,6 +293,15 @@ def _drop_of_others(out: Path, text: bytes):
         drop_drawn(out, TABLES)
         drop_drawn(out / 'figures', FIGURES)
 
+# %% ../../nbs/runs/07_compare.ipynb #40980b8b
+def know_protocols(folder: str | Path):
+    "Make known to this process by which classes a comparison was scored, as its protocol.json says."
+    file = Path(folder) / 'protocol.json'
+    record = read_json(file) if file.is_file() else {}
+    for target in record.get('targets', {}).values():
+        for p in target.get('protocols', ()):
+            known_protocol(p)
+
 # %% ../../nbs/runs/07_compare.ipynb #cb4e30f4
 def keep_comparison(
     out: str | Path,  # folder of the comparison
@@ -300,13 +323,14 @@ def compare(
     out: str | Path,  # folder of the comparison
     config: Config = None,  # what all runs share; default: preset streetworld
     roots: dict = None,  # target -> folder, for targets that are not StreetWorld
-    split: str = 'val',  # split of the targets
+    split: str = None,  # split of the targets; None: val, or the first that each has
     device: str = 'auto',  # where; several with commas: one process each
     images: int = None,  # StreetWorld targets: how many scenes
-    protocol: str = None,  # classes to score; None: each target's own
+    protocol: str = None,  # classes to score; None: those that runs and target have in common
     workers: int = 0,  # loader processes
     progress: bool = True,  # show progress bars
     mean_over: str = 'truth',  # which classes the means are over, one of MEAN_OVER
+    rule: str | TestRule = 'ash',  # of the test
 ):  # pandas.DataFrame: a row per method, seed and target
     "Train every method with every seed, evaluate on every target, and write runs.csv and protocol.json."
     import pandas as pd
@@ -315,12 +339,21 @@ def compare(
     if seeds < 1:
         raise AshError(f'seeds = {seeds}: expected at least 1')
     out = plain_path(out)
-    scoring = Scoring(check_words('target', targets), roots or {}, split, images, protocol, mean_over)
+    targets, known = check_words('target', targets), (space_of(config), taught_by(config))
+    scoring = Scoring(targets, roots or {}, split, images, protocol, mean_over, rule_of(rule), *known)
     record = look_first(config, methods, seeds, scoring, progress)
     work = partial(_cell, config=config, out=out, scoring=scoring, known=known_labels(), workers=workers)
     cells = [(word, seed) for seed in range(seeds) for word in methods]
     devices = [str(pick_device(d.strip())) for d in str(device).split(',')]
     return keep_comparison(out, record, pd.DataFrame(_all_rows(cells, work, devices, progress)))
+
+# %% ../../nbs/runs/07_compare.ipynb #3ce05eb2
+def with_rule(
+    table,  # DataFrame
+    runs,  # DataFrame of the comparison that it was made of
+):  # DataFrame
+    "Add to a table the name of the rule of the test, the same for all rows of a comparison, where it is known."
+    return table.assign(rule=', '.join(runs.rule.unique())) if 'rule' in runs else table
 
 # %% ../../nbs/runs/07_compare.ipynb #5155ec62
 def comparison_table(
@@ -328,7 +361,7 @@ def comparison_table(
     baseline: str = None,  # method's word to compare with; None: the first
 ):  # DataFrame of text
     "Summarise a comparison per target, and over all StreetWorld targets together."
-    return summarise(with_world_mean(runs), baseline)
+    return with_rule(summarise(with_world_mean(runs), baseline), runs)
 
 # %% ../../nbs/runs/07_compare.ipynb #787f693c
 def rules_table(
@@ -338,7 +371,7 @@ def rules_table(
     out = 100 * runs.groupby(['target', 'method'], sort=False)[['miou', 'best_on_source', 'best_on_target']].mean()
     out['gap'] = out.best_on_target - out.miou
     names = dict(miou='last', best_on_source='best on source', best_on_target='best on target (oracle)')
-    return out.rename(columns=names).reset_index()
+    return with_rule(out.rename(columns=names).reset_index(), runs)
 
 # %% ../../nbs/runs/07_compare.ipynb #5649481d
 def cost_table(

@@ -62,7 +62,9 @@ def conditions(learner: Learner) -> dict:
 def files_digest(data) -> str:  # '' for what is drawn, not read
     "Hash which files a data set is made of: names and sizes, or the SHA-256 that a prepared copy records."
     data = getattr(data, 'data', data)  # the images of a target, without their labels
-    if hasattr(data, 'records'):
+    if hasattr(data, 'sets'):
+        what = [files_digest(part) for part in data.sets]  # several sources
+    elif hasattr(data, 'records'):
         what = data.records
     elif hasattr(data, 'pairs'):
         what = [[data.name(k), *(size for size, _ in stamp(pair))] for k, pair in enumerate(data.pairs)]
@@ -73,8 +75,9 @@ def files_digest(data) -> str:  # '' for what is drawn, not read
 # %% ../../nbs/runs/03_record.ipynb #c1c0de0d
 def _files_of(data) -> dict:  # root, samples, files
     "Describe the files of a data set: folder, number of samples, digest."
-    root = getattr(getattr(data, 'data', data), 'root', '')
-    return dict(root=str(Path(root).resolve()), samples=len(data), files=files_digest(data))
+    roots = [getattr(getattr(d, 'data', d), 'root', '') for d in getattr(data, 'sets', [data])]
+    where = ', '.join(str(Path(r).resolve()) for r in roots)
+    return dict(root=where, samples=len(data), files=files_digest(data))
 
 
 def data_record(c: Config) -> dict:  # role -> folder, number of samples, digest

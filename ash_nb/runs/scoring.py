@@ -6,7 +6,8 @@
 __all__ = ['UNSEEN_TARGETS', 'UNSEEN_IMAGES', 'SCORING_CODE', 'target_names', 'open_target', 'tell_if_shrunk', 'file_stamps',
            'label_of', 'Labels', 'truth_classes', 'read_labels', 'labels_of', 'label_hash', 'known_labels',
            'remember_labels', 'source_files', 'scoring_version', 'dtype_of', 'step_of', 'evaluation_key',
-           'evaluation_file', 'evaluate_run', 'score', 'source_splits', 'no_validation', 'source_scores', 'best_of']
+           'evaluation_file', 'scored_classes', 'evaluate_run', 'score', 'validation_splits', 'no_validation',
+           'source_scores', 'best_of']
 
 # %% ../../nbs/runs/06_scoring.ipynb #09e2fb29
 import functools
@@ -25,13 +26,22 @@ from torch.utils.data import Dataset
 from ..core.config import AshError, Config, one_of
 from ..core.devices import pick_device, run_dtype
 from ..core.files import read_json, recorded_digest, sha256
-from ..data.datasets import READERS, SegmentationData, data_root, open_dataset
-from ..data.labels import CLASSES, PROTOCOLS
+from ..data.datasets import SegmentationData, data_root, described, for_each, open_dataset, sources_of
+from ..data.labels import LabelSpace
 from ..data.pictures import tell_once
 from ..data.prepare import stamp
 from ..data.streetworld.appearances import UNSEEN
 from ..methods.learner import Learner
-from ..numbers.evaluation import MEAN_OVER, Evaluation, evaluate, keep_evaluation, key_digest, read_evaluation
+from ash_nb.numbers.evaluation import (
+    MEAN_OVER,
+    Evaluation,
+    evaluate,
+    fits,
+    keep_evaluation,
+    key_digest,
+    read_evaluation,
+)
+from ..numbers.rules import TestRule, rule_of
 from .batches import _open_once, read_sample
 from .folder import Run, load_run
 
@@ -52,17 +62,28 @@ def target_names(text: str) -> list:
         raise AshError(f'targets {text}: one is named twice')
     return names
 
-# %% ../../nbs/runs/06_scoring.ipynb #b265cf76
-def open_target(name: str, root: str | Path = None, split: str = 'val', images: int = None, seed: int = 0) -> Dataset:
-    """Open a target by its name as `target_names` gives it, in `root` or where settings.ini says.
-    StreetWorld's are `images` scenes of 320 x 240 (None: UNSEEN_IMAGES). Raises AshError for what is not there."""
+# %% ../../nbs/runs/06_scoring.ipynb #271f3d88
+def _scenes(images: int | None) -> int:
+    "Return how many scenes a StreetWorld target has. Raises AshError for what is no number of scenes."
     if images is not None and not (isinstance(images, numbers.Integral) and images > 0):
         expected = f'a whole number of scenes, 1 or more, or nothing for {UNSEEN_IMAGES}'
         raise AshError(f'images = {images}: expected {expected}')
+    return UNSEEN_IMAGES if images is None else int(images)
+
+# %% ../../nbs/runs/06_scoring.ipynb #b265cf76
+def open_target(
+    name: str,  # as `target_names` gives it
+    root: str | Path = None,  # its folder; None: as settings.ini says
+    split: str = None,  # its split; None: val, or the first that it has
+    images: int = None,  # StreetWorld: how many scenes of 320 x 240; None: UNSEEN_IMAGES
+    seed: int = 0,  # StreetWorld: of the scenes
+    space: LabelSpace = None,  # of the run, in whose train ids labels are read; None: the data set's own
+) -> Dataset:
+    "Open a target. Raises AshError for what is not there."
+    n = _scenes(images)
     if not name.startswith('streetworld'):
-        return tell_if_shrunk(open_dataset(name, root, split))
-    n = UNSEEN_IMAGES if images is None else int(images)
-    return _open_once(name, None, split, n=n, width=320, height=240, seed=seed, cache=True)
+        return tell_if_shrunk(open_dataset(name, root, split, space))
+    return _open_once(name, None, split or 'val', n=n, width=320, height=240, seed=seed, cache=True, space=space)
 
 # %% ../../nbs/runs/06_scoring.ipynb #9f06aa60
 def tell_if_shrunk(data: Dataset) -> Dataset:
@@ -76,14 +97,15 @@ def tell_if_shrunk(data: Dataset) -> Dataset:
 def file_stamps(data: Dataset) -> str:  # '' for a data set whose origin cannot be told
     "Hash what tells whether files are still the same: names, sizes and times of change, or recorded SHA-256."
     if hasattr(data, 'pairs'):
-        what = [data.ids, data.holds, *([data.name(k), *stamp(pair)] for k, pair in enumerate(data.pairs))]
+        what = [data.meaning, *([data.name(k), *stamp(pair)] for k, pair in enumerate(data.pairs))]
     elif hasattr(data, 'records'):
         what = data.records
     elif hasattr(data, 'first'):
         what = [data.first, data.n, data.size]  # procedural: drawn from its numbers
     else:
         return ''
-    return sha256(json.dumps([type(data).__name__, str(Path(getattr(data, 'root', '')).resolve()), what]).encode())
+    head = [type(data).__name__, str(Path(getattr(data, 'root', '')).resolve()), data.space.json()]
+    return sha256(json.dumps([*head, what]).encode())
 
 # %% ../../nbs/runs/06_scoring.ipynb #b0a3bd74
 def label_of(data: Dataset, k: int) -> np.ndarray:  # (H, W) train ids
@@ -98,7 +120,7 @@ class Labels:
     "What the label maps of a target hold."
 
     digest: str  # SHA-256 of names and label maps, in order
-    pixels: tuple  # of each train id, 19 counts
+    pixels: tuple  # of each train id of the label space
 
 
 def truth_classes(found: Labels, protocol: str) -> tuple:
@@ -115,7 +137,7 @@ def read_labels(data: Dataset, name: str = '', progress: bool = False) -> Labels
         y = label_of(data, k)
         h.update(data.names[k].encode('utf-8', 'surrogateescape') + str(y.shape).encode() + y.tobytes())
         pixels += np.bincount(y.ravel(), minlength=256)
-    return Labels(h.hexdigest(), tuple(map(int, pixels[: len(CLASSES)])))
+    return Labels(h.hexdigest(), tuple(map(int, pixels[: len(data.space)])))
 
 # %% ../../nbs/runs/06_scoring.ipynb #a87883a2
 _known = {}  # what this process has read: stamps -> Labels
@@ -148,13 +170,16 @@ def remember_labels(known: dict):
 SCORING_CODE = (
     'ash_nb.data.pictures',  # what a picture and a label map are when they are read
     'ash_nb.data.labels',  # ids and protocols
+    'ash_nb.data.templates',  # which files belong together
+    'ash_nb.data.descriptions',  # what pages say
     'ash_nb.data.datasets',  # which image belongs to which label
     'ash_nb.data.transforms',  # how they are resized
     'ash_nb.data.loading',  # how they are batched
     'ash_nb.data.streetworld',  # what is drawn
     'ash_nb.networks.bodies',  # the network
     'ash_nb.networks.segmenter',  # and its heads
-    'ash_nb.numbers.evaluation',  # the prediction and the counting
+    'ash_nb.numbers.rules',  # the prediction
+    'ash_nb.numbers.evaluation',  # the counting
 )
 
 # %% ../../nbs/runs/06_scoring.ipynb #90815f1c
@@ -191,6 +216,7 @@ def evaluation_key(
     split: str = 'val',  # its split
     device: str | torch.device = 'cpu',  # where
     checkpoint: int = -1,  # which of the run's checkpoints
+    rule: str | TestRule = 'ash',  # of the test
 ) -> dict:
     "Collect what decides the score of a checkpoint on a target."
     c, folder = run.config, run.checkpoints[checkpoint]
@@ -205,6 +231,8 @@ def evaluation_key(
         step=step_of(run, checkpoint),
         weights=recorded_digest(folder / 'segmenter.safetensors'),
         precision=dtype_of(c, device),
+        rule=rule_of(rule).name,
+        rule_hash=rule_of(rule).hash,
         scoring=scoring_version(),
     )
 
@@ -213,19 +241,36 @@ def evaluation_file(
     run: Run,  # that was scored
     key: dict,  # of the score, as `evaluation_key` makes it
 ) -> Path:
-    "Name the file of a score: one for each target, split, step, folder, number of images and precision."
-    place = key_digest({k: key[k] for k in ('root', 'images', 'precision')})[:6]
+    "Name the file of a score: one for each target, split, step, folder, number of images, precision and rule."
+    what = ('root', 'images', 'precision') + ('rule_hash',) * (key['rule'] != 'ash')
+    place = key_digest({k: key[k] for k in what})[:6]
     return run.path / 'evaluations' / f'{key["target"]}-{key["split"]}-{key["step"]:07d}-{place}.json'
 
+# %% ../../nbs/runs/06_scoring.ipynb #3c48588f
+def scored_classes(
+    space: LabelSpace,  # of the run
+    taught: tuple | None,  # names of the classes that its source taught; None: all
+    data: Dataset,  # the target
+    target: str = '',  # its name
+    rule: str | TestRule = 'ash',  # of the test
+) -> str:  # name of a protocol
+    "Find which classes are scored, and say once which are not. Raises AshError for classes of another label space."
+    if asked := rule_of(rule).protocol:
+        return fits(asked, space)
+    met = data.meeting(taught)
+    if said := met.told(space.name, data.own.name):
+        tell_once(f'{target or data.own.name}: {said}')
+    return met.protocol.name
+
 # %% ../../nbs/runs/06_scoring.ipynb #c0a5b69c
-def _evaluate_learner(learner: Learner, data: Dataset, target: str, split: str, size: list) -> Evaluation:
+def _evaluate_learner(learner: Learner, data: Dataset, target: str, split: str, protocol: str, **how) -> Evaluation:
     "Count a learner's predictions on a target, in the precision of the learner."
+    c = learner.config
+    size = dict(width=c.test_width, height=c.test_height, device=learner.device, batch_size=4)
     with learner.autocast():
-        return evaluate(
-            learner.segmenter, data, target, split, None, 'truth_or_prediction', *size, learner.device, batch_size=4
-        )
+        return evaluate(learner.segmenter, data, target, split, protocol, **size, **how)
 
-
+# %% ../../nbs/runs/06_scoring.ipynb #7f9362e6
 def _keep(found: Evaluation, key: dict, path: Path):
     "Keep a score; where the run folder cannot be written to, say so and go on."
     try:
@@ -238,23 +283,26 @@ def evaluate_run(
     run: Run | str | Path,  # a run with a checkpoint, or its folder
     target: str,  # name of the target
     root: str | Path = None,  # its folder; None: as settings.ini says
-    split: str = 'val',  # its split
+    split: str = None,  # its split; None: val, or the first that it has
     device: str | torch.device = 'cpu',  # where
     images: int = None,  # StreetWorld targets: how many scenes
-    protocol: str = None,  # classes to score; None: the target's own
+    protocol: str = None,  # classes to score; None: those that run and target have in common
     checkpoint: int = -1,  # which of the run's checkpoints
     mean_over: str = 'truth_or_prediction',  # which classes the mean is over, one of MEAN_OVER
+    rule: str | TestRule = 'ash',  # of the test
 ) -> Evaluation:
     "Score a checkpoint on a target and keep the result in the run folder. Raises AshError for what cannot be read."
     run = run if isinstance(run, Run) else load_run(run)
-    device = pick_device(str(device))
-    data = open_target(target, root, split, images)
-    one_of(protocol or '19', PROTOCOLS, 'protocol')
+    device, rule, space = pick_device(str(device)), rule_of(rule), run.space
+    data = open_target(target, root, split, images, space=space)
+    split = data.split
+    own = scored_classes(space, run.taught, data, target, rule)
+    protocol = fits(protocol or own, space)
     one_of(mean_over, MEAN_OVER, 'rule of the mean')
-    key = evaluation_key(run, target, data, root, split, device, checkpoint)
+    key = evaluation_key(run, target, data, root, split, device, checkpoint, rule)
     learner = run.learner(checkpoint, device)
     key['precision'] = str(learner.dtype).removeprefix('torch.')
-    found = _evaluate_learner(learner, data, target, split, key['test_size'])
+    found = _evaluate_learner(learner, data, target, split, own, rule=rule, space=space)
     _keep(found, key, evaluation_file(run, key))
     return found.under(protocol, mean_over)
 
@@ -263,59 +311,71 @@ def score(
     run: Run,  # with a checkpoint
     target: str,  # name of the target
     root: str | Path = None,  # its folder; None: as settings.ini says
-    split: str = 'val',  # its split
+    split: str = None,  # its split; None: val, or the first that it has
     device: str | torch.device = 'cpu',  # where
     images: int = None,  # StreetWorld targets: how many scenes
     checkpoint: int = -1,  # which of the run's checkpoints
+    rule: str | TestRule = 'ash',  # of the test
 ) -> tuple:  # the Evaluation, and the digest of its key
     "Return a checkpoint's score on a target, made only if none is kept."
-    data = open_target(target, root, split, images)
-    key = evaluation_key(run, target, data, root, split, device, checkpoint)
+    data = open_target(target, root, split, images, space=run.space)
+    split = data.split
+    key = evaluation_key(run, target, data, root, split, device, checkpoint, rule)
     found, _ = read_evaluation(evaluation_file(run, key), key)
-    return found or evaluate_run(run, target, root, split, device, images, None, checkpoint), key_digest(key)
+    ask = (root, split, device, images, None, checkpoint)
+    return found or evaluate_run(run, target, *ask, rule=rule), key_digest(key)
 
 # %% ../../nbs/runs/06_scoring.ipynb #f495c2bc
-def source_splits(c: Config) -> tuple:
-    "List the splits of a run's source: those of its reader, or the one that a prepared copy holds."
-    root = data_root(c.source, c.root or None)
+def _splits_of(name: str, root: Path) -> tuple:  # names of splits, split -> the one to validate on
+    "List the splits of a data set: those of its page, or the one that a prepared copy holds."
     if (root / 'prepared.json').is_file():
-        return (read_json(root / 'prepared.json', sealed=True).get('split'),)
-    return READERS[c.source].splits
+        return (read_json(root / 'prepared.json', sealed=True).get('split'),), {}
+    about = described(name, root)[0]
+    return tuple(about.splits), about.validation
 
 # %% ../../nbs/runs/06_scoring.ipynb #44b4f742
-def _no_val_folder(c: Config) -> str:  # '' where there is one
-    "Say that a source has no folder of validation images. Raises AshError for a damaged one."
+def _validation_of(c: Config, name: str, root: str, split: str) -> tuple:  # split, '' for none; why there is none
+    "Find the split of a source that training has not seen. Raises AshError for a damaged one."
+    if c.hold_out:
+        return f'{split}~held{c.hold_out}', ''
+    drawn = name.startswith('streetworld')
+    splits, validation = (('train', 'val'), {}) if drawn else _splits_of(name, data_root(name, root or None))
+    chosen = validation.get(split, 'val')
+    if chosen == split:
+        return '', f'{name} is learned from its own validation split'
+    if chosen not in splits:
+        where = f'{name} in {data_root(name, root or None)} has no split {chosen}, only {", ".join(map(str, splits))}'
+        return '', f'{where} (hold_out=0.05 would hold some images back)'
     try:
-        open_target(c.source, c.root or None, 'val')
+        return (chosen, '') if drawn else (open_target(name, root or None, chosen).split, '')
     except AshError as e:
-        if 'is not a folder' in str(e):
-            return f'{c.source} has no split val there: {e}'
+        if 'is not a folder' in str(e) or 'is missing' in str(e):
+            return '', f'{name} has no split {chosen} there: {e}'
         raise
-    return ''
 
 # %% ../../nbs/runs/06_scoring.ipynb #712174bf
+def validation_splits(c: Config) -> tuple:  # source -> (its folder, split); why there is none, '' where there are
+    "Find for every source the split that training has not seen. Raises AshError for a damaged one."
+    names = sources_of(c)
+    roots, splits = for_each(c.root, names), for_each(c.split, names)
+    found = {n: _validation_of(c, n, roots[n], splits[n]) for n in names}
+    missing = '; '.join(why for _, why in found.values() if why)
+    return {} if missing else {n: (roots[n] or None, split) for n, (split, _) in found.items()}, missing
+
+
 def no_validation(c: Config) -> str:  # '' where there is one
     "Say why a source has no validation split that training has not seen. Raises AshError for a damaged one."
-    if c.split == 'val':
-        return f'{c.source} is learned from its own validation split'
-    if c.source.startswith('streetworld'):
-        return ''
-    splits = source_splits(c)
-    if 'val' not in splits:
-        place = data_root(c.source, c.root or None)
-        return f'{c.source} in {place} has no split val, only {", ".join(map(str, splits))}'
-    return _no_val_folder(c)
+    return validation_splits(c)[1]
 
 # %% ../../nbs/runs/06_scoring.ipynb #435cb235
-def source_scores(run: Run, device: str | torch.device, images: int, mean_over: str = 'truth') -> list:
-    """Score each of a run's checkpoints on the validation split of its own source, StreetWorld's with `images` scenes.
-    Return an mIoU each, and nothing where the source has no such split."""
-    c, scores = run.config, []
-    if no_validation(c):
-        return scores
-    for k in range(len(run.checkpoints)):
-        found, _ = score(run, c.source, c.root or None, 'val', device, images, k)
-        scores.append(found.under(None, mean_over).miou)
+def source_scores(run: Run, device: str, images: int, mean_over: str = 'truth', rule: str = 'ash') -> list:
+    """Score each of a run's checkpoints on the validation splits of its sources, StreetWorld's with `images` scenes.
+    Return an mIoU each, the mean over the sources, and nothing where one has no such split."""
+    ask, where = (device, images), validation_splits(run.config)[0]
+    scores = []
+    for k in range(len(run.checkpoints) if where else 0):
+        found = [score(run, name, root, split, *ask, k, rule)[0] for name, (root, split) in where.items()]
+        scores.append(float(np.mean([e.under(None, mean_over).miou for e in found])))
     return scores
 
 # %% ../../nbs/runs/06_scoring.ipynb #1f32f9fc
