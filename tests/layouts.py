@@ -48,6 +48,7 @@ TABLES = {
     'kitti': table(STREET, VOID + ' 255'),
     'synscapes': table(STREET, VOID),
     'foggy_cityscapes': table(STREET, VOID),
+    'foggy_driving': table(STREET, VOID),
     'synthia': table(
         '3>0 4>1 2>2 21>3 5>4 7>5 15>6 9>7 6>8 16>9 1>10 10>11 17>12 8>13 18>14 19>15 20>16 12>17 11>18', '0 13-14 22'
     ),
@@ -175,6 +176,10 @@ LAYOUTS = [
            'gtFine/val/frankfurt/frankfurt_000000_000294_gtFine_labelIds.png'),
     Layout('foggy_cityscapes', 'train', f'leftImg8bit_foggy/train/frankfurt/{_foggy}',
            'gtFine/train/frankfurt/frankfurt_000000_000294_gtFine_labelIds.png'),
+    Layout('foggy_driving', 'test', 'leftImg8bit/test/public/p01_leftImg8bit.png',
+           'gtFine/test/public/p01_gtFine_labelIds.png'),
+    Layout('foggy_driving', 'test', 'leftImg8bit/test_extra/web/w01_leftImg8bit.png',
+           'gtCoarse/test_extra/web/w01_gtCoarse_labelIds.png'),
     Layout('foggy_zurich', 'testv2', 'RGB/GOPR0122/1508039851.0_frame_000421.png',
            'gt_labelTrainIds/GOPR0122/1508039851.0_frame_000421.png',
            lists={'lists_file_names/RGB_testv2_filenames.txt': 'RGB/GOPR0122/1508039851.0_frame_000421.png\n'}),

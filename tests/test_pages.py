@@ -108,6 +108,7 @@ COUNTS = {
     **dict.fromkeys(('idd', 'idd_level3'), dict(train=6993, val=981)),
     'wilddash2': dict(val=4256),
     'foggy_cityscapes': dict(train=3 * 2975, val=3 * 500),
+    'foggy_driving': dict(test=101),
     'foggy_zurich': dict(testv2=40, testv1=16),
 }
 
