@@ -51,8 +51,7 @@ def _whole(option: str, least: int = 1) -> Callable:
 # %% ../nbs/workshop/04_cli.ipynb #079b4312
 def _run_options(p: argparse.ArgumentParser):
     "Add what decides how a run is trained."
-    source = 'data set to learn from, or its folder with a dataset.yaml; several with commas'
-    p.add_argument('--source', help=f"{source} (default: the preset's)")
+    p.add_argument('--source', help='what to learn from: a data set, or its folder')
     p.add_argument('--preset', default=settings()['preset'], help=f'{", ".join(PRESETS)} (default %(default)s)')
     p.add_argument('--steps', type=_whole('--steps'), help="training steps (default: the preset's)")
     field = 'any other field of the configuration, e.g. lambda_adv=0.01; `ash-nb fields` lists them'
@@ -68,15 +67,15 @@ _root_help = 'its folder, or NAME=FOLDER, as often as needed (default: as settin
 
 def _target_options(p: argparse.ArgumentParser, default: str = None):
     "Add what says on which targets to score; without a default, --target must be given."
-    names = 'data sets or folders with a dataset.yaml, with commas: camvid, acdc-fog, ..., unseen (StreetWorld)'
+    names = 'data sets or their folders, with commas: camvid, acdc-fog, unseen'
     p.add_argument('--target', default=default, required=default is None, help=names)
     p.add_argument('--root', action='append', default=[], metavar='[NAME=]DIR', help=_root_help)
-    p.add_argument('--split', help='split of the target (default: val, or the first that it has)')
+    p.add_argument('--split', help='split of the target (default: val, or the first)')
     p.add_argument('--images', type=_whole('--images'), help='scenes of each StreetWorld target (default 24)')
 
 # %% ../nbs/workshop/04_cli.ipynb #e28862b1
-def _roots(given: list, names: list) -> dict:  # name -> folder
-    "Say where data sets lie: DIR is the folder of all that are not named. Raises AshError for an unknown name."
+def _said_roots(given: list, names: list) -> tuple:  # name -> folder, the folder of all that are not named
+    "Read what --root says. Raises AshError for an unknown name."
     said, plain = {}, ''
     for text in given:
         name, sign, folder = text.partition('=')
@@ -84,6 +83,12 @@ def _roots(given: list, names: list) -> dict:  # name -> folder
             plain = str(plain_path(text))
         else:
             said[one_of(name.strip(), names, 'data set in --root')] = str(plain_path(folder.strip()))
+    return said, plain
+
+
+def _roots(given: list, names: list, others: list = ()) -> dict:  # name -> folder
+    "Say where data sets lie: DIR is the folder of all that are not named. Raises AshError for an unknown name."
+    said, plain = _said_roots(given, [*names, *others])
     files = [n for n in names if not n.startswith(('streetworld', 'procedural'))]
     return {n: said.get(n, plain) for n in files if said.get(n, plain)}
 
@@ -98,8 +103,7 @@ def _data_sets(text: str) -> tuple:  # names, name -> folder of those that were 
 # %% ../nbs/workshop/04_cli.ipynb #708d11a9
 def _rule_option(p: argparse.ArgumentParser):
     "Add by which rule is tested."
-    names = 'robustnet, daformer, hrda, mmseg, rein, soma, tqdm, ... or one of your own'
-    p.add_argument('--rule', default='ash', help=f"how is tested: ash (the paper's, the default), {names}")
+    p.add_argument('--rule', default='ash', help='how is tested: ash (default), robustnet, rein, tqdm, ...')
 
 # %% ../nbs/workshop/04_cli.ipynb #bfb41fa4
 def _mean_options(p: argparse.ArgumentParser, of: str, rule: str):
@@ -170,18 +174,16 @@ def _add_train(subparsers):
     return p
 
 # %% ../nbs/workshop/04_cli.ipynb #28eadd8b
-def _with_roots(c: Config, given: list, others: tuple = ()) -> Config:  # others: names that --root may also mean
-    "Put into a configuration where its sources, its target and its paintings lie. Raises AshError for another name."
+def _with_roots(c: Config, given: list, targets: list = ()) -> Config:
+    """Put into a configuration where its sources, its target and its paintings lie. A folder without a name is that of
+    the sources or, where there are targets, of those. Raises AshError for an unknown name."""
     from ash_nb.data.datasets import sources_of
 
     sources, mine = sources_of(c), {}
-    at = _roots([g for g in given if '=' in g], [*sources, c.target, 'paintings', *others])
-    if not others:
-        at = _roots(given, sources) | at
-    if found := {n: at[n] for n in sources if n in at}:
-        mine['root'] = (
-            next(iter(found.values())) if len(sources) == 1 else ','.join(f'{n}={d}' for n, d in found.items())
-        )
+    at, plain = _said_roots(given, [*sources, c.target, 'paintings', *targets])
+    found = {n: at.get(n, '' if targets else plain) for n in sources}
+    if any(found.values()):
+        mine['root'] = ','.join(f'{n}={d}' for n, d in found.items() if d) if len(sources) > 1 else found[sources[0]]
     if c.target in at and not c.target_root:
         mine['target_root'] = at[c.target]
     if 'paintings' in at and c.styles == 'paintings':
@@ -291,14 +293,13 @@ def _evaluate(args: argparse.Namespace):
         print(f'written: {written}')
 
 # %% ../nbs/workshop/04_cli.ipynb #9fada115
-def _compare_config(args: argparse.Namespace, roots: dict) -> Config:
+def _compare_config(args: argparse.Namespace, targets: list) -> Config:
     "Build what all runs of a comparison share; a method that adapts to a target finds it where it is scored."
     if any(text.partition('=')[0].strip() == 'method' for text in args.set):
         raise AshError('--set method=...: say it with --methods')
-    config = _with_roots(configuration(args), args.root, tuple(roots) or ('',))
-    if roots.get(config.target) and not config.target_root:
-        config = replace(config, target_root=roots[config.target])
-    return config
+    config = _with_roots(configuration(args), args.root, targets)
+    at = _roots(args.root, targets, [*config.source.split(','), 'paintings', config.target])
+    return replace(config, target_root=at[config.target]) if config.target in at and not config.target_root else config
 
 # %% ../nbs/workshop/04_cli.ipynb #e7086ae4
 def _show_comparison(out: str, runs, roots: dict, baseline: str):
@@ -324,11 +325,11 @@ def _add_compare(subparsers):
     p = _add_verb(subparsers, 'compare', summary, example)
     names = 'names with commas, e.g. source_only,ash,ash:delta=0; `ash-nb methods` lists them'
     p.add_argument('--methods', required=True, help=names)
-    p.add_argument('--baseline', help='method that differences are taken to (default: the first)')
+    p.add_argument('--baseline', help='differences are taken to it (default: the first)')
     p.add_argument('--seeds', type=_whole('--seeds'), default=3, help='seeds 0 .. N-1 (default %(default)s)')
     _mean_options(p, 'each target', 'truth')
     _rule_option(p)
-    p.add_argument('--out', required=True, help='folder of the comparison; what it already holds is not trained again')
+    p.add_argument('--out', required=True, help='folder; what it already holds is not trained again')
     _target_options(p, 'unseen')
     _run_options(p)
     return p
@@ -343,9 +344,8 @@ def _compare(args: argparse.Namespace):
     words = [m.strip() for m in args.methods.split(',')]
     names, roots = _data_sets(args.target)
     targets = target_names(','.join(names))
-    config = _compare_config(args, dict.fromkeys([*targets, *sources_of(configuration(args))], ''))
-    roots |= {t: d for t, d in _roots(args.root, [*targets, *sources_of(config)]).items() if t in targets}
-    config = _compare_config(args, roots | dict.fromkeys([t for t in targets if t not in roots], ''))
+    config = _compare_config(args, targets)
+    roots |= _roots(args.root, targets, [*sources_of(config), 'paintings', config.target])
     if args.baseline:
         one_of(args.baseline, words, 'baseline')
     where = (args.split, args.device, args.images, args.protocol, args.workers)
