@@ -225,7 +225,7 @@ def _one_label(one: Marked, common: str) -> LabelFiles:  # common: the page's en
     segments = [_template(t, 'segments', one.line).text for t in _texts(one, 'segments')]
     return LabelFiles(template, encoding, _choice(one, 'holds', ('own', 'train ids'), 'own'), tuple(segments))
 
-
+# %% ../../nbs/data/10_descriptions.ipynb #7f5019d9
 def _label_files(page: Marked, image_fields: set) -> tuple:  # of LabelFiles
     "Read where labels lie. Raises PageError for a field that no image has."
     common, given = _choice(page, 'encoding', ENCODINGS, 'index'), page.get('labels', [])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.config import AshError
-from .pictures import SUFFIXES, any_case, find_files
+from .pictures import SUFFIXES, find_files
 
 # %% ../../nbs/data/09_templates.ipynb #147f6ed4
 _field = re.compile(r'\{(\w+)(\.\.\.)?\}')
