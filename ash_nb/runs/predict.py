@@ -10,6 +10,7 @@ __all__ = ['KINDS', 'as_image', 'Predictor', 'probabilities_of', 'ids_of', 'pred
 import glob
 import io
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,18 +140,28 @@ def _longer_names(file: Path, inner: Path) -> list:  # of paths without ending, 
         names.append(inner.with_name('-'.join((*folders[-k:], inner.name))))
     return names
 
+# %% ../../nbs/runs/09_predict.ipynb #743cf746
+def _numbered(names: list) -> list:
+    "Number names that are there already, but for case."
+    taken, out = set(), []
+    for name in names:
+        n, free = 1, name
+        while str(free).casefold() in taken:
+            n += 1
+            free = name.with_name(f'{name.name}-{n}')
+        taken.add(str(free).casefold())
+        out.append(free)
+    return out
+
 # %% ../../nbs/runs/09_predict.ipynb #b4afbc89
 def names_of(pictures: list) -> list:  # of paths without ending, one a picture
     "Name the predictions of pictures, all differently. Names that differ in case alone are not."
     choices, level = [_longer_names(*p) for p in pictures], [0] * len(pictures)
-    while True:
+    for _ in range(max(map(len, choices))):
         names = [c[min(k, len(c) - 1)] for c, k in zip(choices, level)]
-        folded = [str(n).casefold() for n in names]
-        twice = [k for k, n in enumerate(folded) if folded.count(n) > 1]
-        if not twice or all(level[k] >= len(choices[k]) for k in twice):
-            return names
-        for k in twice:
-            level[k] += 1
+        often = Counter(str(n).casefold() for n in names)
+        level = [k + (often[str(n).casefold()] > 1) for k, n in zip(level, names)]
+    return _numbered(names)
 
 # %% ../../nbs/runs/09_predict.ipynb #683cc4ec
 def _own_ids(name: str, space: LabelSpace) -> list:
