@@ -1691,6 +1691,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'ash_nb.runs.compare.know_protocols': ('runs/compare.html#know_protocols', 'ash_nb/runs/compare.py'),
                                      'ash_nb.runs.compare.look_first': ('runs/compare.html#look_first', 'ash_nb/runs/compare.py'),
                                      'ash_nb.runs.compare.protocol_record': ('runs/compare.html#protocol_record', 'ash_nb/runs/compare.py'),
+                                     'ash_nb.runs.compare.rule_kept': ('runs/compare.html#rule_kept', 'ash_nb/runs/compare.py'),
                                      'ash_nb.runs.compare.rules_table': ('runs/compare.html#rules_table', 'ash_nb/runs/compare.py'),
                                      'ash_nb.runs.compare.run_columns': ('runs/compare.html#run_columns', 'ash_nb/runs/compare.py'),
                                      'ash_nb.runs.compare.session_costs': ('runs/compare.html#session_costs', 'ash_nb/runs/compare.py'),
