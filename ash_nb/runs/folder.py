@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import torch
 from fastcore.basics import patch
 
@@ -293,6 +294,14 @@ def learner(self: Run, checkpoint: int = -1, device: str | torch.device = 'cpu')
     for network in result.networks.values():
         network.eval()
     return result
+
+# %% ../../nbs/runs/02_folder.ipynb #1ca064ec
+@patch
+def predict(self: Run, image, probabilities: bool = False, **how) -> np.ndarray:  # (H, W) uint8 train ids
+    "Segment a picture (path, array or tensor) at its own size, as `predict_image` does."
+    from ash_nb.runs.predict import predict_image
+
+    return predict_image(self, image, probabilities, **how)
 
 # %% ../../nbs/runs/02_folder.ipynb #b1c0de29
 def _lock_on_windows(file) -> bool | None:
