@@ -302,7 +302,8 @@ def upside_down(data: SegmentationData) -> str:  # '' where nothing is odd
 
 def _mean_rows(data: SegmentationData, ids: np.ndarray) -> dict:  # class name -> 0 at the top, 1 at the bottom
     "Say at which height each class of a label lies in the mean."
-    places = meaning(ids, data.about.colours or data.about.numbers, rest=True)
+    coloured = data.about.labels[0].encoding == 'colour'
+    places = meaning(ids, data.about.colours if coloured else data.about.numbers, rest=True)
     rows = np.arange(places.shape[0])[:, None] / max(1, places.shape[0] - 1)
     found = (k for k in np.unique(places) if 0 <= k < len(data.own))
     return {data.own.classes[k]: float(np.broadcast_to(rows, places.shape)[places == k].mean()) for k in found}
