@@ -289,6 +289,7 @@ def upside_down(data: SegmentationData) -> str:  # '' where nothing is odd
     about, told = data.about, []
     for top, bottom in about.above:
         rows = [_mean_rows(data, ids) for _, ids in spread_labels(data)]
+        rows = [r for r in rows if len(r) > 1]  # a label of one class has no above
         both = [r for r in rows if top in r and bottom in r]
         wrong = sum(r[top] > r[bottom] for r in both)
         if 2 * wrong > len(both):
