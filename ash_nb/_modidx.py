@@ -1009,7 +1009,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'ash_nb.look.figures._pair_stills': ('look/figures.html#_pair_stills', 'ash_nb/look/figures.py'),
                                      'ash_nb.look.figures._preview_scene': ('look/figures.html#_preview_scene', 'ash_nb/look/figures.py'),
                                      'ash_nb.look.figures._restyled': ('look/figures.html#_restyled', 'ash_nb/look/figures.py'),
-                                     'ash_nb.look.figures._scored': ('look/figures.html#_scored', 'ash_nb/look/figures.py'),
                                      'ash_nb.look.figures._segmented': ('look/figures.html#_segmented', 'ash_nb/look/figures.py'),
                                      'ash_nb.look.figures._shrunk': ('look/figures.html#_shrunk', 'ash_nb/look/figures.py'),
                                      'ash_nb.look.figures._street_and_painting': ( 'look/figures.html#_street_and_painting',

@@ -20,7 +20,7 @@ import torch
 from ..core.config import AshError, Config, generator
 from ..core.files import read_json, recorded_digest, write_atomic, write_json
 from ..data.datasets import open_dataset
-from ..data.labels import CITYSCAPES, IGNORE, PROTOCOLS, LabelSpace, meet
+from ..data.labels import CITYSCAPES, IGNORE, PROTOCOLS, LabelSpace
 from ..data.pictures import SUFFIXES, read_picture
 from ..data.transforms import eval_transform
 from ..hallucinators.ash import AdaINHallucinator
@@ -37,13 +37,14 @@ from ash_nb.runs.compare import (
     comparison_table,
     cost_table,
     drop_drawn,
+    know_protocols,
     rules_table,
     to_latex,
     to_markdown,
     with_rule,
 )
 from ..runs.folder import Run, load_run, run_name
-from ..runs.scoring import open_target
+from ..runs.scoring import open_target, scored_classes
 from ..runs.training import out_of_memory, probe_image
 
 # %% ../../nbs/look/05_figures.ipynb #3da55355
@@ -164,12 +165,6 @@ def _image_miou(guess, truth, protocol):
     matrix = confusion_matrix(torch.from_numpy(guess), torch.from_numpy(truth), classes)
     return iou(matrix, protocol, 'truth')[1]
 
-# %% ../../nbs/look/05_figures.ipynb #5pace301
-def _scored(run, data):
-    "Name the protocol of a run on a data set: what both have, where the data set says what it has."
-    own = getattr(data, 'own', None)
-    return data.protocol if own is None else meet(run.space, own, run.taught).protocol.name
-
 # %% ../../nbs/look/05_figures.ipynb #44qual01
 def qualitative_figure(
     runs: dict,  # method -> Run
@@ -179,7 +174,7 @@ def qualitative_figure(
 ):  # matplotlib Figure
     "Draw Figure 3: images, predictions of each run with their mean IoU, truth."
     run = next(iter(runs.values()))
-    protocol = _scored(run, data)
+    protocol = scored_classes(run.space, run.taught, data)
     samples = [data[round(k)] for k in np.linspace(0, len(data) - 1, min(len(data), 24))]  # spread over the whole set
     truths = [np.asarray(s['label']) for s in samples]
     guesses = {m: predictions(run, samples, device) for m, run in runs.items()}
@@ -322,7 +317,8 @@ def hallucination_figures(run: Run, learner: Learner, folder: Path) -> list:  # 
 def run_figures(path: Path, target: str = 'streetworld-day', root: Path = None) -> list:  # files written
     """Draw the curves, examples, Figure 4 and restyled streets of a run folder, and write its report.html.
     The examples come from `target`, found in the folder `root`."""
-    run, data = load_run(path), open_target(target, root)
+    run = load_run(path)
+    data = open_target(target, root, space=run.space)
     read_sample(data, labelled=True)
     learner, folder, method = run.learner(), run.path / 'figures', run.config.method
     drop_older(run, folder)
@@ -365,6 +361,7 @@ def _table_texts(runs: pd.DataFrame, baseline: str) -> dict:  # file -> its text
 def comparison_tables(out: Path, runs: pd.DataFrame, baseline: str = None) -> list:  # files written
     "Write a comparison's tables and the figure of its differences to a baseline, by default the first method."
     out, baseline = Path(out), baseline or runs.method.iloc[0]
+    know_protocols(out)
     texts = _table_texts(runs, baseline)
     files = [write_atomic(out / name, text.encode()) for name, text in texts.items()]
     if runs.seed.nunique() > 1 and runs.method.nunique() > 1:
@@ -469,7 +466,8 @@ def comparison_figures(
     first = {m: load_run(out / run_name(m, runs.seed.min())) for m in dict.fromkeys((baseline, *shown_methods(runs)))}
     files = comparison_tables(out, runs, baseline)
     ends = {t: runs[runs.target == t].iloc[0] for t in (targets[0], targets[-1])}
-    opened = {t: open_target(t, roots.get(t), r.split, r.images) for t, r in ends.items()}
+    space = first[baseline].space
+    opened = {t: open_target(t, roots.get(t), r.split, r.images, space=space) for t, r in ends.items()}
     for t, data in opened.items():
         files.append(save_figure(qualitative_figure(first, data, device), out / 'figures' / f'examples-{t}.jpg', True))
     found = {t: (data, kept_rows(out, runs, t, first)) for t, data in opened.items()}

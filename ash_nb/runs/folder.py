@@ -105,8 +105,8 @@ def space_in(
     if given is None:
         return CITYSCAPES
     try:
-        return LabelSpace(**given | dict(aliases=tuple(map(tuple, given['aliases']))))
-    except (KeyError, TypeError, ValueError) as e:
+        return LabelSpace(**given)
+    except (TypeError, ValueError) as e:
         raise AshError(f'label_space in config.json is none ({e}): expected name, classes, palette, aliases') from None
 
 # %% ../../nbs/runs/02_folder.ipynb #5pace0f6
