@@ -21,13 +21,14 @@ import torch
 from ..core.config import AshError, plain_path
 from ..core.devices import pick_device
 from ..core.files import read_json, recorded_digest, write_atomic, write_json
-from ..data import labels
-from ..data.labels import CITYSCAPES, LabelSpace, colorize
+from ..data.datasets import data_named
+from ..data.descriptions import describe
+from ..data.labels import CITYSCAPES, LabelSpace, colorize, translation
 from ..data.pictures import find_files, read_picture, tell_left_out
 from ..numbers.evaluation import class_maps
 from ..numbers.rules import TestRule, input_of, rule_of, see
 from .folder import Run, load_run
-from .scoring import space_of_run, step_of
+from .scoring import step_of
 
 # %% ../../nbs/runs/09_predict.ipynb #88074522
 def as_image(
@@ -62,7 +63,7 @@ class Predictor:
         device: str | torch.device = 'cpu',
         target: str = '',  # the data set as whose pictures a rule is to see these
     ):
-        self.rule, self.target, self.space = rule_of(rule), target, space_of_run(run)
+        self.rule, self.target, self.space = rule_of(rule), target, run.space
         _refuse_cut(self.rule, target)
         self.learner = run.learner(checkpoint, pick_device(str(device)))
 
@@ -165,12 +166,16 @@ def names_of(pictures: list) -> list:  # of paths without ending, one a picture
 
 # %% ../../nbs/runs/09_predict.ipynb #683cc4ec
 def _own_ids(name: str, space: LabelSpace) -> list:
-    "List a data set's own id of each class. Raises AshError for a data set whose ids are not known."
-    known = getattr(labels, 'ID_MAPS', {})  # TEMPORARY: until data sets are descriptions
-    if name not in known or space.classes != CITYSCAPES.classes:
-        names = ', '.join(('train', *known))
-        raise AshError(f'--ids {name}: choose one of {names}; the others are for the classes of Cityscapes')
-    return [min((i for i, t in known[name].items() if t == k), default=-1) for k in range(len(space))]
+    "List a data set's own id of each class, -1 where it has none. Raises AshError for one whose ids are not known."
+    about = describe(*data_named(name))
+    if about is None or not about.numbers:
+        expected = 'train, a data set that ships, or a folder with a dataset.yaml, whose labels are ids'
+        raise AshError(f'--ids {name}: expected {expected}')
+    stored, found = translation(about.space, space), [-1] * len(space)
+    for i, place in sorted(about.numbers.items(), reverse=True):
+        if place < len(stored) and stored[place] < len(space):
+            found[stored[place]] = i
+    return found
 
 # %% ../../nbs/runs/09_predict.ipynb #0a63ce55
 def id_table(
