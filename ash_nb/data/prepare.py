@@ -290,7 +290,8 @@ def without_image(data: SegmentationData) -> list:  # of paths relative to the f
 # %% ../../nbs/data/18_prepare.ipynb #b22594dc
 def _mean_rows(data: SegmentationData, ids: np.ndarray) -> dict:  # class name -> 0 at the top, 1 at the bottom
     "Say at which height each class of a label lies in the mean."
-    places = meaning(ids, data.about.colours or data.about.numbers, rest=True)
+    coloured = data.about.labels[0].encoding == 'colour'
+    places = meaning(ids, data.about.colours if coloured else data.about.numbers, rest=True)
     rows = np.arange(places.shape[0])[:, None] / max(1, places.shape[0] - 1)
     found = (k for k in np.unique(places) if 0 <= k < len(data.own))
     return {data.own.classes[k]: float(np.broadcast_to(rows, places.shape)[places == k].mean()) for k in found}
@@ -310,6 +311,7 @@ def upside_down(data: SegmentationData) -> str:  # '' where nothing is odd
     about, told = data.about, []
     if about.above:
         rows = [_mean_rows(data, ids) for _, ids in spread_labels(data)]
+        rows = [r for r in rows if len(r) > 1]  # a label of one class has no above
         told = [said for pair in about.above if (said := _lies_below(rows, *pair))]
     notes = [f.told for f in about.faults if not f.frames and not f.names]
     asked = f'are the ids those of {about.file}?'

@@ -15,7 +15,7 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from ..core.config import AshError
-from .pictures import SUFFIXES, any_case, find_files
+from .pictures import SUFFIXES, find_files
 
 # %% ../../nbs/data/09_templates.ipynb #147f6ed4
 _field = re.compile(r'\{(\w+)(\.\.\.)?\}')
