@@ -125,15 +125,11 @@ class ProceduralPaintings(Drawn):
         one_of(split, self.splits, 'split of procedural-paintings')
         super().__init__(n, (width, height), _first_scene(seed, 'paintings', split), cache, 'painting')
 
-# %% ../../nbs/data/13_drawn.ipynb #6ad227aa
-@patch
-def draw(self: ProceduralPaintings, k: int) -> torch.Tensor:  # (3, H, W) uint8
-    "Draw painting k."
-    from ash_nb.data.streetworld.paintings import painting
+    def draw(self, k: int) -> torch.Tensor:  # (3, H, W) uint8
+        "Draw painting k."
+        from ash_nb.data.streetworld.paintings import painting
 
-    return torch.from_numpy(painting(self.first + k, *self.size)).permute(2, 0, 1).contiguous()
+        return torch.from_numpy(painting(self.first + k, *self.size)).permute(2, 0, 1).contiguous()
 
-
-@patch
-def __getitem__(self: ProceduralPaintings, k: int) -> dict:  # image (3, H, W) uint8, name
-    return {'image': tv_tensors.Image(self.drawn(k)), 'name': self.names[k]}
+    def __getitem__(self, k: int) -> dict:  # image (3, H, W) uint8, name
+        return {'image': tv_tensors.Image(self.drawn(k)), 'name': self.names[k]}

@@ -148,11 +148,9 @@ class Protocol:
     table: tuple  # for each class of the run's label space the index of its scored class, or 255
     within: str = ''  # the protocol in whose confusion matrix IoU is counted; empty: its own
 
-# %% ../../nbs/data/01_labels.ipynb #e2fb7fd4
-@patch
-def json(self: Protocol) -> dict:
-    "Return the record that is written to files; `known_protocol` reads it."
-    return dict(name=self.name, classes=self.classes, table=self.table, within=self.within)
+    def json(self) -> dict:
+        "Return the record that is written to files; `known_protocol` reads it."
+        return dict(name=self.name, classes=self.classes, table=self.table, within=self.within)
 
 # %% ../../nbs/data/01_labels.ipynb #5aa7ef86
 def _subset(name: str, without: Sequence = (), within: str = '') -> Protocol:

@@ -32,7 +32,7 @@ from .copies import READING, is_record
 from .datasets import data_root, described, open_dataset
 from .descriptions import Description, describe
 from .labels import IGNORE, LabelSpace, colorize
-from .reading import SegmentationData, default_split, meaning, spread_labels
+from .reading import SegmentationData, default_split, look_up, spread_labels
 from .templates import Template, matching
 from .transforms import cover
 
@@ -291,7 +291,7 @@ def without_image(data: SegmentationData) -> list:  # of paths relative to the f
 def _mean_rows(data: SegmentationData, ids: np.ndarray) -> dict:  # class name -> 0 at the top, 1 at the bottom
     "Say at which height each class of a label lies in the mean."
     coloured = data.about.labels[0].encoding == 'colour'
-    places = meaning(ids, data.about.colours if coloured else data.about.numbers, rest=True)
+    places = look_up(ids, data.about.colours if coloured else data.about.numbers, rest=True)
     rows = np.arange(places.shape[0])[:, None] / max(1, places.shape[0] - 1)
     found = (k for k in np.unique(places) if 0 <= k < len(data.own))
     return {data.own.classes[k]: float(np.broadcast_to(rows, places.shape)[places == k].mean()) for k in found}

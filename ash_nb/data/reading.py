@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['has_label', 'same_size', 'same_colours', 'like_train_ids', 'spread_labels', 'refuse_train_ids', 'segments_in',
-           'ids_of_segments', 'meaning', 'to_train_ids', 'filled_known', 'default_split', 'split_images',
+           'ids_of_segments', 'look_up', 'to_train_ids', 'filled_known', 'default_split', 'split_images',
            'listed_names', 'only_listed', 'held_out', 'portion', 'images_of', 'labels_of_images',
            'numbered_as_cityscapes', 'SegmentationData', 'tell_turned']
 
@@ -149,7 +149,7 @@ def ids_of_segments(
     return np.array([known.get(n, 0) for n in numbers.tolist()])[at.reshape(pixels.shape[:2])]
 
 # %% ../../nbs/data/12_reading.ipynb #2103a07c
-def _meaning_of_bytes(values: np.ndarray, known: dict, other: int) -> np.ndarray:  # int16
+def _look_up_bytes(values: np.ndarray, known: dict, other: int) -> np.ndarray:  # int16
     "Look ids of one byte up in a table of all 256."
     table = np.full(256, other, np.int16)
     small = {k: v for k, v in known.items() if k < 256}
@@ -157,7 +157,7 @@ def _meaning_of_bytes(values: np.ndarray, known: dict, other: int) -> np.ndarray
     return table[values]
 
 # %% ../../nbs/data/12_reading.ipynb #c415e124
-def meaning(
+def look_up(
     values: np.ndarray,  # (H, W) ids or packed colours
     known: dict,  # id or packed colour -> train id, or 255
     rest: bool = False,  # whether others are ignored
@@ -165,7 +165,7 @@ def meaning(
     "Look ids or colours up."
     other = IGNORE if rest else -1
     if values.dtype == np.uint8:
-        return _meaning_of_bytes(values, known, other)
+        return _look_up_bytes(values, known, other)
     keys = np.array(sorted(known), np.int64)
     at = np.searchsorted(keys, values.astype(np.int64)).clip(max=len(keys) - 1)
     return np.where(keys[at] == values, np.array([known[k] for k in keys.tolist()], np.int16)[at], np.int16(other))
@@ -221,7 +221,7 @@ def to_train_ids(
     holds: str = 'own',  # ids of the page, or train ids: places in its list of classes
 ) -> np.ndarray:  # (H, W) uint8 train ids of the space, 255 ignored
     "Translate ids or colours to train ids. Raises AshError naming the file and what is unknown."
-    out = meaning(raw, _stored_as(about, space, coloured, holds), about.rest and holds == 'own')
+    out = look_up(raw, _stored_as(about, space, coloured, holds), about.rest and holds == 'own')
     if (out < 0).any():
         say = _unknown_colours if coloured else _unknown_ids
         raise AshError(say(raw[out < 0], about, path))
