@@ -273,6 +273,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'ash_nb.data.datasets._labelled_in': ('data/datasets.html#_labelled_in', 'ash_nb/data/datasets.py'),
                                       'ash_nb.data.datasets._open_drawn': ('data/datasets.html#_open_drawn', 'ash_nb/data/datasets.py'),
                                       'ash_nb.data.datasets._open_folder': ('data/datasets.html#_open_folder', 'ash_nb/data/datasets.py'),
+                                      'ash_nb.data.datasets._said_by_name': ('data/datasets.html#_said_by_name', 'ash_nb/data/datasets.py'),
                                       'ash_nb.data.datasets._spaces_of': ('data/datasets.html#_spaces_of', 'ash_nb/data/datasets.py'),
                                       'ash_nb.data.datasets.data_named': ('data/datasets.html#data_named', 'ash_nb/data/datasets.py'),
                                       'ash_nb.data.datasets.data_root': ('data/datasets.html#data_root', 'ash_nb/data/datasets.py'),

@@ -107,18 +107,24 @@ def open_dataset(
     return data
 
 # %% ../../nbs/data/15_datasets.ipynb #d82b5686
+def _said_by_name(text: str) -> dict:  # name -> value; empty where this is one value for all
+    "Read name=value, several with commas."
+    pairs = [p.partition('=') for p in text.split(',')]
+    if not all(sign for _, sign, _ in pairs):
+        return {}
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+# %% ../../nbs/data/15_datasets.ipynb #f50c34e9
 def for_each(
     text: str,  # one value for all, or name=value with commas
     names: list,  # of data sets
 ) -> dict:  # name -> value, '' where nothing is said
     "Read what is said for several data sets. Raises AshError for a name that is none of them."
-    pairs = [p.partition('=') for p in text.split(',')]
-    if text and all(sign for _, sign, _ in pairs):
-        said = {name.strip(): value.strip() for name, _, value in pairs}
-        if set(said) & set(names) or len(names) > 1:
-            for name in said:
-                one_of(name, names, 'data set')
-            return {n: said.get(n, '') for n in names}
+    said = _said_by_name(text)
+    if set(said) & set(names) or (said and len(names) > 1):
+        for name in said:
+            one_of(name, names, 'data set')
+        return {n: said.get(n, '') for n in names}
     return dict.fromkeys(names, text)
 
 # %% ../../nbs/data/15_datasets.ipynb #b5049192
