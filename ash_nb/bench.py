@@ -6,8 +6,8 @@
 __all__ = ['SIZES', 'SHAPES', 'GPU_SHAPES', 'PHASES', 'REST', 'BENCHES', 'once', 'spread', 'timed', 'in_turn', 'in_a_row',
            'inputs', 'bench_learner', 'as_published', 'tf32', 'convolution_limit', 'peak_of', 'cost_of', 'with_habits',
            'step_bench', 'Stopwatch', 'phases', 'phase_bench', 'heads_bench', 'data_bench', 'streetworld_bench',
-           'files_bench', 'one_step', 'methods_bench', 'gpu_table', 'scale_bench', 'process_bench', 'preview_bench',
-           'import_bench', 'bench']
+           'files_bench', 'one_step', 'methods_bench', 'gpu_parts', 'gpu_table', 'gpu_part_table', 'scale_bench',
+           'process_bench', 'preview_bench', 'import_bench', 'bench']
 
 # %% ../nbs/workshop/03_bench.ipynb #9ef3e7b9
 import contextlib
@@ -33,6 +33,7 @@ from .core.config import Config, one_of
 from .core.devices import fast_bf16, keep_memory, pick_device
 from .core.files import read_json
 from .data.datasets import open_dataset
+from .data.labels import CITYSCAPES
 from .data.prepare import prepare, reading_speed, write_gta5
 from .data.transforms import train_transform
 from .methods import step as algorithm
@@ -118,7 +119,7 @@ def inputs(
     "Draw random images, labels and style images of a run's size."
     n, size = c.batch_size, (c.height, c.width)
     images = torch.rand(2 * n, 3, *size, device=device)
-    labels = torch.randint(19, (n, *size), device=device)
+    labels = torch.randint(len(CITYSCAPES), (n, *size), device=device)
     return images[:n], labels, images[n:]
 
 # %% ../nbs/workshop/03_bench.ipynb #b179e189
@@ -359,7 +360,7 @@ def heads_bench(repeats: int = 5, device: str = 'cpu', features: int = 2048, siz
     out = {}
     for dtype in _precisions(torch.device(device)).values():
         last = dict(memory_format=torch.channels_last)
-        a, b = (Head(features, 19).to(device, dtype).to(**last) for _ in range(2))
+        a, b = (Head(features, len(CITYSCAPES)).to(device, dtype).to(**last) for _ in range(2))
         x = torch.randn(1, features, *size, device=device, dtype=dtype).contiguous(**last).requires_grad_()
         ways = {'one by one': lambda a=a, b=b, x=x: (a(x), b(x)), 'together': functools.partial(both_heads, a, b, x)}
         for name, heads in ways.items():
@@ -435,20 +436,34 @@ def methods_bench(repeats: int = 7, device: str = 'cpu', **changes) -> dict:  # 
     rows = in_turn(works, repeats)
     return {m: row | _beside_source_only(m, rows, peaks) for m, row in rows.items()}
 
+# %% ../nbs/workshop/03_bench.ipynb #3a1e488e
+def gpu_parts(
+    path: str | Path,  # results/gpu.json, as tests/gpu.py writes it
+) -> dict:  # (card, part) -> its state, seconds, rows, torch and commit
+    "Read what GPUs have measured, each part from the newest run that has it. Raises AshError for a damaged file."
+    parts = {}
+    for run in read_json(path)['runs'] if Path(path).is_file() else []:
+        about = run['about']
+        for name, part in run['parts'].items() if about['card'] and about['size'] == 'full' else ():
+            if part['rows'] or part['state'].startswith('failed'):
+                parts[about['card'], name] = part | dict(torch=about['torch'], commit=about['commit'][:8])
+    return parts
+
 # %% ../nbs/workshop/03_bench.ipynb #f2bb7cc4
-def _gpu_row(about: dict, step: dict, precision: str) -> dict | None:
+def _gpu_row(card: str, step: dict, precision: str) -> dict | None:
     "Take one precision out of what a card has measured; None where it was not."
-    row, alone = step.get(f'kit, {precision}, in a row'), step.get(f'kit, {precision}', {})
+    rows = step['rows']
+    row, alone = rows.get(f'kit, {precision}, in a row'), rows.get(f'kit, {precision}', {})
     if not row:
         return None
     return {
-        'card': about['card'],
+        'card': card,
         'precision': precision,
-        'torch': about['torch'],
-        'commit': about['commit'][:8],
+        'torch': step['torch'],
+        'commit': step['commit'],
         'ms an iteration': row['median_ms'],
         'hours of 100,000': row['median_ms'] / 36,
-        'GB': step.get(f'memory, {precision.split(",")[0]}', {}).get('peak_gb'),
+        'GB': rows.get(f'memory, {precision.split(",")[0]}', {}).get('peak_gb'),
         '% of the limit': 100 * row['share_of_limit'],
         'times as fast as the loop': alone.get('times_as_fast_as_loop'),
     }
@@ -457,15 +472,23 @@ def _gpu_row(about: dict, step: dict, precision: str) -> dict | None:
 def gpu_table(
     path: str | Path,  # results/gpu.json, as tests/gpu.py writes it
 ):  # pandas.DataFrame, a row a card and precision; no rows while no GPU has measured anything
-    "Tabulate an iteration of the paper's run as GPUs have measured it. Raises AshError for a damaged file."
+    "Tabulate an iteration of the paper's run as GPUs have measured it last. Raises AshError for a damaged file."
     import pandas as pd
 
-    rows = []
-    for run in read_json(path)['runs'] if Path(path).is_file() else []:
-        about, step = run['about'], run['parts'].get('step', {}).get('rows', {})
-        if about['card'] and about['size'] == 'full':
-            rows += [_gpu_row(about, step, p) for p in ('bf16', 'float32, TF32', 'float32')]
+    steps = {card: part for (card, name), part in gpu_parts(path).items() if name == 'step'}
+    rows = [_gpu_row(card, s, p) for card, s in steps.items() for p in ('bf16', 'float32, TF32', 'float32')]
     return pd.DataFrame([r for r in rows if r])
+
+# %% ../nbs/workshop/03_bench.ipynb #526b3661
+def gpu_part_table(
+    path: str | Path,  # results/gpu.json, as tests/gpu.py writes it
+):  # pandas.DataFrame, a row a card and part
+    "Tabulate which parts GPUs have measured, to what end, and at which commit."
+    import pandas as pd
+
+    kept = ('state', 'commit', 'seconds')
+    rows = ((*key, len(p['rows']), *(p[k] for k in kept)) for key, p in gpu_parts(path).items())
+    return pd.DataFrame(rows, columns=('card', 'part', 'rows', *kept))
 
 # %% ../nbs/workshop/03_bench.ipynb #5505c3c5
 def _segmenter_pass(c: Config, classes: int, device: torch.device) -> Callable:

@@ -51,6 +51,7 @@ def _whole(option: str, least: int = 1) -> Callable:
 # %% ../nbs/workshop/04_cli.ipynb #079b4312
 def _run_options(p: argparse.ArgumentParser):
     "Add what decides how a run is trained."
+    p.add_argument('--source', help='what to learn from: a data set, or its folder')
     p.add_argument('--preset', default=settings()['preset'], help=f'{", ".join(PRESETS)} (default %(default)s)')
     p.add_argument('--steps', type=_whole('--steps'), help="training steps (default: the preset's)")
     field = 'any other field of the configuration, e.g. lambda_adv=0.01; `ash-nb fields` lists them'
@@ -61,19 +62,48 @@ def _run_options(p: argparse.ArgumentParser):
     p.add_argument('--workers', **workers, help='loader processes (default %(default)s)')
 
 # %% ../nbs/workshop/04_cli.ipynb #c4908b70
+_root_help = 'its folder, or NAME=FOLDER, as often as needed (default: as settings.ini says)'
+
+
 def _target_options(p: argparse.ArgumentParser, default: str = None):
     "Add what says on which targets to score; without a default, --target must be given."
-    names = 'data sets, with commas: camvid, cityscapes, ..., unseen (StreetWorld), streetworld-night'
+    names = 'data sets or their folders, with commas: camvid, acdc-fog, unseen'
     p.add_argument('--target', default=default, required=default is None, help=names)
-    p.add_argument('--root', help='folder of the target (default: as settings.ini says)')
-    p.add_argument('--split', default='val', help='split of the target (default %(default)s)')
+    p.add_argument('--root', action='append', default=[], metavar='[NAME=]DIR', help=_root_help)
+    p.add_argument('--split', help='split of the target (default: val, or the first)')
     p.add_argument('--images', type=_whole('--images'), help='scenes of each StreetWorld target (default 24)')
+
+# %% ../nbs/workshop/04_cli.ipynb #e28862b1
+def _said_roots(given: list, names: list) -> tuple:  # name -> folder, the folder of all that are not named
+    "Read what --root says. Raises AshError for an unknown name."
+    said, plain = {}, ''
+    for text in given:
+        name, sign, folder = text.partition('=')
+        if not sign or (os.sep in name and name not in names):
+            plain = str(plain_path(text))
+        else:
+            said[one_of(name.strip(), names, 'data set in --root')] = str(plain_path(folder.strip()))
+    return said, plain
+
+
+def _roots(given: list, names: list, others: list = ()) -> dict:  # name -> folder
+    "Say where data sets lie: DIR is the folder of all that are not named. Raises AshError for an unknown name."
+    said, plain = _said_roots(given, [*names, *others])
+    files = [n for n in names if not n.startswith(('streetworld', 'procedural'))]
+    return {n: said.get(n, plain) for n in files if said.get(n, plain)}
+
+
+def _data_sets(text: str) -> tuple:  # names, name -> folder of those that were named by their folder
+    "Read names of data sets, or folders with a dataset.yaml in them."
+    from ash_nb.data.datasets import data_named
+
+    found = [data_named(part.strip()) for part in text.split(',') if part.strip()]
+    return [name for name, _ in found], {name: folder for name, folder in found if folder}
 
 # %% ../nbs/workshop/04_cli.ipynb #708d11a9
 def _rule_option(p: argparse.ArgumentParser):
     "Add by which rule is tested."
-    names = 'robustnet, daformer, hrda, mmseg, rein, soma, tqdm, ... or one of your own'
-    p.add_argument('--rule', default='ash', help=f"how is tested: ash (the paper's, the default), {names}")
+    p.add_argument('--rule', default='ash', help='how is tested: ash (default), robustnet, rein, tqdm, ...')
 
 # %% ../nbs/workshop/04_cli.ipynb #bfb41fa4
 def _mean_options(p: argparse.ArgumentParser, of: str, rule: str):
@@ -96,6 +126,11 @@ def configuration(args: argparse.Namespace, **changes) -> Config:  # changes: fi
         changes[name.strip()] = parse_field(name.strip(), value.strip())
     if args.steps is not None:
         changes['steps'] = args.steps
+    if args.source:
+        names, roots = _data_sets(args.source)
+        changes['source'] = ','.join(names)
+        if roots:
+            changes['root'] = roots[names[0]] if len(names) == 1 else ','.join(f'{n}={d}' for n, d in roots.items())
     return preset(args.preset, **changes)
 
 # %% ../nbs/workshop/04_cli.ipynb #c99e76f8
@@ -128,7 +163,7 @@ def _add_train(subparsers):
     p.add_argument('--method', help=which)
     p.add_argument('--seed', type=_whole('--seed', 0), default=0, help='of every random stream (default %(default)s)')
     p.add_argument('--out', help='run folder (default: runs/PRESET-METHOD-SEED)')
-    p.add_argument('--root', help='folder of the source data set (default: as settings.ini says)')
+    p.add_argument('--root', action='append', default=[], metavar='[NAME=]DIR', help=_root_help)
     again = 'go on with the run that the folder holds (default)'
     p.add_argument('--resume', action=argparse.BooleanOptionalAction, default=True, help=again)
     skip = 'replace samples that cannot be read, list them in skipped.csv (default: stop)'
@@ -137,6 +172,23 @@ def _add_train(subparsers):
     p.add_argument('--tensorboard', action='store_true', help="also log to the run's folder tensorboard/")
     _run_options(p)
     return p
+
+# %% ../nbs/workshop/04_cli.ipynb #28eadd8b
+def _with_roots(c: Config, given: list, targets: list = ()) -> Config:
+    """Put into a configuration where its sources, its target and its paintings lie. A folder without a name is that of
+    the sources or, where there are targets, of those. Raises AshError for an unknown name."""
+    from ash_nb.data.datasets import sources_of
+
+    sources, mine = sources_of(c), {}
+    at, plain = _said_roots(given, [*sources, c.target, 'paintings', *targets])
+    found = {n: at.get(n, '' if targets else plain) for n in sources}
+    if any(found.values()):
+        mine['root'] = ','.join(f'{n}={d}' for n, d in found.items() if d) if len(sources) > 1 else found[sources[0]]
+    if c.target in at and not c.target_root:
+        mine['target_root'] = at[c.target]
+    if 'paintings' in at and c.styles == 'paintings':
+        mine['styles'] = at['paintings']
+    return replace(c, **mine)
 
 # %% ../nbs/workshop/04_cli.ipynb #6ac7ad46
 def _train(args: argparse.Namespace):
@@ -150,11 +202,9 @@ def _train(args: argparse.Namespace):
     if not args.resume and args.out and (Path(args.out) / 'config.json').is_file():
         remedy = 'choose another folder, or leave out --no-resume to go on with it'
         raise AshError(f'{args.out} holds a run already: {remedy}')
-    if args.root:
-        changes['root'] = args.root
     if args.skip_bad:
         changes['skip_bad'] = True
-    config = configuration(args, seed=args.seed, **changes)
+    config = _with_roots(configuration(args, seed=args.seed, **changes), args.root)
     run = train(config, args.out, args.device, args.workers, tensorboard=args.tensorboard)
     speaks = is_first_process()
     leave()
@@ -223,31 +273,33 @@ def _evaluate(args: argparse.Namespace):
     from ash_nb.runs.folder import load_run
     from ash_nb.runs.scoring import evaluate_run, open_target, target_names
 
-    run, device, targets, results = load_run(args.run), pick_device(args.device), target_names(args.target), []
+    run, device, results = load_run(args.run), pick_device(args.device), []
+    names, roots = _data_sets(args.target)
+    targets = target_names(','.join(names))
+    roots |= _roots(args.root, targets)
     rule_of(args.rule)
     for t in targets:
-        read_sample(open_target(t, args.root, args.split, args.images), labelled=True)
+        read_sample(open_target(t, roots.get(t), args.split, args.images, space=run.space), labelled=True)
     if run.checkpoints and not run.finished:
         done = run.checkpoints[-1].name[5:].lstrip('0')
         print(f'{run.path} is not finished: scored after {done} of {run.config.steps} steps', file=sys.stderr)
     ask = dict(protocol=args.protocol, mean_over=args.mean_over, rule=args.rule)
     try:
         for t in targets:
-            results.append(evaluate_run(run, t, args.root, args.split, device, args.images, **ask))
+            results.append(evaluate_run(run, t, roots.get(t), args.split, device, args.images, **ask))
     finally:
         written = _tell_scores(results, args.json, len(targets) == 1)
     if written:
         print(f'written: {written}')
 
 # %% ../nbs/workshop/04_cli.ipynb #9fada115
-def _compare_config(args: argparse.Namespace, roots: dict) -> Config:
+def _compare_config(args: argparse.Namespace, targets: list) -> Config:
     "Build what all runs of a comparison share; a method that adapts to a target finds it where it is scored."
     if any(text.partition('=')[0].strip() == 'method' for text in args.set):
         raise AshError('--set method=...: say it with --methods')
-    config = configuration(args)
-    if args.root and config.target in roots and not config.target_root:
-        config = replace(config, target_root=args.root)
-    return config
+    config = _with_roots(configuration(args), args.root, targets)
+    at = _roots(args.root, targets, [*config.source.split(','), 'paintings', config.target])
+    return replace(config, target_root=at[config.target]) if config.target in at and not config.target_root else config
 
 # %% ../nbs/workshop/04_cli.ipynb #e7086ae4
 def _show_comparison(out: str, runs, roots: dict, baseline: str):
@@ -273,11 +325,11 @@ def _add_compare(subparsers):
     p = _add_verb(subparsers, 'compare', summary, example)
     names = 'names with commas, e.g. source_only,ash,ash:delta=0; `ash-nb methods` lists them'
     p.add_argument('--methods', required=True, help=names)
-    p.add_argument('--baseline', help='method that differences are taken to (default: the first)')
+    p.add_argument('--baseline', help='differences are taken to it (default: the first)')
     p.add_argument('--seeds', type=_whole('--seeds'), default=3, help='seeds 0 .. N-1 (default %(default)s)')
     _mean_options(p, 'each target', 'truth')
     _rule_option(p)
-    p.add_argument('--out', required=True, help='folder of the comparison; what it already holds is not trained again')
+    p.add_argument('--out', required=True, help='folder; what it already holds is not trained again')
     _target_options(p, 'unseen')
     _run_options(p)
     return p
@@ -285,12 +337,15 @@ def _add_compare(subparsers):
 # %% ../nbs/workshop/04_cli.ipynb #140d0f13
 def _compare(args: argparse.Namespace):
     "Train methods over seeds, evaluate them, and show the table."
+    from ash_nb.data.datasets import sources_of
     from ash_nb.runs.compare import compare
     from ash_nb.runs.scoring import target_names
 
-    targets, words = target_names(args.target), [m.strip() for m in args.methods.split(',')]
-    roots = {t: args.root for t in targets if not t.startswith('streetworld')}
-    config = _compare_config(args, roots)
+    words = [m.strip() for m in args.methods.split(',')]
+    names, roots = _data_sets(args.target)
+    targets = target_names(','.join(names))
+    config = _compare_config(args, targets)
+    roots |= _roots(args.root, targets, [*sources_of(config), 'paintings', config.target])
     if args.baseline:
         one_of(args.baseline, words, 'baseline')
     where = (args.split, args.device, args.images, args.protocol, args.workers)
@@ -362,7 +417,7 @@ def _add_figures(subparsers):
     p.add_argument('run', help='run folder')
     where = 'where the qualitative examples come from (default %(default)s)'
     p.add_argument('--target', default='streetworld-day', help=where)
-    p.add_argument('--root', help='folder of that target')
+    p.add_argument('--root', help='folder of that target (default: as settings.ini says)')
     return p
 
 # %% ../nbs/workshop/04_cli.ipynb #93f7c1ab
@@ -404,11 +459,11 @@ def _add_prepare(subparsers):
     "Add the verb prepare."
     summary = 'Check every file of a data set; write a copy that training reads many times faster.'
     p = _add_verb(subparsers, 'prepare', summary, 'ash-nb prepare gta5 --root GTA5 --out GTA5-ready')
-    p.add_argument('dataset', help='camvid, cityscapes, gta5, kitti, mapillary, paintings, synthia')
+    p.add_argument('dataset', help='name of a data set, or a folder with a dataset.yaml in it')
     p.add_argument('--root', help='its folder (default: as settings.ini says)')
     p.add_argument('--out', help='folder of the copy (default: check only)')
-    p.add_argument('--split', help='default: val, or train for gta5, synthia and paintings')
-    size = "shrink images to cover this size (default: the paper's for gta5 and synthia, else as they are)"
+    p.add_argument('--split', help='default: val, or the first that it has')
+    size = 'shrink images to cover this size (default: as the page of the data set says, or as they are)'
     p.add_argument('--size', metavar='WxH', help=size)
     p.add_argument('--lossless', action='store_true', help='PNG in place of JPEG at quality 95')
     own = 'default: own, and files that look like train ids are refused'
@@ -444,6 +499,8 @@ def _prepare(args: argparse.Namespace):
     "Check a data set and write a copy of it. Raises AshError where samples have problems and are not left out."
     from ash_nb.data.prepare import prepare
 
+    (args.dataset,), folder = _data_sets(args.dataset)
+    args.root = args.root or folder.get(args.dataset)
     size, workers = args.size and _size(args.size), args.workers or None
     how = (args.split, size, args.lossless, args.leave_out, workers)
     done = prepare(args.dataset, args.root, args.out, *how, holds=args.ids)
@@ -621,7 +678,7 @@ def _run(words: list) -> int:  # exit code
     except AshError as e:
         return _ends(2, f'ash-nb: {e}')
     for name in _paths:  # --out=~/x reaches us as it stands
-        if value := getattr(args, name, None):
+        if isinstance(value := getattr(args, name, None), str) and value:
             setattr(args, name, str(plain_path(value)))
     return _do(args)
 

@@ -212,14 +212,16 @@ def compared(o, method) -> dict:
     import torch
 
     from ash_nb.bench import tf32
+    from ash_nb.networks import adain
 
     take = functools.partial(some_steps, numbers=(5, 6, 7) if o.full else (5,))
     c = small_config(method, precision='float32', lr=1e-3, lr_ash=1e-3)  # longer steps make chaos of rounding
     truth = take(c, 'cpu', torch.float64)
-    with tf32(False):
-        found = {'here': take(c, o.device, torch.float32)}
+    with mock.patch.object(adain, '_generator_on', lambda device, generator: generator):  # noise of the CPU's numbers
+        with tf32(False):
+            found = {'here': take(c, o.device, torch.float32)}
+        found['bf16'] = take(replace(c, precision='bf16'), o.device, torch.float32)
     found['cpu'] = take(c, 'cpu', torch.float32) if o.gpu else found['here']
-    found['bf16'] = take(replace(c, precision='bf16'), o.device, torch.float32)
     row = {f'{what} {where}': apart(x[k], truth[k]) for k, what in enumerate(FLOOR) for where, x in found.items()}
     finite = all(bool(x.isfinite().all()) for pair in found.values() for x in pair)
     equal = all(row[f'{k} here'] <= max(LOOSER * row[f'{k} cpu'], floor) for k, floor in FLOOR.items())
@@ -257,7 +259,7 @@ def step(o, emit):
         row = spans[name] | costs[name] | faster | dict(share_of_orders_memory=share)
         emit(name, **row, tflop_s=rate, share_of_limit=rate / limits[p])
     for p in kinds:
-        row = in_a_row(works[f'kit, {p}'][0], 10 if o.full else 2, 3 if o.full else 1)
+        row = in_a_row(works[f'kit, {p}'][0], 8 if o.full else 2, 3 if o.full else 1)
         share = costs[f'kit, {p}']['tflop'] / row['median_ms'] * 1e3 / limits[p]
         emit(f'kit, {p}, in a row', **row, hours_of_100000_steps=row['median_ms'] / 36, share_of_limit=share)
 
@@ -558,14 +560,15 @@ def undetermined(o) -> dict:  # operation -> methods
 
 @part(75)
 def variants(o, emit):
-    "The kit's step in bf16 with one thing changed: noise on the device, cudnn's search, memory order, a CUDA graph."
+    "The kit's step in bf16 with one thing changed: noise as on the host, cudnn's search, memory order, a CUDA graph."
     import torch
 
     from ash_nb.bench import as_published
     from ash_nb.networks import adain
 
-    on_device = mock.patch.object(adain, '_normal', drawn_on_device)
-    cholesky = mock.patch.object(adain, '_orthonormal', by_cholesky)
+    on_host = mock.patch.object(adain, '_on_gpu', lambda x: False)
+    householder = mock.patch.object(adain, '_by_cholesky', adain._by_householder)
+    own_numbers = mock.patch.object(adain, '_normal', drawn_on_device)  # a graph takes no generator made in it
     in_order = mock.patch.object(torch, 'channels_last', torch.contiguous_format)
 
     def fresh(**changes):
@@ -578,23 +581,21 @@ def variants(o, emit):
         emit(name, **row)
     work = steps_of(o, fresh())
     measure('as it is', work)
-    with on_device:
-        measure('noise drawn on the device', work)
-    with on_device, cholesky:
-        measure('noise drawn there, by Cholesky', work)
+    with on_host:
+        measure('noise drawn on the host, by QR', work)
+    with householder:
+        measure('noise drawn on the device, by QR', work)
     measure('noise: none', steps_of(o, fresh(noise='none')))
     torch.backends.cudnn.benchmark = True
     measure("cudnn's search", work)
-    with on_device, cholesky:
-        measure("cudnn's search, noise drawn there, by Cholesky", work)
     torch.backends.cudnn.benchmark = False
     with in_order:
         measure('NCHW', steps_of(o, as_published(fresh())))
     if not o.gpu:
         return emit('CUDA graph', skipped='there is no GPU here')
-    for name, noise in (('CUDA graph, noise: none', 'none'), ('CUDA graph, noise by Cholesky', 'elementwise')):
+    for name, noise in (('CUDA graph', 'elementwise'), ('CUDA graph, noise: none', 'none')):
         try:
-            with on_device, cholesky:
+            with own_numbers:
                 measure(name, graphed(o, fresh(noise=noise)))
         except (RuntimeError, AttributeError, TypeError) as e:
             emit(name, failed=' '.join(str(e).split())[:300])
@@ -604,23 +605,15 @@ def both_clocks(o, work) -> dict:
     "Time a step alone, and as a loop takes it."
     from ash_nb.bench import in_a_row, timed
 
-    alone = timed(work, 5 if o.full else 1)
-    return dict(alone_ms=alone['median_ms'], **in_a_row(work, 8 if o.full else 1, 3 if o.full else 1))
+    alone = timed(work, 3 if o.full else 1)
+    return dict(alone_ms=alone['median_ms'], **in_a_row(work, 6 if o.full else 1, 3 if o.full else 1))
 
 
 def drawn_on_device(shape, like, generator, axis=0):
-    "Draw normal numbers where they are needed (other ones than the host's generator gives)."
+    "Draw normal numbers from the device's own generator."
     import torch
 
     return torch.randn(shape, device=like.device, dtype=like.dtype)
-
-
-def by_cholesky(g):
-    "Return the Q of g = QR with a positive diagonal of R, by the Cholesky factor of g'g: for well-conditioned g."
-    import torch
-
-    r = torch.linalg.cholesky_ex(g.mT @ g, upper=True).L
-    return torch.linalg.solve_triangular(r, g, upper=True, left=False)
 
 
 def noise_costs(o) -> dict:  # what -> milliseconds
@@ -636,16 +629,21 @@ def noise_costs(o) -> dict:  # what -> milliseconds
     def normal():
         return adain._normal(shape, like, generator(0, 'noise'))
 
+    def on_host():
+        with mock.patch.object(adain, '_on_gpu', lambda x: False):
+            return normal()
+
     g = normal()
     works = {
         'noise: drawn on the host': lambda: torch.randn(shape, generator=generator(0, 'noise')),
-        'noise: drawn on the host and sent': normal,
-        'noise: drawn on the device': lambda: drawn_on_device(shape, like, None),
-        'noise: QR': lambda: adain._orthonormal(g),
-        'noise: Cholesky': lambda: by_cholesky(g),
+        'noise: drawn on the host and sent': on_host,
+        'noise: drawn on the device': normal,
+        'noise: QR': lambda: adain._by_householder(g),
+        'noise: Cholesky': lambda: adain._by_cholesky(g),
     }
     rows = {k: timed(w, 5 if o.full else 1) for k, w in works.items()}
-    rows['noise: Cholesky']['largest_difference_from_qr'] = float((by_cholesky(g) - adain._orthonormal(g)).abs().max())
+    difference = float((adain._by_cholesky(g) - adain._by_householder(g)).abs().max())
+    rows['noise: Cholesky']['largest_difference_from_qr'] = difference
     return rows
 
 
@@ -687,56 +685,33 @@ def verdict_on_device(guard, losses, number):
         opt.step()
 
 
-# ---------------------------------------------------------------- where does the time go?
+# ---------------------------------------------------------------- the notebook's own cells
 
 
-@part(45)
-def profile(o, emit):
-    "Where a step's time goes: phases, kernels by share, gaps between kernels."
-    import torch
-
-    from ash_nb.bench import once, phases
-    from ash_nb.methods.step import step
-
-    n, learner = 3 if o.full else 1, learner_of(o, precision='bf16')
-    inputs = steps_of(o, learner).args
-
-    def steps(take=step):
-        return [take(*inputs) for _ in range(n)]
-
-    steps()
-    with phases(learner) as (timed_step, spent):
-        steps(timed_step)
-    for k, v in spent.items():
-        emit(f'phase: {k}', median_ms=v / n)
-    kinds = [torch.profiler.ProfilerActivity.CPU] + [torch.profiler.ProfilerActivity.CUDA] * o.gpu
-    with torch.profiler.profile(activities=kinds) as p:
-        wall = once(steps) / n
-
-    def ms(e):
-        return (e.self_device_time_total if o.gpu else e.self_cpu_time_total) / 1e3 / n
-
-    rows = sorted((e for e in p.key_averages() if not o.gpu or on_gpu(e)), key=ms, reverse=True)
-    total, idle = sum(map(ms, rows)), gaps(p, n) if o.gpu else {}
-    emit('a step under the profiler', wall_ms=wall, kernels_ms=total, kernels=sum(e.count for e in rows) / n, **idle)
-    for e in rows[: 20 if o.full else 5]:
-        emit(f'kernel: {e.key[:100]}', ms=ms(e), share=ms(e) / total, calls=e.count / n)
+def flagged_cells() -> list:
+    "Read the cells of start/04_gpu that are meant for a GPU."
+    cells = json.loads((ROOT / 'nbs' / 'start/04_gpu.ipynb').read_text())['cells']
+    return [s for c in cells if c['cell_type'] == 'code' and (s := ''.join(c['source'])).startswith('#| gpu')]
 
 
-def on_gpu(event):
-    return 'CUDA' in str(event.device_type)
-
-
-def gaps(p, n) -> dict:
-    "Sum the times between kernels in which the GPU does nothing, a step."
-    spans = sorted((e.time_range.start, e.time_range.end) for e in p.events() if on_gpu(e))
-    idle, end = [], spans[0][0]
-    for start, stop in spans:
-        if start > end:
-            idle.append(start - end)
-        end = max(end, stop)
-    longest = max(idle, default=0) / 1e3
-    return dict(idle_ms=sum(idle) / 1e3 / n, gaps_over_10_us=sum(g > 10 for g in idle) / n, longest_gap_ms=longest)
+@part(100, 'tqdm')
+def notebook(o, emit):
+    "The cells of start/04_gpu that are meant for a GPU: by nbdev's test runner where it is installed, else one by one."
+    cells, runner = flagged_cells(), Path(sys.executable).parent / 'nbdev-test'
+    if not o.gpu:
+        return emit('cells', flagged=len(cells), skipped='there is no GPU here')
+    if runner.exists():
+        words = [runner, '--path', ROOT / 'nbs' / 'start/04_gpu.ipynb', '--flags', 'gpu', '--n-workers', '0']
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=o.left())
+        if done.returncode:
+            raise RuntimeError(done.stderr[-500:])
+        return emit('cells', flagged=len(cells), by='nbdev-test')
+    multiprocessing.set_forkserver_preload(['ash_nb.runs.training'])  # imported once, not by each loader process
+    space = {}
+    for n, c in enumerate(cells):
+        start = time.monotonic()
+        exec(compile(c, 'start/04_gpu', 'exec'), space)
+        emit(f'cell {n + 1} of {len(cells)}', by='itself', seconds=time.monotonic() - start)
 
 
 # ---------------------------------------------------------------- how does it grow?
@@ -745,43 +720,65 @@ def gaps(p, n) -> dict:
 @part(70)
 def batches(o, emit):
     "How time and memory grow with batch and image; the largest batch that fits."
+    from ash_nb.bench import SIZES
+
+    c, rows = SIZES[o.size](precision='bf16', pretrained=False), {}
+    sizes = ((640, 360), (960, 540), (1914, 1052)) if o.full else ((96, 64), (128, 96))
+    cases = {f'batch {n}': dict(batch_size=n) for n in ((1, 2, 4, 8) if o.full else (1, 2))}
+    cases |= {f'{w} x {h}': dict(width=w, height=h, batch_size=1) for w, h in sizes}
+    configs = [replace(c, **changes) for changes in cases.values()]
+    with multiprocessing.get_context('fork').Pool(min(len(cases), os.cpu_count())) as pool:  # a GPU is not touched yet
+        peaks = pool.map(forecast_gb, configs)
+    learner = learner_of(o, precision='bf16')
+    for name, config, peak in zip(cases, configs, peaks):
+        row = one_trial(o, learner, config) | dict(forecast_gb=peak)
+        emit(name, **row)
+        if name.startswith('batch'):
+            rows[config.batch_size] = row
+    largest_batch(o, lambda n: 'median_ms' in one_trial(o, learner, replace(c, batch_size=n), 1), rows, emit)
+
+
+def forecast_gb(c):
+    "Forecast the memory of a configuration's step."
+    from ash_nb.runs.forecast import step_forecast
+
+    return step_forecast(c)['peak']
+
+
+def largest_batch(o, fits, rows, emit):
+    "Find the largest batch that fits, beginning where the forecast sees it; emit at once what is known so far."
     import torch
 
-    learner = learner_of(o, precision='bf16')
-    c, trial = learner.config, functools.partial(one_trial, o, learner)
-    sizes = ((640, 360), (960, 540), (1280, 720), (1914, 1052)) if o.full else ((96, 64), (128, 96))
-    for n in (1, 2, 4, 8) if o.full else (1, 2):
-        emit(f'batch {n}', **trial(replace(c, batch_size=n)))
-    for w, h in sizes:
-        emit(f'{w} x {h}', **trial(replace(c, width=w, height=h, batch_size=1)))
     memory = torch.cuda.get_device_properties(0).total_memory / 2**30 if o.gpu else 0
-    low, high = (8, 17 + int(memory / 2)) if o.gpu else (2, 4)  # an image takes more than 2 GB
-    while high - low > 1 and o.left() > 12:
-        middle = (low + high) // 2
-        fits = 'median_ms' in trial(replace(c, batch_size=middle), 1)
-        low, high = (middle, high) if fits else (low, middle)
+    low = max((n for n, row in rows.items() if 'failed' not in row), default=0)
+    high = min((n for n, row in rows.items() if 'failed' in row), default=None if o.gpu else 4)
+    one, two = (rows[n]['forecast_gb'] for n in (1, 2))
+    n = max(low + 1, min(1 + int((memory - one) / (two - one)), high - 1 if high else 10**6))
+    emit('largest batch that fits', batch=low, next_tried_that_does_not=high)
+    while (high is None or high - low > 1) and o.left() > 12:
+        low, high = (n, high) if fits(n) else (low, n)
         emit('largest batch that fits', batch=low, next_tried_that_does_not=high)
+        n += 1 if n == low else -1
 
 
-def one_trial(o, learner, c, calls=5) -> dict:
+def one_trial(o, learner, c, calls=3) -> dict:
     "Time a learner at another size, or say that its memory does not suffice."
     import torch
 
     from ash_nb.bench import in_a_row
-    from ash_nb.runs.forecast import step_forecast
     from ash_nb.runs.training import out_of_memory
 
-    learner.config, told = c, dict(forecast_gb=step_forecast(c)['peak']) if calls > 1 else {}
+    learner.config = c
     try:
         if o.gpu:
             forget_peak()
         row = in_a_row(steps_of(o, learner), calls if o.full else 1, 2 if o.full and calls > 1 else 1)
         peak = dict(peak_gb=torch.cuda.max_memory_allocated() / 2**30) if o.gpu else {}
-        return row | dict(images_s=1e3 * c.batch_size / row['median_ms']) | told | peak
+        return row | dict(images_s=1e3 * c.batch_size / row['median_ms']) | peak
     except (RuntimeError, MemoryError) as e:
         if not out_of_memory(e):
             raise
-        return dict(failed='out of memory') | told
+        return dict(failed='out of memory')
     finally:
         learner.guard.waiting.clear()
         learner.guard.kept.clear()
@@ -800,8 +797,10 @@ def best(o, emit):
 
     small = dict(steps=3, scenes=4, width=96, height=64, test_width=96, test_height=64, body='plain')
     c, scores = preset('best', seed=0, log_every=100, **({} if o.full else small)), {}
+    workers = min(8, os.cpu_count()) if o.full else 0  # one process draws streets as slowly as a GPU learns from them
+    multiprocessing.set_forkserver_preload(['ash_nb.runs.training'])
     with tempfile.TemporaryDirectory() as folder:
-        run = train(c, folder, device=o.device, workers=0, progress=False)
+        run = train(c, folder, device=o.device, workers=workers, progress=False)
         session = {k: float(v) for k, v in session_of(run).items() if k in ('seconds', 'peak_mb')}
         emit('training', steps=c.steps, **session, steps_s=c.steps / max(session['seconds'], 0.1))
         for n in ('day', 'dusk', 'night', 'rain', 'fog') if o.full else ('night',):
@@ -847,15 +846,15 @@ def readers(o, emit):
     copy_costs(o, emit)
     with tempfile.TemporaryDirectory() as folder:
         c, rates = prepared_run(o, folder), {}
-        for workers in [w for w in (0, 1, 2, 4, 8, 16) if w <= os.cpu_count()] if o.full else (0, 1):
-            rates[workers] = reading_rate(c, workers, 2.0 if o.full else 0.3)
+        for workers in [w for w in (0, 2, 4, 8) if w <= os.cpu_count()] if o.full else (0, 1):
+            rates[workers] = reading_rate(c, workers, 1.5 if o.full else 0.3)
             emit(f'{workers} processes for streets, {workers} for paintings', pairs_s=rates[workers])
         learner = learner_of(o, precision='bf16')
         ms = in_a_row(steps_of(o, learner), 8 if o.full else 1, 2 if o.full else 1)['median_ms']
-        feeds = next((w for w, r in rates.items() if r > 1e3 / ms), None)
+        feeds = next((w for w, r in rates.items() if w and r > 1e3 / ms), None)
         emit('a step without reading', median_ms=ms, needs_pairs_s=1e3 / ms, processes_that_feed_it=feeds)
         for workers in sorted({0, max(rates) if feeds is None else feeds}) if o.full else (0,):
-            emit(f'a step fed by {workers} and {workers} processes', **fed(o, learner, c, workers, 20 if o.full else 2))
+            emit(f'a step fed by {workers} and {workers} processes', **fed(o, learner, c, workers, 12 if o.full else 2))
 
 
 def prepared_run(o, folder):  # Config
@@ -937,7 +936,7 @@ def processes(o, emit):
     worst = max(apart(two[k], one[k]) for k in one)
     emit('two by gloo against one, float64', largest_relative_difference=worst, weights=len(one))
     if o.gpu:
-        found = together(o, 2, 'nccl', ('source_only',), min(20, o.left() - 3))
+        found = together(o, 2, 'nccl', ('source_only',), min(8, o.left() - 3))
         emit('two by NCCL', **({'refused': found} if isinstance(found, str) else {'works': True}))
     if not worst < 1e-9:
         raise AshError(f'two processes by gloo differ from one by {worst}')
@@ -1017,6 +1016,58 @@ def shared_steps(method, device, own) -> dict:  # name -> weights
     return {f'{method}/{k}/{name}': p.detach().cpu() for k, net in nets for name, p in net.named_parameters()}
 
 
+# ---------------------------------------------------------------- where does the time go?
+
+
+@part(45)
+def profile(o, emit):
+    "Where a step's time goes: phases, kernels by share, gaps between kernels."
+    import torch
+
+    from ash_nb.bench import once, phases
+    from ash_nb.methods.step import step
+
+    n, learner = 3 if o.full else 1, learner_of(o, precision='bf16')
+    inputs = steps_of(o, learner).args
+
+    def steps(take=step):
+        return [take(*inputs) for _ in range(n)]
+
+    steps()
+    with phases(learner) as (timed_step, spent):
+        steps(timed_step)
+    for k, v in spent.items():
+        emit(f'phase: {k}', median_ms=v / n)
+    kinds = [torch.profiler.ProfilerActivity.CPU] + [torch.profiler.ProfilerActivity.CUDA] * o.gpu
+    with torch.profiler.profile(activities=kinds) as p:
+        wall = once(steps) / n
+
+    def ms(e):
+        return (e.self_device_time_total if o.gpu else e.self_cpu_time_total) / 1e3 / n
+
+    rows = sorted((e for e in p.key_averages() if not o.gpu or on_gpu(e)), key=ms, reverse=True)
+    total, idle = sum(map(ms, rows)), gaps(p, n) if o.gpu else {}
+    emit('a step under the profiler', wall_ms=wall, kernels_ms=total, kernels=sum(e.count for e in rows) / n, **idle)
+    for e in rows[: 20 if o.full else 5]:
+        emit(f'kernel: {e.key[:100]}', ms=ms(e), share=ms(e) / total, calls=e.count / n)
+
+
+def on_gpu(event):
+    return 'CUDA' in str(event.device_type)
+
+
+def gaps(p, n) -> dict:
+    "Sum the times between kernels in which the GPU does nothing, a step."
+    spans = sorted((e.time_range.start, e.time_range.end) for e in p.events() if on_gpu(e))
+    idle, end = [], spans[0][0]
+    for start, stop in spans:
+        if start > end:
+            idle.append(start - end)
+        end = max(end, stop)
+    longest = max(idle, default=0) / 1e3
+    return dict(idle_ms=sum(idle) / 1e3 / n, gaps_over_10_us=sum(g > 10 for g in idle) / n, longest_gap_ms=longest)
+
+
 # ---------------------------------------------------------------- if time is left
 
 
@@ -1057,27 +1108,3 @@ def time_limit(seconds):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
-
-
-def flagged_cells() -> list:
-    "Read the cells of start/04_gpu that are meant for a GPU."
-    cells = json.loads((ROOT / 'nbs' / 'start/04_gpu.ipynb').read_text())['cells']
-    return [s for c in cells if c['cell_type'] == 'code' and (s := ''.join(c['source'])).startswith('#| gpu')]
-
-
-@part(100, 'tqdm')
-def notebook(o, emit):
-    "The cells of start/04_gpu that are meant for a GPU: by nbdev's test runner where it is installed, else one by one."
-    cells, runner = flagged_cells(), Path(sys.executable).parent / 'nbdev-test'
-    if not o.gpu:
-        return emit('cells', flagged=len(cells), skipped='there is no GPU here')
-    if runner.exists():
-        words = [runner, '--path', ROOT / 'nbs' / 'start/04_gpu.ipynb', '--flags', 'gpu', '--n-workers', '0']
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=o.left())
-        if done.returncode:
-            raise RuntimeError(done.stderr[-500:])
-        return emit('cells', flagged=len(cells), by='nbdev-test')
-    space = {}
-    for n, c in enumerate(cells):
-        exec(compile(c, 'start/04_gpu', 'exec'), space)
-        emit(f'cell {n + 1} of {len(cells)}', by='itself')

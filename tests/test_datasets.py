@@ -7,10 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from readers import CLASSES, ID_MAPS, PALETTE, CamVid, Synthia, reader, to_train_ids
 
 from ash_nb.core.config import AshError
-from ash_nb.data.datasets import READERS, CamVid, Mapillary, StreetWorld, Synthia, open_dataset
-from ash_nb.data.labels import CLASSES, ID_MAPS, IGNORE, PALETTE, to_train_ids
+from ash_nb.data.datasets import StreetWorld, open_dataset
+from ash_nb.data.descriptions import shipped_names
+from ash_nb.data.labels import IGNORE
 from ash_nb.data.loading import loader
 from ash_nb.data.pictures import read_ids
 from ash_nb.data.transforms import train_transform
@@ -46,11 +48,11 @@ def test_synthia_16_bit_ids_survive(real):
     assert len(Synthia(root)) and classes(Synthia(root))
 
 
-@pytest.mark.parametrize('version', ['v1.2', 'v2.0'])
-def test_mapillary_mocks(real, version):
+@pytest.mark.parametrize('name', ['mapillary', 'mapillary_v2.0'])
+def test_mapillary_mocks(real, name):
     root = next((real / 'format_mocks').glob('mapillary*'))
     for split, n in (('train', 1), ('val', 2)):
-        data = Mapillary(root, split, version)
+        data = reader(name)(root, split)
         assert len(data) == n and all(s['image'].shape[1:] == s['label'].shape for s in data)
 
 
@@ -183,7 +185,7 @@ CALLED = {
         ('gta5', CITYSCAPES + ',license plate'),
         ('synthia', SYNTHIA),
         ('camvid', CAMVID),
-        ('mapillary_v1.2', VISTAS),
+        ('mapillary', VISTAS),
     ],
 )
 def test_id_maps_by_name(name, names):
@@ -201,19 +203,19 @@ def test_the_other_tables_have_not_changed():
     assert (
         hashlib.sha256(repr(sorted(ID_MAPS['mapillary_v2.0'].items())).encode()).hexdigest()[:16] == '95ec48440565712e'
     )
-    assert hashlib.sha256(PALETTE.tobytes()).hexdigest()[:16] == '5af5a8d200c61cb3' and ID_MAPS['train_ids'] == {
-        i: i for i in (*range(19), 255)
-    }
+    assert hashlib.sha256(PALETTE.tobytes()).hexdigest()[:16] == '5af5a8d200c61cb3'
 
 
 # --- which split, whose ids
 
 
-@pytest.mark.parametrize('name', sorted({*READERS, 'streetworld', 'streetworld-night', 'procedural-paintings'}))
+@pytest.mark.parametrize('name', sorted({*shipped_names(), 'streetworld', 'streetworld-night', 'procedural-paintings'}))
 def test_a_split_that_is_not_there_is_refused(name, tmp_path):
     "Of every data set, with the splits that there are, before anything is read."
-    with pytest.raises(AshError, match=f"split of {name.split('-night')[0]} 'nonsense': choose one of (train|val)"):
-        open_dataset(name, tmp_path if name in READERS else None, 'nonsense')
+    with pytest.raises(
+        AshError, match=f"split of {name.split('-night')[0]} 'nonsense': choose one of (train|val|test)"
+    ):
+        open_dataset(name, tmp_path if name in shipped_names() else None, 'nonsense')
 
 
 @pytest.mark.parametrize('name', ['gta5', 'synthia'])
@@ -238,7 +240,7 @@ def folder_of(name, root, maps):
     return root
 
 
-ids_of = {n: (sorted(ID_MAPS['mapillary_v1.2' if n == 'mapillary' else n])) for n in FOLDERS}
+ids_of = {n: sorted(ID_MAPS[n]) for n in FOLDERS}
 
 
 @given(st.sampled_from(list(FOLDERS)), st.integers(0, 2**32), st.booleans())

@@ -15,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from readers import to_train_ids
 from safetensors.torch import save
 
 import ash_nb.bench
@@ -27,7 +28,6 @@ from ash_nb.core.config import AshError, Config, parse_field
 from ash_nb.core.config import settings as read_settings
 from ash_nb.core.files import load_state, load_tensors, read_json, sha256, write_hashed, write_json
 from ash_nb.data.datasets import READING, open_dataset
-from ash_nb.data.labels import to_train_ids
 from ash_nb.data.pictures import read_ids, read_picture
 from ash_nb.official import read_checkpoint
 from ash_nb.runs.folder import Run, load_run

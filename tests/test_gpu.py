@@ -164,6 +164,10 @@ def test_no_gpu():
 def test_it_sees_a_wait(monkeypatch):
     "The watch finds a copy that waits, an index from the host, and a number that is read."
     assert gpu_parts.waits_of('ash') == gpu_parts.waits_of('shade') == gpu_parts.waits_of('mixstyle') == []
+    with monkeypatch.context() as m:  # a GPU's way to the noise, but for its generator
+        m.setattr(ash_nb.networks.adain, '_on_gpu', lambda x: x.is_meta)
+        m.setattr(ash_nb.networks.adain, '_generator_on', lambda device, generator: generator)
+        assert gpu_parts.waits_of('ash') == gpu_parts.waits_of('stylization_noise') == []
 
     def blocking(x, like):
         return x.to(like.device, like.dtype)

@@ -8,7 +8,7 @@ import torch
 from torch.autograd import gradcheck
 
 from ash_nb.core.config import generator
-from ash_nb.data.labels import CLASSES, IGNORE, PROTOCOLS
+from ash_nb.data.labels import CITYSCAPES, IGNORE, PROTOCOLS
 from ash_nb.hallucinators.ash import ASH, AdaINHallucinator, InstanceNorm, modulate, restraint, smooth
 from ash_nb.hallucinators.contract import Hallucination, Hallucinator
 from ash_nb.methods.learner import Learner, make_stylizer, rate
@@ -280,7 +280,9 @@ def test_alpha_is_drawn_from_its_range():
 
 def test_classes_are_counted_in_samples_spread_over_the_data():
     data = [dict(label=torch.full((2, 3), k)) for k in range(6)]
-    assert class_counts(data, 3).nonzero().flatten().tolist() == [0, 2, 4] and class_counts(data, 200).sum() == 36
+    assert (
+        class_counts(data, 19, 3).nonzero().flatten().tolist() == [0, 2, 4] and class_counts(data, 19, 200).sum() == 36
+    )
 
 
 def test_what_is_not_modulated_climbs_the_loss_too():
@@ -416,12 +418,12 @@ def by_sets(
 ):  # (N, P) each -> (N, classes) IoU as |A and B| / |A or B| over pixels whose true class is scored
     if protocol == '13':
         return by_sets(prediction, label, '16')[
-            :, [PROTOCOLS['16'].classes.index(c) for c in CLASSES if c not in LEFT_OUT['13merged']]
+            :, [PROTOCOLS['16'].classes.index(c) for c in CITYSCAPES.classes if c not in LEFT_OUT['13merged']]
         ]
-    name = [NAMED[c] if protocol == 'camvid11' else c for c in CLASSES] + ['nothing']
+    name = [NAMED[c] if protocol == 'camvid11' else c for c in CITYSCAPES.classes] + ['nothing']
     truth, guess = (np.array(name, object)[np.minimum(ids, 19)] for ids in (label, prediction))
     scored = list(PROTOCOLS[protocol].classes)
-    assert set(scored) == {n for c, n in zip(CLASSES, name) if c not in LEFT_OUT[protocol]}
+    assert set(scored) == {n for c, n in zip(CITYSCAPES.classes, name) if c not in LEFT_OUT[protocol]}
     counted = np.isin(truth, scored)
     a, b = ((np.stack([x == c for c in scored], 1) & counted[:, None]) for x in (truth, guess))
     both, either = (a & b).sum(2), (a | b).sum(2)

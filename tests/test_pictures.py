@@ -12,11 +12,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from readers import CamVid, Paintings
 from torchvision.io import ImageReadMode, decode_image
 
 from ash_nb.cli import main
 from ash_nb.core.config import AshError
-from ash_nb.data.datasets import CamVid, Paintings, open_dataset
 from ash_nb.data.pictures import SUFFIXES, as_rgb, decode, find_files, read_ids, read_picture
 from ash_nb.data.prepare import prepare
 from ash_nb.data.streetworld.appearances import street
@@ -473,7 +473,7 @@ def test_turned_photographs(tmp_path, code):
         assert torch.equal(a['image'], b['image']) and torch.equal(a['label'], b['label'])
     done = prepare('camvid', turned, tmp_path / 'copy', lossless=True, workers=1, progress=False)
     assert not done['problems'] and '3 images carry a rotation tag' in done['text']
-    for a, b in zip(CamVid(upright), open_dataset('camvid', tmp_path / 'copy')):
+    for a, b in zip(CamVid(upright), CamVid(tmp_path / 'copy')):
         assert torch.equal(a['image'], b['image'])
     Image.fromarray(painting(1)).save(tmp_path / 'p.png')
     pictures = [

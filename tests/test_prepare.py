@@ -8,12 +8,12 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from readers import to_train_ids
 
 from ash_nb.cli import main
 from ash_nb.core.config import AshError
 from ash_nb.core.files import read_json, write_json
-from ash_nb.data.datasets import READERS, open_dataset
-from ash_nb.data.labels import to_train_ids
+from ash_nb.data.datasets import open_dataset
 from ash_nb.data.prepare import prepare, write_gta5
 from ash_nb.data.streetworld.appearances import street
 from ash_nb.data.streetworld.paintings import painting
@@ -208,7 +208,7 @@ MAKERS = dict(
 )
 
 
-@pytest.mark.parametrize('name', READERS)
+@pytest.mark.parametrize('name', MAKERS)
 def test_from_prepare_to_a_training_step(name, tmp_path):
     "Raw and prepared, as source or as styles, by the command that the README gives."
     MAKERS[name](tmp_path / 'raw')

@@ -575,7 +575,7 @@ def test_every_table_and_figure_takes_nan(tmp_path, missing):
         for draw in (
             lambda: plots.forest(table, ['camvid', 'streetworld-fog'], 'a'),
             lambda: plots.targets_chart(runs),
-            lambda: plots.iou_bars(runs[runs.target == 'camvid'], PROTOCOLS['camvid11'].classes),
+            lambda: plots.iou_bars(runs[runs.target == 'camvid'], plots.class_colours(PROTOCOLS['camvid11'])),
         ):
             assert plots.encode(draw())[:4] == b'\x89PNG'
     assert (

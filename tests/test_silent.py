@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from readers import ID_MAPS, CamVid, Gta5
 
 import ash_nb.runs.training
 from ash_nb.cli import main
 from ash_nb.core.config import AshError, Stopped
 from ash_nb.core.files import read_json
-from ash_nb.data.datasets import CamVid, Gta5, open_dataset
+from ash_nb.data.datasets import open_dataset
 from ash_nb.data.prepare import prepare, write_gta5
 from ash_nb.data.streetworld.appearances import street
 from ash_nb.data.streetworld.paintings import painting
@@ -271,13 +272,13 @@ def test_the_device_is_named_as_everywhere(tmp_path):
 
 
 def test_a_palette_that_was_rearranged_is_refused(tmp_path):
-    from ash_nb.data.labels import ID_MAPS, IGNORE, PALETTE
+    from ash_nb.data.labels import CITYSCAPES, IGNORE
 
     write_gta5(tmp_path, 2, (96, 64))
     colours = np.zeros((256, 3), np.uint8)
     for i, t in ID_MAPS['gta5'].items():
         if t != IGNORE:
-            colours[i] = PALETTE[t]
+            colours[i] = CITYSCAPES.colours[t]
     colours[34] = 0, 0, 142  # GTA5's licence plates
     for p in (tmp_path / 'labels').iterdir():
         picture = Image.open(p)

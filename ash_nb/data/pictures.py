@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'FORMATS', 'BITS', 'PHOTOMETRIC', 'PLANAR', 'SAMPLE_FORMAT', 'SUFFIXES', 'orientation', 'turned',
            'bare_png', 'deep_png', 'Decoded', 'decode', 'as_rgb', 'read_turned', 'read_picture', 'Ids', 'read_label',
-           'read_ids', 'Found', 'find_files', 'tell_once', 'tell_left_out', 'any_case']
+           'read_ids', 'read_channels', 'Found', 'find_files', 'tell_once', 'tell_left_out', 'any_case']
 
 # %% ../../nbs/data/02_pictures.ipynb #ab784bde
 import os
@@ -262,10 +262,12 @@ def as_rgb(decoded: Decoded, path: str | Path) -> np.ndarray:  # (H, W, 3) uint8
 def read_turned(
     path: str | Path,  # image file
     photo: bool = False,  # refuse palette and grey files, which in a data set are label maps in the wrong place
+    grey: bool = False,  # but not grey ones: this data set's photographs may be grey
 ) -> tuple:  # (3, H, W) uint8, and how it had to be turned, 1 to 8
     "Read an image as RGB over white, turned as it says. Raises AshError for one that is missing or unclear."
     decoded = decode(path)
-    if photo and decoded.picture.mode not in ('RGB', 'RGBA', 'CMYK'):
+    colour, no_colour = ('RGB', 'RGBA', 'CMYK'), ('L', 'LA', 'I', 'I;16') if grey else ()
+    if photo and decoded.picture.mode not in (*colour, *no_colour):
         expected = 'expected a colour image; is it a label map in the place of an image?'
         raise AshError(f'{path} is a picture of mode {decoded.picture.mode}: {expected}')
     pixels = np.ascontiguousarray(as_rgb(decoded, path).transpose(2, 0, 1))
@@ -312,6 +314,19 @@ def read_label(path: str | Path) -> Ids:
 def read_ids(path: str | Path) -> np.ndarray:  # (H, W)
     "Read a label file as `read_label` does; return its ids alone."
     return read_label(path).ids
+
+# %% ../../nbs/data/02_pictures.ipynb #5fa4708c
+def read_channels(path: str | Path) -> tuple:  # (H, W, 3) uint8, how it had to be turned
+    "Read the colours of a label file as stored. Raises AshError for one that may have changed them."
+    picture, _, turn, deep = decode(path, 'a label map')
+    if deep is not None or picture.mode not in ('RGB', 'RGBA', 'P', 'L'):
+        expected = 'expected 8 bits a channel, RGB, RGBA or a palette'
+        raise AshError(f'{path} is a picture of mode {picture.mode}{" of 16 bits" * (deep is not None)}: {expected}')
+    if picture.format not in ('PNG', 'TIFF'):
+        raise AshError(f'{path} is stored as {picture.format}, which may change labels: expected PNG or TIFF')
+    pixels = np.array(picture.convert('RGB') if picture.mode == 'P' else picture)
+    pixels = np.repeat(pixels[..., None], 3, 2) if pixels.ndim == 2 else pixels[..., :3]
+    return turned(pixels, turn), turn
 
 # %% ../../nbs/data/02_pictures.ipynb #dc26e08a
 _endings = '.jpg .jpeg .jpe .jfif .png .gif .bmp .webp .tif .tiff .ppm .pgm .pbm .pnm'

@@ -98,7 +98,7 @@ class AdaINHallucinator(Hallucinator):
         self.noise, self.noise_strength = noise, noise_strength
 
     @classmethod
-    def build(cls, config: Config, stylizer: nn.Module) -> 'AdaINHallucinator':
+    def build(cls, config: Config, stylizer: nn.Module, classes: int = 19) -> 'AdaINHallucinator':
         "Make one as a configuration says, without noise."
         return cls(stylizer, **_shares(config))
 
@@ -149,7 +149,7 @@ class NoisyAdaINHallucinator(AdaINHallucinator):
     "Restyle images by AdaIN with noise on the style features."
 
     @classmethod
-    def build(cls, config: Config, stylizer: nn.Module) -> 'NoisyAdaINHallucinator':
+    def build(cls, config: Config, stylizer: nn.Module, classes: int = 19) -> 'NoisyAdaINHallucinator':
         "Make one with the noise that a configuration says."
         return cls(stylizer, **_noise(config), **_shares(config))
 
@@ -159,7 +159,7 @@ class ManyAdaINHallucinator(AdaINHallucinator):
     "Restyle images by AdaIN several times a step, each time by other style images."
 
     @classmethod
-    def build(cls, config: Config, stylizer: nn.Module) -> 'ManyAdaINHallucinator':
+    def build(cls, config: Config, stylizer: nn.Module, classes: int = 19) -> 'ManyAdaINHallucinator':
         "Make one with as many copies as a configuration says views."
         made = super().build(config, stylizer)
         made.copies = config.views
@@ -215,9 +215,9 @@ class ASHHallucinator(AdaINHallucinator):
         self.learned = {'ash': ash}
 
     @classmethod
-    def build(cls, config: Config, stylizer: nn.Module) -> 'ASHHallucinator':
+    def build(cls, config: Config, stylizer: nn.Module, classes: int = 19) -> 'ASHHallucinator':
         "Make one, and its module, as a configuration says."
-        c, ash = config, ASH(width=config.ash_width, features=stylizer.channels)
+        c, ash = config, ASH(classes, config.ash_width, features=stylizer.channels)
         hold = dict(content=c.content_weight, style=c.style_weight, source_style=c.source_style_weight)
         hold |= dict(statistics=2 if c.style_statistics == 'both' else 1, target=c.style_target)
         return cls(stylizer, ash, c.delta, c.label_smoothing, hold, **_noise(c), **_shares(c))
@@ -249,20 +249,15 @@ class SpatialASHHallucinator(ASHHallucinator):
 def classwise_l1(
     ash: ASH,  # the module
     probs: Tensor,  # (1, C, h, w) class probabilities as the module is given them
+    at_once: int = 32,  # classes that are taken away in one batch
 ) -> list[dict]:  # for each class: class, gamma, beta (changes of the L1 norms), pixels predicted, gamma_all, beta_all
     "Measure how the L1 norms of gamma and beta change when a class is removed from the condition (Figure 4)."
-    classes = probs.shape[1]
+    classes, rows = probs.shape[1], []
     present = 1 - torch.eye(classes, device=probs.device, dtype=probs.dtype)[:, :, None, None]
-    gamma, beta = (x.abs().sum((1, 2, 3)) for x in ash(torch.cat([probs, probs * present])))  # (1 + C,)
     pixels = torch.bincount(probs[0].argmax(0).flatten(), minlength=classes)
-    return [
-        {
-            'class': k,
-            'gamma': float(gamma[0] - gamma[k + 1]),
-            'beta': float(beta[0] - beta[k + 1]),
-            'pixels': int(pixels[k]),
-            'gamma_all': float(gamma[0]),
-            'beta_all': float(beta[0]),
-        }
-        for k in range(classes)
-    ]
+    for some in present.split(at_once):
+        gamma, beta = (x.abs().sum((1, 2, 3)) for x in ash(torch.cat([probs, probs * some])))  # (1 + some,)
+        for g, b in zip(gamma[1:], beta[1:]):
+            change = dict(gamma=float(gamma[0] - g), beta=float(beta[0] - b), pixels=int(pixels[len(rows)]))
+            rows.append({'class': len(rows)} | change | dict(gamma_all=float(gamma[0]), beta_all=float(beta[0])))
+    return rows

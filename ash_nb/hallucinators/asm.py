@@ -94,7 +94,7 @@ class ASMHallucinator(AdaINHallucinator):
         self.learned = {'vae': self.vae}
 
     @classmethod
-    def build(cls, config: Config, stylizer: nn.Module) -> 'ASMHallucinator':
+    def build(cls, config: Config, stylizer: nn.Module, classes: int = 19) -> 'ASMHallucinator':
         "Make one as a configuration says."
         return cls(config, stylizer)
 

@@ -42,8 +42,8 @@ class Hallucinator(nn.Module):
         self.learned = {}  # name -> network that is trained and kept with the run
 
     @classmethod
-    def build(cls, config: Config, stylizer: nn.Module | None = None) -> 'Hallucinator':
-        "Make a hallucinator as a configuration says."
+    def build(cls, config: Config, stylizer: nn.Module | None = None, classes: int = 19) -> 'Hallucinator':
+        "Make a hallucinator as a configuration says, for a run that knows so many classes."
         return cls(config, stylizer)
 
     @classmethod
@@ -104,6 +104,7 @@ def make_hallucinator(
     name: str,  # one of HALLUCINATORS
     config: Config,  # of the run
     stylizer: nn.Module | None = None,  # frozen encoder and decoder, for those that need it
+    classes: int = 19,  # that the run knows, C
 ) -> Hallucinator:
     "Build a hallucinator as the configuration says. Raises AshError for an unknown name."
-    return HALLUCINATORS.choose(name).build(config, stylizer)
+    return HALLUCINATORS.choose(name).build(config, stylizer, classes)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from ..core.config import AshError, Config
 from ..core.distributed import draw, rank_and_size, whole_batch
 from ..core.tensors import sent
-from ..data.labels import CLASSES
 from .contract import HALLUCINATORS, Hallucination, Hallucinator
 from ..networks.adain import channel_stats, restyle
 from ..networks.bodies import BODY_KINDS
@@ -103,17 +102,21 @@ class DSU(FeatureHallucinator):
         noise = [sent(draw(torch.randn, x.shape, generator), x) for x in (mean, std)]
         return tuple(x + whole_batch(x).std(0, keepdim=True) * z for x, z in zip((mean, std), noise))
 
+# %% ../../nbs/hallucinators/04_features.ipynb #5ade0001
+def _farthest(distance):
+    "Return the index (1,) of the greatest of some distances (N,), of the first where only rounding decides."
+    return (distance >= distance.amax() * (1 - 1e-5)).int().argmax()[None]  # stays on the device: nobody waits for it
+
 # %% ../../nbs/hallucinators/04_features.ipynb #fff5eab4
 def farthest_points(
     points: Tensor,  # (N, D)
     n: int,  # how many to choose
 ) -> Tensor:  # (min(n, N),) indices
     "Choose points one by one, each the farthest from those chosen before; the first is the farthest from the mean."
-    distance = (points - points.mean(0)).norm(dim=1)
-    chosen = [distance.argmax()[None]]  # stays on the device: nobody waits for it
+    chosen = [_farthest((points - points.mean(0)).norm(dim=1))]
     distance = (points - points.index_select(0, chosen[0])).norm(dim=1)
     while len(chosen) < min(n, len(points)):
-        chosen.append(distance.argmax()[None])
+        chosen.append(_farthest(distance))
         distance = torch.minimum(distance, (points - points.index_select(0, chosen[-1])).norm(dim=1))
     return torch.cat(chosen)
 
@@ -149,10 +152,15 @@ class Bank(nn.Module):
 class SHADE(FeatureHallucinator):
     "Give features a random convex combination of basis styles (style hallucination of SHADE, Zhao et al. 2022)."
 
-    def __init__(self, config: Config, stylizer: nn.Module | None = None, styles: int = len(CLASSES)):
+    def __init__(self, config: Config, stylizer: nn.Module | None = None, styles: int = 19):
         super().__init__(config)
         self.bank, self.styles = Bank(BODY_KINDS[config.body].early[1]), styles
         self.learned = {'bank': self.bank}
+
+    @classmethod
+    def build(cls, config: Config, stylizer: nn.Module | None = None, classes: int = 19) -> 'SHADE':
+        "Make one with as many basis styles as the run knows classes."
+        return cls(config, stylizer, classes)
 
     def statistics(self, mean: Tensor, std: Tensor, generator: torch.Generator) -> tuple:
         "Return combined statistics."

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.config import Config
-from ..data.labels import CLASSES
 from .contract import HALLUCINATORS, Hallucination, Hallucinator
 from .features import DSU, SHADE, MixStyle
 from .images import RandConv
@@ -32,7 +31,7 @@ class _Turn(torch.autograd.Function):
 class Gate(nn.Module):
     "A strength for each class, learned."
 
-    def __init__(self, classes: int = len(CLASSES)):
+    def __init__(self, classes: int = 19):
         super().__init__()
         self.theta = nn.Parameter(torch.randn(classes))
 
@@ -77,9 +76,9 @@ def gated(kind: type[Hallucinator]) -> type[Gated]:
         needs = kind.needs
 
         @classmethod
-        def build(cls, config: Config, stylizer: nn.Module | None = None) -> Gated:
+        def build(cls, config: Config, stylizer: nn.Module | None = None, classes: int = 19) -> Gated:
             "Make one, and its gate, as a configuration says."
-            return cls(kind.build(config, stylizer), Gate())
+            return cls(kind.build(config, stylizer, classes), Gate(classes))
 
     return ThroughGate
 

@@ -20,7 +20,7 @@ import pandas as pd
 
 from ..core.config import AshError
 from ..core.files import write_atomic, write_json
-from ..data.labels import PALETTE
+from ..data.labels import CITYSCAPES, LabelSpace
 from . import plots
 
 # %% ../../nbs/look/03_pages.ipynb #pg000007
@@ -127,9 +127,11 @@ def bar(value: float) -> tuple:  # text, length in percent or None
     return f'{value:.1f}', f'{min(100, max(0, value)):.1f}'
 
 
-def css_colour(name: str) -> str:
-    "Write the colour of a class as a style sheet does."
-    red, green, blue = (round(255 * c) for c in plots.class_colour(name))
+def css_colour(
+    colour: tuple,  # RGB in [0, 1]
+) -> str:
+    "Write a colour as a style sheet does."
+    red, green, blue = (round(255 * c) for c in colour)
     return f'rgb({red},{green},{blue})'
 
 # %% ../../nbs/look/03_pages.ipynb #pg000038
@@ -137,11 +139,12 @@ def bars(
     # a row a class (its name is the index; `mean` is set apart), a column a target or method, values in percent
     frame: pd.DataFrame,
     caption: str = '',  # text above
+    colours: dict | None = None,  # class -> its RGB in [0, 1], as `plots.class_colours` gives them
 ) -> str:  # HTML
     "Write values in percent as a table with a bar in each cell."
     rows = []
     for name, values in zip(map(str, frame.index), frame.to_numpy(float)):
-        colour = '' if name == 'mean' else css_colour(name)
+        colour = css_colour(colours[name]) if colours and name in colours else ''
         rows.append((name, colour, [bar(v) for v in values]))
     return block('bars', columns=list(frame.columns), rows=rows, caption=caption)
 
@@ -152,10 +155,11 @@ VALUES = 12  # values of each setting
 
 def encoded_still(
     image,  # image (3, H, W), or label map (H, W) or error map (H, W, 3), which keep their exact colours
+    space: LabelSpace = CITYSCAPES,  # of label maps
 ) -> str:
     "Encode a picture for a JSON file."
     exact = np.ndim(image) == 2 or image.shape[-1] == 3
-    return base64.b64encode(plots.encoded(image, exact)).decode()
+    return base64.b64encode(plots.encoded(image, exact, space)).decode()
 
 # %% ../../nbs/look/03_pages.ipynb #4a6ea1ea
 def _refuse_many(axes: dict):
@@ -171,10 +175,11 @@ def save_stills(
     # list of (title, place, picture, note): place has an index an axis, None where the picture does not depend on it
     stills: list,
     start: tuple = (),  # index an axis that is shown first; default: the first
+    space: LabelSpace = CITYSCAPES,  # of label maps
 ) -> Path:  # the file
     "Write pictures that depend on a few settings, as `flip` shows them. Raises AshError for too many settings."
     _refuse_many(axes)
-    rows = [dict(title=t, at=at, note=note, image=encoded_still(image)) for t, at, image, note in stills]
+    rows = [dict(title=t, at=at, note=note, image=encoded_still(image, space)) for t, at, image, note in stills]
     return write_json(path, dict(axes=axes, start=list(start) or [0] * len(axes), stills=rows))
 
 # %% ../../nbs/look/03_pages.ipynb #pg000046
@@ -198,14 +203,13 @@ def flip(record: dict, name: str, caption: str = '') -> str:  # HTML
     return block('flip', name=name, axes=axes, slots=list(slots.items()), caption=caption)
 
 # %% ../../nbs/look/03_pages.ipynb #pg000049
-_street_shares = (30, 5, 18, 2, 2, 2, 1, 1, 14, 2, 8, 2, 1, 6, 1, 1, 1, 1, 1)  # of the 19 classes, roughly
-
-
-def palette_stops() -> str:  # colour stops of a gradient
-    "Write the palette as a strip, each class as wide as it is frequent."
-    edges = np.cumsum([0, *_street_shares]) * 100 / sum(_street_shares)
+def palette_stops(
+    space: LabelSpace = CITYSCAPES,
+) -> str:  # colour stops of a gradient
+    "Write the palette of a label space as a strip, a piece a class."
+    edges = np.linspace(0, 100, len(space) + 1)
     stops = []
-    for (red, green, blue), left, right in zip(PALETTE, edges, edges[1:]):
+    for (red, green, blue), left, right in zip(space.palette, edges, edges[1:]):
         stops.append(f'rgb({red},{green},{blue}) {left:.1f}% {right:.1f}%')
     return ', '.join(stops)
 
@@ -221,6 +225,7 @@ def page(
     sections: list,  # of (title, [HTML blocks])
     record: str = '',  # configuration and versions as text, shown folded
     footer: str = '',  # last line
+    space: LabelSpace = CITYSCAPES,  # whose colours the strip at the top shows
 ) -> str:  # HTML
     "Compose a page."
     if record:
@@ -232,7 +237,7 @@ def page(
         sections=[(heading, anchor(heading), blocks) for heading, blocks in sections],
         footer=footer,
         style=asset('report.css'),
-        palette=palette_stops(),
+        palette=palette_stops(space),
         axes=AXES,
         values=VALUES,
     )
@@ -272,6 +277,7 @@ def report(
     sections: list,  # of (title, [HTML blocks])
     record: str = '',  # configuration and versions, shown folded
     footer: str = '',  # last line
+    space: LabelSpace = CITYSCAPES,  # of the runs
 ) -> Path:  # the file
     "Write a self-contained HTML page of at most 5 MB. Raises AshError when it cannot be written."
-    return write_atomic(path, slim(page(title, lead, sections, record, footer)).encode())
+    return write_atomic(path, slim(page(title, lead, sections, record, footer, space)).encode())

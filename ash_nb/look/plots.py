@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['THEME', 'REPAIRED', 'BROKEN', 'BOTH_WRONG', 'CHANGES', 'themed', 'figure', 'encode', 'as_picture', 'encoded',
            'patches', 'grid', 'show_grid', 'change_map', 'error_map', 'qualitative', 'stylization_grid', 'curves',
-           'spread', 'ink', 'end_labels', 'figure4', 'targets_chart', 'class_colour', 'swatch', 'iou_bars',
+           'spread', 'ink', 'end_labels', 'figure4', 'targets_chart', 'class_colours', 'swatch', 'iou_bars',
            'confusion_heatmap', 'forest', 'table_picture', 'readable', 'diagram']
 
 # %% ../../nbs/look/01_plots.ipynb #b03e9837
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from ..core.config import AshError
-from ..data.labels import CLASSES, IGNORE, PALETTE, colorize
+from ..data.labels import CITYSCAPES, IGNORE, LabelSpace, Protocol, colorize
 from ..methods.registry import label_of, looks
 from ..numbers.analysis import contributions, mean_ci, size_effect
 
@@ -112,11 +112,12 @@ def _channels_last(x: np.ndarray) -> np.ndarray:  # (H, W, 3)
 # %% ../../nbs/look/01_plots.ipynb #b7dd092f
 def as_picture(
     x,  # image tensor or array (3, H, W) or (H, W, 3), in [0, 1] or bytes; or label map (H, W)
+    space: LabelSpace = CITYSCAPES,  # of label maps
 ) -> np.ndarray:  # (H, W, 3) uint8
     "Turn an image or label map into a picture. Raises AshError for anything else."
     x = np.asarray(x.detach().cpu() if hasattr(x, 'detach') else x)
     if x.ndim == 2:
-        return colorize(x.astype(np.uint8))
+        return colorize(x.astype(np.uint8), space)
     x = _channels_last(x)
     if x.dtype == np.uint8:
         return x
@@ -126,25 +127,26 @@ def as_picture(
 def encoded(
     picture,  # image or label map, as `as_picture` takes it
     lossless: bool = None,  # PNG instead of JPEG; None: for label maps
+    space: LabelSpace = CITYSCAPES,  # of label maps
 ) -> bytes:
     "Encode an image or label map as JPEG or, lossless, as PNG."
     from PIL import Image
 
-    if lossless is None:
-        lossless = picture.ndim == 2
+    lossless = picture.ndim == 2 if lossless is None else lossless
     how = dict(format='PNG') if lossless else dict(format='JPEG', quality=90)
     out = io.BytesIO()
-    Image.fromarray(as_picture(picture)).save(out, **how)
+    Image.fromarray(as_picture(picture, space)).save(out, **how)
     return out.getvalue()
 
 # %% ../../nbs/look/01_plots.ipynb #41patch1
 def patches(
     what: Iterable,  # train ids and (colour, text) pairs
+    space: LabelSpace = CITYSCAPES,  # of the train ids
 ) -> list:  # legend handles
     "Make a small coloured square with its text for each train id or pair."
     from matplotlib.patches import Patch
 
-    pairs = [(PALETTE[k] / 255, CLASSES[k]) if np.isscalar(k) else k for k in what]
+    pairs = [(space.colours[k] / 255, space.classes[k]) if np.isscalar(k) else k for k in what]
     return [Patch(facecolor=colour, edgecolor='#00000030', label=text) for colour, text in pairs]
 
 # %% ../../nbs/look/01_plots.ipynb #41place1
@@ -176,9 +178,10 @@ def grid(
     captions: list = None,  # rows of texts under the pictures, '' for none; a text that begins with * is bold
     width: float = 10.0,  # inches
     legend: Sequence = (),  # what is explained at the bottom: train ids, or (colour, text)
+    space: LabelSpace = CITYSCAPES,  # of label maps and legend
 ):  # matplotlib Figure
     "Draw pictures in rows and columns, titles above, captions below."
-    pictures = [[None if x is None else as_picture(x) for x in row] for row in rows]
+    pictures = [[None if x is None else as_picture(x, space) for x in row] for row in rows]
     aspects = [_aspect(pictures, j) for j in range(len(rows[0]))]
     gap = 0.06
     above = 0.24 if titles else 0.03
@@ -196,19 +199,25 @@ def grid(
             x += aspect * height + gap
     if legend:
         look = dict(fontsize=8, handlelength=1.1, handleheight=1.1, columnspacing=1.4, borderaxespad=0)
-        fig.legend(handles=patches(legend), loc='lower center', ncols=min(7, len(legend)), **look)
+        fig.legend(handles=patches(legend, space), loc='lower center', ncols=min(7, len(legend)), **look)
     return fig
 
 # %% ../../nbs/look/01_plots.ipynb #41grid03
-def show_grid(images: Sequence, titles: Sequence = (), columns: int = 4, width: float = 10.0):  # matplotlib Figure
-    "Draw a list of images or label maps, each with its title, wrapped into rows; the width is in inches."
+def show_grid(
+    images: Sequence,  # images or label maps
+    titles: Sequence = (),  # one each
+    columns: int = 4,
+    width: float = 10.0,  # inches
+    space: LabelSpace = CITYSCAPES,  # of label maps
+):  # matplotlib Figure
+    "Draw a list of images or label maps, each with its title, wrapped into rows."
     columns = min(columns, len(images))
     missing = -len(images) % columns
     starts = range(0, len(images), columns)
     pictures, texts = [*images, *[None] * missing], [*titles, *[''] * missing]
     rows = [pictures[i : i + columns] for i in starts]
     captions = [texts[i : i + columns] for i in starts] if len(titles) else None
-    return grid(rows, captions=captions, width=width)
+    return grid(rows, captions=captions, width=width, space=space)
 
 # %% ../../nbs/look/01_plots.ipynb #3abf1cad
 REPAIRED, BROKEN, BOTH_WRONG = (0, 114, 178), (213, 94, 0), (165, 165, 165)
@@ -268,6 +277,7 @@ def qualitative(
     names: Sequence = None,  # texts under the images
     change: bool = False,  # add a column with what changed from the first method to the last
     width: float = 10.0,  # inches
+    space: LabelSpace = CITYSCAPES,  # of the runs
 ):  # matplotlib Figure
     "Draw images, predictions of several methods and truth (the paper's Figure 3)."
     truths, methods = [np.asarray(y) for y in truths], list(predictions)
@@ -277,7 +287,7 @@ def qualitative(
         rows.append([image, *shown, y])
         captions.append([names[k] if names else '', *_scored(scores, methods, k), ''])
     maps = [m for row in rows for m in row[1:]]
-    legend = [c for c in range(len(CLASSES)) if any((m == c).any() for m in maps)]
+    legend = [c for c in range(len(space)) if any((m == c).any() for m in maps)]
     titles = ['image', *map(label_of, methods), 'truth']
     if change:
         for row, caption in zip(rows, captions):
@@ -286,7 +296,7 @@ def qualitative(
             caption.append(_changed(first, last, y))
         titles.append('change')
         legend += CHANGES
-    return grid(rows, titles, captions if any(map(any, captions)) else None, width, legend)
+    return grid(rows, titles, captions if any(map(any, captions)) else None, width, legend, space)
 
 # %% ../../nbs/look/01_plots.ipynb #5f33fe18
 def stylization_grid(
@@ -373,28 +383,41 @@ def spread(values: Sequence, gap: float, low: float = 0.0, high: float = 1.0) ->
 def ink(
     k: int,  # train id
     limit: float = 0.62,  # largest luminance
+    space: LabelSpace = CITYSCAPES,  # of the class
 ) -> tuple:  # RGB in [0, 1]
     "Return a class's palette colour, darkened until its luminance is at most `limit`."
-    c = PALETTE[k] / 255
+    c = space.colours[k] / 255
     return tuple(c * min(1, limit / max(1e-6, c @ (0.299, 0.587, 0.114))))
+
+# %% ../../nbs/look/01_plots.ipynb #5pace101
+def _farthest(ends, n):
+    "Return the n ends that are farthest from zero, in their order."
+    least = sorted((abs(y) for *_, y in ends), reverse=True)[:n][-1]
+    return [e for e in ends if abs(e[2]) >= least][:n]
 
 # %% ../../nbs/look/01_plots.ipynb #41ends01
 def end_labels(
     ax,  # matplotlib Axes
     ends: list,  # of (class, x, y): the last point of each line
     size: float = 7,  # of the text, points
+    space: LabelSpace = CITYSCAPES,  # of the classes
 ):
-    "Write class names beside the ends of their lines; lines that end early are led on by dots."
+    "Write class names beside the ends of their lines, of the farthest from zero where there is no room for all."
     if not ends:
         return
     height = ax.get_window_extent().height * 72 / ax.figure.dpi
+    ends, of = _farthest(ends, 1 + int(height / (1.22 * size))), len(ends)
+    if len(ends) < of:
+        look = dict(transform=ax.transAxes, ha='right', fontsize=size, color='#6b757d')
+        ax.text(0.99, 0.02, f'{len(ends)} of {of} are named', **look)
     wanted = [ax.transAxes.inverted().transform(ax.transData.transform((0, y)))[1] for *_, y in ends]
     final = max(x for _, x, _ in ends)
     for (k, x, y), place in zip(ends, spread(wanted, 1.22 * size / height)):
         style = '-' if x == final else ':'
-        line = dict(arrowstyle='-', lw=0.7, ls=style, color=ink(k), shrinkA=1, shrinkB=0, relpos=(0, 0.5))
-        look = dict(fontsize=size, va='center', color=ink(k, 0.4), annotation_clip=False)
-        ax.annotate(CLASSES[k], (x, y), xytext=(1.07, place), textcoords='axes fraction', arrowprops=line, **look)
+        line = dict(arrowstyle='-', lw=0.7, ls=style, color=ink(k, space=space), shrinkA=1, shrinkB=0, relpos=(0, 0.5))
+        look = dict(fontsize=size, va='center', color=ink(k, 0.4, space), annotation_clip=False)
+        name, beside = space.classes[k], dict(xytext=(1.07, place), textcoords='axes fraction')
+        ax.annotate(name, (x, y), arrowprops=line, **beside, **look)
 
 # %% ../../nbs/look/01_plots.ipynb #41deca01
 def _power(value):
@@ -415,7 +438,7 @@ def _decades(ax, sizes, down, up):
     ax.yaxis.set_minor_locator(NullLocator())
 
 # %% ../../nbs/look/01_plots.ipynb #41panel1
-def _class_lines(ax, table, column):
+def _class_lines(ax, table, column, space=CITYSCAPES):
     "Draw a line a class; return their ends as (class, step, value)."
     ends = []
     for k, rows in table.groupby('class'):
@@ -423,15 +446,15 @@ def _class_lines(ax, table, column):
         if values.isna().all():
             continue
         marker = 'o' if values.notna().sum() < 3 else None
-        ax.plot(rows.step, values, color=ink(int(k)), lw=1.3, marker=marker, ms=3)
+        ax.plot(rows.step, values, color=ink(int(k), space=space), lw=1.3, marker=marker, ms=3)
         last = rows.dropna(subset=[column]).iloc[-1]
         ends.append((int(k), last.step, last[column]))
     return ends
 
 # %% ../../nbs/look/01_plots.ipynb #41panel3
-def _panel(ax, table, column, title, effect):
+def _panel(ax, table, column, title, effect, space=CITYSCAPES):
     "Draw one panel of Figure 4; return the ends of its lines."
-    ends, sizes = _class_lines(ax, table, column), table[column].abs()
+    ends, sizes = _class_lines(ax, table, column, space), table[column].abs()
     _decades(ax, sizes[sizes > 0], table[column].min() < 0, table[column].max() > 0)
     ax.axhline(0, color='#8a939b', lw=0.8, zorder=1)
     ax.set_title(title, loc='left')
@@ -448,12 +471,12 @@ def _make_room(ax, share):
     ax.set_ylim(top=float(t.inverted().transform(np.array([low + (high - low) / (1 - share)]))[0]))
 
 # %% ../../nbs/look/01_plots.ipynb #41inset3
-def _inset(ax, label):
+def _inset(ax, label, space=CITYSCAPES):
     "Put a label map into the upper left corner, above the lines."
     box = ax.get_window_extent()
     w, h = 0.34, 0.34 * box.width / box.height * label.shape[0] / label.shape[1]
     inset = ax.inset_axes([0.015, 0.985 - h, w, h])
-    inset.imshow(colorize(label), aspect='auto')
+    inset.imshow(colorize(label, space), aspect='auto')
     inset.set_xticks([])
     inset.set_yticks([])
     for side in inset.spines.values():
@@ -468,24 +491,25 @@ def figure4(
     table,  # DataFrame of classwise.csv: step, class, gamma, beta, pixels
     label=None,  # (H, W) label map of the probe image, drawn as an inset
     columns: int = 2,  # panels a row: 2 for a page, 1 for a narrow column
+    space: LabelSpace = CITYSCAPES,  # of the run
 ):  # matplotlib Figure
     """Draw the paper's Figure 4: class-wise L1 contributions to beta and gamma, raw and per predicted position.
 
     `size corr.` in a panel is `size_effect`."""
-    table, effects = contributions(table), size_effect(table)
+    table, effects = contributions(table, space), size_effect(table)
     fig, axes = figure(4 // columns, columns, (9, 6.6) if columns == 2 else (4, 11), sharex=True)
     fig.get_layout_engine().set(wspace=0.03, hspace=0.03)
-    ends = [_panel(ax, table, x, title, effects[x]) for ax, (x, title) in zip(axes.flat, _panels.items())]
+    ends = [_panel(ax, table, x, title, effects[x], space) for ax, (x, title) in zip(axes.flat, _panels.items())]
     for ax in axes[:-1].flat:
         ax.set_xlabel('')
     if label is not None:
         _make_room(axes[0, 0], 0.36)
     fig.draw_without_rendering()
     for ax, e in zip(axes.flat, ends):
-        end_labels(ax, e)
+        end_labels(ax, e, space=space)
     if label is not None:
         fig.draw_without_rendering()
-        _inset(axes[0, 0], np.asarray(label))
+        _inset(axes[0, 0], np.asarray(label), space)
     return fig
 
 # %% ../../nbs/look/01_plots.ipynb #00cbbb7f
@@ -523,19 +547,15 @@ def targets_chart(
     return fig
 
 # %% ../../nbs/look/01_plots.ipynb #41bars01
-_camvid = {
-    'pavement': 'sidewalk',
-    'tree': 'vegetation',
-    'sign symbol': 'traffic sign',
-    'pedestrian': 'person',
-    'bicyclist': 'bicycle',
-}
-
-
-def class_colour(name: str) -> tuple:  # RGB in [0, 1]
-    "Return the palette colour of a class of any protocol; grey for an unknown one."
-    name = _camvid.get(name, name)
-    return tuple(PALETTE[CLASSES.index(name)] / 255) if name in CLASSES else (0.6, 0.6, 0.6)
+def class_colours(
+    protocol: Protocol,  # which classes are scored
+    space: LabelSpace = CITYSCAPES,  # of the run
+) -> dict:  # name of a scored class -> RGB in [0, 1]
+    "Give each scored class the colour of its first class in the run's label space; grey where it has none there."
+    first = {}
+    for k, scored in enumerate(protocol.table[: len(space)]):
+        first.setdefault(scored, tuple(space.colours[k] / 255))
+    return {name: first.get(i, (0.6, 0.6, 0.6)) for i, name in enumerate(protocol.classes)}
 
 # %% ../../nbs/look/01_plots.ipynb #41bars03
 def swatch(
@@ -559,27 +579,36 @@ def _method_bars(ax, x, values, width, colour, label):
             ax.plot([place, place], ends, color='#1d2327', lw=0.9)
 
 # %% ../../nbs/look/01_plots.ipynb #41bars07
+def _class_bars(ax, runs, colours, style):
+    "Draw the bars of some classes, with a square in the colour of each above its name."
+    w = 0.82 / len(style)
+    for j, (m, s) in enumerate(style.items()):
+        x = np.arange(len(colours)) + (j - (len(style) - 1) / 2) * w
+        values = [100 * runs[runs.method == m][c].astype(float) for c in colours]
+        _method_bars(ax, x, values, w * 0.94, s['color'], label_of(m))
+    ax.set_xticks(range(len(colours)), list(colours), rotation=40, ha='right', rotation_mode='anchor')
+    ax.tick_params(axis='x', length=0, pad=9)
+    for k, colour in enumerate(colours.values()):
+        swatch(ax, k, -0.035, colour)
+    ax.set(ylabel='IoU, %', xlim=(-0.6, len(colours) - 0.4))
+    ax.grid(axis='x', visible=False)
+
+# %% ../../nbs/look/01_plots.ipynb #5pace104
 @themed
 def iou_bars(
     runs,  # DataFrame of one target: method, seed, a column a class, in [0, 1]
-    classes: Sequence,  # the protocol's class names
+    colours: dict,  # class -> its RGB in [0, 1], as `class_colours` gives them
+    most: int = 24,  # classes a row
 ):  # matplotlib Figure
     "Draw IoU per class, a bar a method, with 95 % intervals over seeds."
-    style = looks(runs.method)
-    fig, axes = figure(1, 1, (max(6.5, 0.5 * len(classes) + 0.6), 2.9))
-    ax, w = axes[0, 0], 0.82 / len(style)
-    for j, (m, s) in enumerate(style.items()):
-        x = np.arange(len(classes)) + (j - (len(style) - 1) / 2) * w
-        values = [100 * runs[runs.method == m][c].astype(float) for c in classes]
-        _method_bars(ax, x, values, w * 0.94, s['color'], label_of(m))
-    ax.set_xticks(range(len(classes)), classes, rotation=40, ha='right', rotation_mode='anchor')
-    ax.tick_params(axis='x', length=0, pad=9)
-    for k, c in enumerate(classes):
-        swatch(ax, k, -0.035, class_colour(c))
-    ax.set(ylabel='IoU, %', xlim=(-0.6, len(classes) - 0.4))
-    ax.set_ylim(0, min(100, ax.get_ylim()[1]))
-    ax.grid(axis='x', visible=False)
-    fig.legend(loc='outside upper center', ncols=len(style))
+    style, classes = looks(runs.method), list(colours)
+    rows = -(-len(classes) // most)
+    each = -(-len(classes) // rows)
+    fig, axes = figure(rows, 1, (max(6.5, 0.5 * each + 0.6), 2.9 * rows), sharey=True)
+    for k, ax in enumerate(axes.flat):
+        _class_bars(ax, runs, {c: colours[c] for c in classes[k * each : (k + 1) * each]}, style)
+    axes[0, 0].set_ylim(0, min(100, axes[0, 0].get_ylim()[1]))
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside upper center', ncols=len(style))
     return fig
 
 # %% ../../nbs/look/01_plots.ipynb #ecb43dcd
@@ -598,7 +627,7 @@ def _percent_texts(share, form):
 @themed
 def confusion_heatmap(
     confusion: np.ndarray,  # (n, n) counts, rows truth; or (n, n + 1), the last column what is not among the classes
-    classes: Sequence = CLASSES,  # their names
+    classes: Sequence = CITYSCAPES.classes,  # their names
     minus: np.ndarray = None,  # another one: draw what changed from it
 ):  # matplotlib Figure
     "Draw a confusion matrix as shares of each true class, in percent, or the points by which two differ."
@@ -608,13 +637,15 @@ def confusion_heatmap(
     if minus is not None:
         share, form, colours = share - _shares(minus), '%+.0f', dict(cmap='PuOr_r', vmin=-50, vmax=50)
     named = [*classes, 'other'][: np.shape(confusion)[1]]
-    fig, axes = figure(1, 1, (0.33 * len(named) + 1.3, 0.3 * len(classes) + 1.3))
+    small = min(1, 40 / len(named))  # many classes have smaller squares, and above 80 no numbers in them
+    fig, axes = figure(1, 1, (0.33 * small * len(named) + 1.3, 0.3 * small * len(classes) + 1.3))
     ax = axes[0, 0]
-    numbers = dict(annot=_percent_texts(share, form), fmt='', annot_kws=dict(size=7))
-    lines = dict(linewidths=0.6, linecolor='white', cbar=False, xticklabels=named, yticklabels=classes)
+    numbers = dict(annot=_percent_texts(share, form), fmt='', annot_kws=dict(size=7 * small)) if small > 0.5 else {}
+    lines = dict(linewidths=0.6 * small, linecolor='white', cbar=False, xticklabels=named, yticklabels=classes)
     sns.heatmap(share, ax=ax, **colours, **numbers, **lines)
-    ax.set_xticklabels(named, rotation=45, ha='right', rotation_mode='anchor', fontsize=8)
-    ax.set_yticklabels(classes, rotation=0, fontsize=8)
+    text = max(5, 8 * small)
+    ax.set_xticklabels(named, rotation=45, ha='right', rotation_mode='anchor', fontsize=text)
+    ax.set_yticklabels(classes, rotation=0, fontsize=text)
     ax.set_facecolor('#f0f2f4')
     ax.set(xlabel='predicted', ylabel='true')
     ax.tick_params(length=0)

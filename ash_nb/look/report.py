@@ -19,13 +19,13 @@ import pandas as pd
 
 from ..core.config import AshError, Config, field_meanings
 from ..core.files import read_json, recorded_digest
-from ..data.labels import PROTOCOLS
+from ..data.labels import CITYSCAPES, PROTOCOLS, LabelSpace
 from . import plots
 from .pages import bars, block, cell_text, embed, facts, flip, folded, paragraph, picture, report, table
 from ..numbers.analysis import mean_basis, size_effect, summarise
 from ..numbers.evaluation import find_evaluation, kept_evaluations, protocol_matrix
 from ..runs.compare import know_protocols
-from ..runs.folder import run_name
+from ..runs.folder import run_name, space_in
 
 # %% ../../nbs/look/04_report.ipynb #032a5569
 def _telling_fields(config: dict) -> list:
@@ -152,22 +152,24 @@ def _effect_blocks(log: pd.DataFrame) -> list:  # HTML blocks
     return [] if np.isnan(effect['beta']) else [paragraph(EFFECT.format(**effect))]
 
 # %% ../../nbs/look/04_report.ipynb #rp00031b
-def classwise_blocks(log: pd.DataFrame, drawn: bool) -> list:  # HTML blocks
+def classwise_blocks(log: pd.DataFrame, drawn: bool, space: LabelSpace = CITYSCAPES) -> list:  # HTML blocks
     "Draw Figure 4 unless the folder has it drawn already, and say how contributions go with class size."
     caption = CAPTIONS['figure4'].replace(' Inset: the predicted labels of the probe image.', '')
-    blocks = [] if drawn else [picture(plots.figure4(log), caption=caption)]
+    blocks = [] if drawn else [picture(plots.figure4(log, space=space), caption=caption)]
     return blocks + _effect_blocks(log)
 
 # %% ../../nbs/look/04_report.ipynb #0d5de12a
 def hallucinator_blocks(
     folder: str | Path,  # of the run or comparison that holds figures/
     run: str | Path,  # of the run that holds classwise.csv
+    space: LabelSpace = CITYSCAPES,  # of the run
 ) -> list:  # HTML blocks
     "Show restyled streets and Figure 4, and say in words how contributions go with class size."
     blocks = [*still_blocks(folder, 'preview'), *figure_blocks(folder, ('stylization', 'figure4'))]
     file = Path(run) / 'classwise.csv'
     if file.is_file():
-        blocks += classwise_blocks(read_table(file), any((Path(folder) / 'figures').glob('figure4.*')))
+        drawn = any((Path(folder) / 'figures').glob('figure4.*'))
+        blocks += classwise_blocks(read_table(file), drawn, space)
     return blocks
 
 # %% ../../nbs/look/04_report.ipynb #9a9397f0
@@ -190,6 +192,7 @@ def newest_scores(folder: str | Path) -> dict:  # what it is -> Evaluation
 # %% ../../nbs/look/04_report.ipynb #rp000038
 def scores_table(
     evaluations: dict,  # name -> Evaluation, all of one protocol
+    space: LabelSpace = CITYSCAPES,  # of the run
 ) -> str:  # HTML
     "Write the IoU of each class and their mean, a column an evaluation."
     values, basis = {}, {}
@@ -197,17 +200,19 @@ def scores_table(
         values[name] = {'mean': 100 * e.miou} | {k: 100 * v for k, v in e.iou.items()}
         basis.setdefault(f'{e.images} images ({e.split}), mean over {e.basis()}, rule {e.rule}', []).append(name)
     told = '; '.join(f'{", ".join(names)}: {text}' for text, names in basis.items())
-    protocol = next(iter(evaluations.values())).protocol
-    return bars(pd.DataFrame(values), f'IoU in percent, protocol {protocol}. {told}.')
+    p = PROTOCOLS[next(iter(evaluations.values())).protocol]
+    return bars(pd.DataFrame(values), f'IoU in percent, protocol {p.name}. {told}.', plots.class_colours(p, space))
 
 # %% ../../nbs/look/04_report.ipynb #rp000041
 def score_blocks(
     found: dict,  # what it is -> Evaluation
+    space: LabelSpace = CITYSCAPES,  # of the run
 ) -> list:  # HTML blocks
     "Write the evaluations of a run: key numbers, and a table of IoU per class for each protocol."
     blocks = [facts({f'mean IoU on {name}': cell_text(100 * e.miou) + ' %' for name, e in found.items()})]
     for protocol in dict.fromkeys(e.protocol for e in found.values()):
-        blocks.append(scores_table({name: e for name, e in found.items() if e.protocol == protocol}))
+        of_one = {name: e for name, e in found.items() if e.protocol == protocol}
+        blocks.append(scores_table(of_one, space))
     return blocks
 
 # %% ../../nbs/look/04_report.ipynb #rp000044
@@ -252,14 +257,14 @@ def run_page(
     "Compose the report of a run from its folder. Raises AshError for a config.json that is not a run's."
     folder = Path(folder)
     record = run_record(folder)
-    config, found = record['config'], newest_scores(folder)
+    config, space, found = record['config'], space_in(record), newest_scores(folder)
     rule = (
         'images, prediction with its mean IoU on the image, and truth, from the best image (top) to the worst (bottom).'
     )
     sections = [
-        ('Scores', score_blocks(found) if found else []),
+        ('Scores', score_blocks(found, space) if found else []),
         ('What it sees', figure_blocks(folder, 'examples', {'examples': rule})),
-        ('What the hallucinator does', hallucinator_blocks(folder, folder)),
+        ('What the hallucinator does', hallucinator_blocks(folder, folder, space)),
         ('Training', training_blocks(folder, config['method'])),
         ('Configuration', configuration(record)),
     ]
@@ -268,6 +273,7 @@ def run_page(
         lead=run_lead(config, len(found)),
         sections=[(title, blocks) for title, blocks in sections if blocks],
         footer=written_by(record),
+        space=space,
     )
 
 # %% ../../nbs/look/04_report.ipynb #bada2299
@@ -359,12 +365,13 @@ def result_blocks(
 def class_chart(
     runs: pd.DataFrame,  # rows of runs.csv, all of one protocol
     title: str,  # what they are
+    space: LabelSpace = CITYSCAPES,  # of the runs
 ) -> str:  # HTML
     "Draw the IoU of each class, method by method."
     protocol = PROTOCOLS[str(runs.protocol.iloc[0])]
     intervals = ', with 95 % intervals over seeds' if runs.seed.nunique() > 1 else ''
     caption = f'{title}: IoU per class, protocol {protocol.name}{intervals}.'
-    return picture(plots.iou_bars(runs, protocol.classes), caption=caption)
+    return picture(plots.iou_bars(runs, plots.class_colours(protocol, space)), caption=caption)
 
 # %% ../../nbs/look/04_report.ipynb #c58c5c9b
 def _mean_over_appearances(world: pd.DataFrame) -> pd.DataFrame:
@@ -374,9 +381,10 @@ def _mean_over_appearances(world: pd.DataFrame) -> pd.DataFrame:
     return by_run[list(PROTOCOLS[protocol].classes)].mean().assign(protocol=protocol)
 
 # %% ../../nbs/look/04_report.ipynb #64a0f487
-def class_blocks(runs: pd.DataFrame) -> list:  # HTML blocks
+def class_blocks(runs: pd.DataFrame, space: LabelSpace = CITYSCAPES) -> list:  # HTML blocks
     "Draw IoU per class: one chart for StreetWorld's targets together, one for each other target, the rest folded."
-    each = {t: class_chart(runs[runs.target == t], t.removeprefix('streetworld-')) for t in runs.target.unique()}
+    named = {t: t.removeprefix('streetworld-') for t in runs.target.unique()}
+    each = {t: class_chart(runs[runs.target == t], name, space) for t, name in named.items()}
     world = runs[runs.target.str.startswith('streetworld')]
     appearances = set(world.target)
     if len(appearances) < 2:
@@ -384,7 +392,7 @@ def class_blocks(runs: pd.DataFrame) -> list:  # HTML blocks
     over = f'Mean over {len(appearances)} appearances of StreetWorld, of each class over those in which it has an IoU'
     others = [chart for t, chart in each.items() if t not in appearances]
     parts = ''.join(chart for t, chart in each.items() if t in appearances)
-    return [class_chart(_mean_over_appearances(world), over), *others, folded(parts, 'Each appearance')]
+    return [class_chart(_mean_over_appearances(world), over, space), *others, folded(parts, 'Each appearance')]
 
 # %% ../../nbs/look/04_report.ipynb #c84e8a21
 def target_groups(
@@ -480,6 +488,7 @@ def comparison_sections(
     folder: Path,  # of a comparison
     runs: pd.DataFrame,  # of runs.csv
     own: list,  # folders of its runs
+    space: LabelSpace = CITYSCAPES,  # of its runs
 ) -> list:  # (title, HTML blocks); a section without blocks is left out of the page
     "Put the blocks of a comparison in order."
     methods = list(runs.method.unique())
@@ -495,8 +504,8 @@ def comparison_sections(
         *((differences, result) if many else (result, differences)),
         *protocol_sections(folder, many),
         ('What they see', [*figure_blocks(folder, 'examples'), *still_blocks(folder, 'errors')]),
-        ('Class by class', [] if many else [*class_blocks(runs), *confusion_blocks(folder, runs)]),
-        ('What the hallucinator does', hallucinator_blocks(folder, with_log)),
+        ('Class by class', [] if many else [*class_blocks(runs, space), *confusion_blocks(folder, runs)]),
+        ('What the hallucinator does', hallucinator_blocks(folder, with_log, space)),
         ('Training', [] if many else curve_blocks(own, methods)),
     ]
 
@@ -511,7 +520,8 @@ def comparison_page(
     pairs = runs[['method', 'seed']].drop_duplicates().itertuples(index=False)
     own = [f for f in (folder / run_name(*pair) for pair in pairs) if (f / 'config.json').is_file()]
     record = read_json(own[0] / 'config.json') if own else {}
-    sections = comparison_sections(folder, runs, own)
+    space = space_in(record)
+    sections = comparison_sections(folder, runs, own, space)
     if own:
         shared = 'All runs share the configuration of the first, but for method, seed, and what the declarations of '
         shared += 'methods set (protocol.json).'
@@ -521,6 +531,7 @@ def comparison_page(
         lead=comparison_lead(list(runs.method.unique()), list(runs.target.unique()), record.get('config')),
         sections=[(title, blocks) for title, blocks in sections if blocks],
         footer=written_by(record),
+        space=space,
     )
 
 # %% ../../nbs/look/04_report.ipynb #ca143169

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..core.config import AshError, generator, one_of
 from ..core.files import recorded_digest, write_atomic
-from ..data.labels import CLASSES, PALETTE
+from ..data.labels import CITYSCAPES, LabelSpace
 from ..hallucinators.ash import ASHHallucinator, classwise_l1, smooth
 from . import plots
 from .pages import asset, block, css_colour, data_uri, fill
@@ -47,13 +47,13 @@ class Preview:
         device: str = 'cpu',  # where
     ):
         self.images, self.paintings, self.truths = images, paintings, truths or {}
-        self.run, self.device, self._kept = run, device, {}
+        self.run, self.device, self._kept, self.space = run, device, {}, run.space
         self.image = next(iter(images))
         self.painting = next(iter(paintings))
         self.checkpoint = len(run.checkpoints) - 1
         c = run.config
         self.alpha, self.delta, self.noise, self.strength, self.seed = 1.0, c.delta, c.noise, c.noise_strength, 0
-        self.gains, self.swap = [1.0] * len(CLASSES), None
+        self.gains, self.swap = [1.0] * len(self.space), None
         if not isinstance(self.learner.hallucinator, ASHHallucinator):
             none = f'{run.path}: a run of {c.method} has no gamma and beta to preview'
             raise AshError(f'{none}; give one of ash or ash_segmentation_loss')
@@ -91,7 +91,7 @@ class Preview:
 def settings(self: Preview) -> dict:
     "Say what the picture was made with."
     own = {k: getattr(self, k) for k in ('image', 'painting', 'alpha', 'delta', 'noise', 'strength', 'seed', 'swap')}
-    changed = {CLASSES[k]: g for k, g in enumerate(self.gains) if g != 1}
+    changed = {self.space.classes[k]: g for k, g in enumerate(self.gains) if g != 1}
     return own | dict(checkpoint=self.run.checkpoints[self.checkpoint].name, gains=changed, run=self.run.path.name)
 
 # %% ../../nbs/look/06_widgets.ipynb #wi00s01a
@@ -149,7 +149,7 @@ def condition(self: Preview) -> Tensor:  # (1, C, h, w)
     "Return the class probabilities that ASH is given, with gains and exchange."
     probs = self.logits(self.image, self.images[self.image]).softmax(1)
     if self.swap:
-        order, (a, b) = list(range(len(CLASSES))), self.swap
+        order, (a, b) = list(range(len(self.space))), self.swap
         order[a], order[b] = b, a
         probs = probs[:, order]
     gains = torch.tensor(self.gains, device=probs.device).view(1, -1, 1, 1)
@@ -220,7 +220,7 @@ def shares(self: Preview) -> list:  # one dictionary a class
 def channel_changes(self: Preview) -> list:  # of gamma and beta: (C, D), channels by falling total
     "Measure how each class moves each channel: the mean absolute change of a map when the class is switched off."
     p = self.condition()
-    without = p * (1 - torch.eye(len(CLASSES), device=p.device))[:, :, None, None]  # (C, C, h, w)
+    without = p * (1 - torch.eye(len(self.space), device=p.device))[:, :, None, None]  # (C, C, h, w)
     changes = []
     for maps in self.learner.hallucinator.ash(torch.cat([p, without])):  # (1 + C, D, h, w)
         change = (maps[1:] - maps[:1]).abs().mean((2, 3)).cpu().numpy()
@@ -258,18 +258,23 @@ def share_of(
     "Return the share of a class in the norm of gamma or beta."
     return changes[what] / max(changes[f'{what}_all'], 1e-9)
 
+# %% ../../nbs/look/06_widgets.ipynb #5pace201
+def _named(space, k):
+    "Return name and colour of a class, as the templates take them."
+    return space.classes[k], css_colour(space.colours[k] / 255)
+
 # %% ../../nbs/look/06_widgets.ipynb #24ac2441
 def bars_html(
     shares: list,  # one dictionary a class, as `Preview.shares` gives it
+    space: LabelSpace = CITYSCAPES,  # of the run
 ) -> str:
     "Draw the shares of gamma and beta as bars, one line a predicted class."
-    seen = [s for s in shares if s['pixels']]
+    rows, seen = [], [s for s in shares if s['pixels']]
     largest = max([abs(share_of(s, what)) for s in seen for what in ('gamma', 'beta')] + [1e-9])
-    rows = []
     for s in seen:
         values = [(what, share_of(s, what)) for what in ('gamma', 'beta')]
         drawn = [(what, round(90 * abs(v) / largest), f'{100 * v:+.1f} %') for what, v in values]
-        rows.append((CLASSES[s['class']], css_colour(CLASSES[s['class']]), drawn))
+        rows.append((*_named(space, s['class']), drawn))
     return block('shares', 'widgets.html', rows=rows, style=asset('widgets.css'))
 
 # %% ../../nbs/look/06_widgets.ipynb #wi000048
@@ -288,36 +293,38 @@ def heat_map(
 def channels_html(
     maps: dict,  # name -> (C, D) changes, channels ordered
     classes: list,  # train ids of the rows that are shown
+    space: LabelSpace = CITYSCAPES,  # of the run
 ) -> str:
     "Draw each class against each channel, a heat map a name, brighter for more."
     classes, columns = list(classes), []
     for name, change in maps.items():
         shown = change[classes]
         columns.append((name, shown.shape[1], data_uri(heat_map(shown))))
-    named = [(CLASSES[k], css_colour(CLASSES[k])) for k in classes]
+    named = [_named(space, k) for k in classes]
     return block('channels', 'widgets.html', classes=named, maps=columns, style=asset('widgets.css'))
 
 # %% ../../nbs/look/06_widgets.ipynb #1267bad8
 def panel_source(
     picture: Tensor | np.ndarray,  # image (3, H, W) in [0, 1], label map (H, W), or picture (H, W, 3)
+    space: LabelSpace = CITYSCAPES,  # of a label map
 ) -> str:  # data URI
     "Encode a picture for a page; label maps and error maps keep their exact colours."
     exact = picture.ndim == 2 or picture.shape[-1] == 3
-    return data_uri(encoded(picture, lossless=exact))
+    return data_uri(encoded(picture, lossless=exact, space=space))
 
 # %% ../../nbs/look/06_widgets.ipynb #8cac7093
 def linked_panels(
     panels: dict,  # title -> image (3, H, W) in [0, 1], label map (H, W), or picture (H, W, 3); all of one size
     width: int = 300,  # of each panel on the page
+    space: LabelSpace = CITYSCAPES,  # of the label maps
 ) -> str:  # HTML page
     "Lay pictures out so that they zoom and move together. Raises AshError for pictures of different sizes."
-    sizes = {plots.as_picture(x).shape[:2] for x in panels.values()}
-    if len(sizes) != 1:
+    if len(sizes := {plots.as_picture(x, space).shape[:2] for x in panels.values()}) != 1:
         raise AshError(f'panels of different sizes {sorted(sizes)} cannot be linked: bring them to one size')
-    sources = [(title, panel_source(x), x.ndim == 2) for title, x in panels.items()]
-    classes = {','.join(map(str, PALETTE[k])): name for k, name in enumerate(CLASSES)}
-    look = dict(style=asset('panels.css'), script=asset('panels.js'))
-    return fill('panels.html', panels=sources, classes=classes, width=width, **look)
+    sources = [(title, panel_source(x, space), x.ndim == 2) for title, x in panels.items()]
+    classes = {','.join(map(str, rgb)): name for rgb, name in zip(space.palette, space.classes)}
+    look = dict(width=width, style=asset('panels.css'), script=asset('panels.js'))
+    return fill('panels.html', panels=sources, classes=classes, **look)
 
 # %% ../../nbs/look/06_widgets.ipynb #wi000057
 def framed(
@@ -370,23 +377,23 @@ def setting_parts(p: Preview) -> dict:  # attribute -> widget
     )
 
 # %% ../../nbs/look/06_widgets.ipynb #wi00s04a
-def class_parts() -> dict:  # name -> widget
+def class_parts(space: LabelSpace = CITYSCAPES) -> dict:  # name -> widget
     "Make the controls of ASH's condition: how much a class counts, and which two are exchanged."
-    classes = [(name, k) for k, name in enumerate(CLASSES)]
+    classes = [(name, k) for k, name in enumerate(space.classes)]
     return dict(
         chosen=menu('class', classes, 0),
         gain=slider('counts', 3, 1.0, 0.1),
         first=menu('exchange', classes, 0),
-        second=menu('with', classes, 10),
+        second=menu('with', classes, min(10, len(space) - 1)),
     )
 
 # %% ../../nbs/look/06_widgets.ipynb #91490223
-def class_toggles() -> dict:  # train id -> button
+def class_toggles(space: LabelSpace = CITYSCAPES) -> dict:  # train id -> button
     "Make a button for each class, framed in its colour."
     toggles = {}
-    for k, name in enumerate(CLASSES):
-        frame = w.Layout(width='94px', border=f'2px solid #{bytes(map(int, PALETTE[k])).hex()}')
-        toggles[k] = w.ToggleButton(True, description=name, layout=frame)
+    for k, (name, colour) in enumerate(zip(space.classes, space.palette)):
+        frame = w.Layout(width='94px', border=f'2px solid #{bytes(colour).hex()}')
+        toggles[k] = w.ToggleButton(True, description=name, tooltip=name, layout=frame)
     return toggles
 
 # %% ../../nbs/look/06_widgets.ipynb #wi000067
@@ -422,6 +429,12 @@ def _button_row(buttons: list) -> w.HBox:
     "Lay buttons out beside each other, wrapped where they do not fit."
     return w.HBox(buttons, layout=w.Layout(flex_flow='row wrap', width='300px'))
 
+# %% ../../nbs/look/06_widgets.ipynb #5pace203
+def _class_grid(toggles: list) -> w.GridBox:
+    "Lay the buttons of classes out in three columns that scroll where there are many."
+    look = dict(grid_template_columns='repeat(3, 98px)', max_height='230px', overflow='auto', width='318px')
+    return w.GridBox(toggles, layout=w.Layout(**look, min_height='40px'))
+
 # %% ../../nbs/look/06_widgets.ipynb #wi00006a
 def control_column(parts: dict, toggles: dict, message: w.HTML) -> w.VBox:
     "Lay the controls out below each other, buttons (a toggle for each train id, too) in rows, the message last."
@@ -429,7 +442,7 @@ def control_column(parts: dict, toggles: dict, message: w.HTML) -> w.VBox:
         *(parts[name] for name in SETTINGS),
         _button_row([parts['resample'], parts['reset']]),
         w.HTML('<b>classes of ASH’s condition</b>'),
-        _button_row(list(toggles.values())),
+        _class_grid(list(toggles.values())),
         *(parts[name] for name in ('chosen', 'gain', 'first', 'second')),
         _button_row([parts['swap'], parts['save'], parts['compare']]),
         message,
@@ -447,8 +460,8 @@ class PreviewWidget:
     ):
         self.preview, self.out = preview, out
         buttons = {k: w.Button(description=v[0], layout=w.Layout(width='142px')) for k, v in BUTTONS.items()}
-        self.parts = setting_parts(preview) | buttons | class_parts()
-        self.toggles, self.pictures = class_toggles(), picture_parts()
+        self.parts = setting_parts(preview) | buttons | class_parts(preview.space)
+        self.toggles, self.pictures = class_toggles(preview.space), picture_parts()
         self.bars, self.channels, self.message, self.frame = (w.HTML() for _ in range(4))
         self._listen()
         controls = control_column(self.parts, self.toggles, self.message)
@@ -491,11 +504,12 @@ class PreviewWidget:
         show['street'].value = encoded(p.images[p.image])
         show['painting'].value = encoded(p.paintings[p.painting])
         show['AdaIN'].value = encoded(p.plain())
-        show['segmentation'].value = encoded(p.segmented())
-        show['restyled segmentation'].value = encoded(p.segmented(image))
+        show['segmentation'].value = encoded(p.segmented(), space=p.space)
+        show['restyled segmentation'].value = encoded(p.segmented(image), space=p.space)
         seen = set(np.unique(p.segmented()).tolist()) | {k for k, gain in enumerate(p.gains) if gain != 1}
-        self.bars.value = bars_html(p.shares())
-        self.channels.value = channels_html({name: p.by_channel(name) for name in ('gamma', 'beta')}, sorted(seen))
+        self.bars.value = bars_html(p.shares(), p.space)
+        changes = {name: p.by_channel(name) for name in ('gamma', 'beta')}
+        self.channels.value = channels_html(changes, sorted(seen), p.space)
         for k, toggle in self.toggles.items():
             toggle.layout.display = '' if k in seen else 'none'
         self.message.value = ''
@@ -527,14 +541,14 @@ def exchange(self: PreviewWidget):
     p.swap = None if p.swap == pair or pair[0] == pair[1] else pair
     self.refresh()
     if p.swap:
-        a, b = (CLASSES[k] for k in pair)
+        a, b = (p.space.classes[k] for k in pair)
         self.message.value = f'{a} and {b} are exchanged; press again to undo'
 
 # %% ../../nbs/look/06_widgets.ipynb #wi000079
 @patch
 def reset(self: PreviewWidget):
     "Let every class count once, undo an exchange."
-    self.preview.gains, self.preview.swap = [1.0] * len(CLASSES), None
+    self.preview.gains, self.preview.swap = [1.0] * len(self.preview.space), None
     for t in self.toggles.values():
         t.value = True
     self.parts['gain'].value = 1.0
@@ -546,20 +560,20 @@ def compare(self: PreviewWidget):
     "Show the panels that zoom together."
     panels = self.preview.panels()
     rows = -(-len(panels) // 4)
-    self.frame.value = framed(linked_panels(panels), 30 + 200 * rows)
+    self.frame.value = framed(linked_panels(panels, space=self.preview.space), 30 + 200 * rows)
 
 # %% ../../nbs/look/06_widgets.ipynb #fb48b682
-def _two_rows(panels: dict) -> bytes:  # PNG
+def _two_rows(panels: dict, space: LabelSpace = CITYSCAPES) -> bytes:  # PNG
     "Draw up to eight pictures in two rows, each with its title."
     titles = [*panels, *[''] * 8][:8]
     pictures = [*panels.values(), *[None] * 8][:8]
-    return plots.encode(plots.grid([pictures[:4], pictures[4:]], titles[:4], [[''] * 4, titles[4:]]))
+    return plots.encode(plots.grid([pictures[:4], pictures[4:]], titles[:4], [[''] * 4, titles[4:]], space=space))
 
 # %% ../../nbs/look/06_widgets.ipynb #591d25ad
 @patch
 def save(self: PreviewWidget, path: str | Path | None = None) -> Path:  # the file
     "Write all pictures and the settings to one PNG, by default to `out`."
-    drawn = _two_rows(self.preview.panels())
+    drawn = _two_rows(self.preview.panels(), self.preview.space)
     info, out = PngInfo(), io.BytesIO()
     info.add_text('settings', json.dumps(self.preview.settings))
     Image.open(io.BytesIO(drawn)).save(out, 'PNG', pnginfo=info)

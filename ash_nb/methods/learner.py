@@ -15,7 +15,7 @@ from ..core.config import AshError, Config, generator, stream_seed
 from ..core.devices import run_dtype, to_channels_last
 from ..core.distributed import average_gradients
 from ..core.tensors import full
-from ..data.labels import CLASSES
+from ..data.labels import CITYSCAPES, LabelSpace
 from ..data.transforms import photometric
 from ..hallucinators.contract import make_hallucinator
 from ..hallucinators.features import changed
@@ -91,7 +91,9 @@ class Learner:
         config: Config,  # what to run
         device: str | torch.device = 'cpu',  # where
         stylizer: nn.Module | None = None,  # frozen encoder and decoder; None: as the configuration says
+        space: LabelSpace = CITYSCAPES,  # the classes that are learned, and told apart by all networks
     ):
+        self.space = space
         self.config, self.device = config, torch.device(device)
         self.method, self.kind = METHODS.choose(config.method), hallucinator_of(config)
         self.dtype = run_dtype(config.precision, self.device)
@@ -114,7 +116,7 @@ class Learner:
     def _add_segmenter(self):
         c = self.config
         pretrained = c.pretrained and not c.body_weights
-        self.segmenter = Segmenter(c.body, pretrained=pretrained, freeze_norm=c.freeze_norm)
+        self.segmenter = Segmenter(c.body, len(self.space), pretrained=pretrained, freeze_norm=c.freeze_norm)
         self.segmenter.body.checkpointing = c.checkpointing
         if c.body_weights:
             load_initial(self.segmenter, c.body_weights)
@@ -123,7 +125,7 @@ class Learner:
 
     def _add_discriminator(self):
         c = self.config
-        self.discriminator = Discriminator(len(CLASSES), c.discriminator_width, c.discriminator_layers)
+        self.discriminator = Discriminator(len(self.space), c.discriminator_width, c.discriminator_layers)
         adam = torch.optim.Adam(self.discriminator.parameters(), c.lr_discriminator, betas=(0.9, 0.99), fused=True)
         self.networks['discriminator'], self.optimizers['discriminator'] = self.discriminator, adam
 
@@ -133,7 +135,8 @@ class Learner:
             stylizer = stylizer or make_stylizer(c)
             for p in stylizer.parameters():
                 p.data = p.data.to(self.dtype)  # frozen: converted once, not in every step
-        self.hallucinator = to_channels_last(make_hallucinator(self.kind, c, stylizer), self.device)
+        made = make_hallucinator(self.kind, c, stylizer, len(self.space))
+        self.hallucinator = to_channels_last(made, self.device)
         for name, net in self.hallucinator.learned.items():
             self.networks[name] = net if c.train_ash else net.requires_grad_(False)
             if weights := [p for p in net.parameters() if p.requires_grad]:

@@ -56,15 +56,39 @@ def style_distance(
     return sum(F.mse_loss(x, y) for x, y in list(zip(a, b))[:statistics])
 
 # %% ../../nbs/networks/01_adain.ipynb #2cc2007a
-def _orthonormal(g):
+def _by_householder(g):
     "Return the Q of g = QR with a positive diagonal of R, for any leading axes."
     q, r = torch.linalg.qr(g)
     return q * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1, 1).unsqueeze(-2)
 
+# %% ../../nbs/networks/01_adain.ipynb #fa29c50d
+def _by_cholesky(g):
+    "Return the same Q by the Cholesky factor of g'g, in float64, for g with a condition number below 1e4 or so."
+    g64 = g.double()
+    r = torch.linalg.cholesky_ex(g64.mT @ g64, upper=True).L  # unchecked: a check would wait for the device
+    return torch.linalg.solve_triangular(r, g64, upper=True, left=False).to(g.dtype)
+
+# %% ../../nbs/networks/01_adain.ipynb #434c3519
+def _on_gpu(x):
+    "Tell whether the noise for x is drawn and made orthonormal as is fast on a GPU."
+    return x.is_cuda
+
+
+def _orthonormal(g):
+    "Return the Q of g = QR with a positive diagonal of R, the way that is fast there and safe for normal numbers g."
+    return _by_cholesky(g) if _on_gpu(g) and g.shape[-2] - g.shape[-1] >= 4 else _by_householder(g)
+
+# %% ../../nbs/networks/01_adain.ipynb #f872380e
+def _generator_on(device, generator):
+    "Make a generator on a device, whose seed is the next draw of the one that is given."
+    seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+    return torch.Generator(device).manual_seed(int(seed))
+
 # %% ../../nbs/networks/01_adain.ipynb #20ada005
 def _normal(shape, like, generator, axis=0):
-    "Draw normal numbers on the host and bring them to the device and type of `like`."
-    return sent(draw(torch.randn, shape, generator, axis), like)
+    "Draw normal numbers of the type of `like`: on its device if that is a GPU, else on the host, and bring them there."
+    source = _generator_on(like.device, generator) if _on_gpu(like) else generator
+    return sent(draw(torch.randn, shape, source, axis), like)
 
 # %% ../../nbs/networks/01_adain.ipynb #20ada010
 def orthogonal_matrix(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Estimate', 'mean_ci', 'paired_difference', 'compare_table', 'signed', 'summarise', 'class_table', 'mean_over_targets',
-           'with_world_mean', 'mean_basis', 'contributions', 'size_effect']
+           'with_world_mean', 'mean_basis', 'per_position', 'contributions', 'size_effect']
 
 # %% ../../nbs/numbers/02_analysis.ipynb #d41744fb
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..core.config import AshError, one_of
-from ..data.labels import CLASSES, PROTOCOLS
+from ..data.labels import CITYSCAPES, PROTOCOLS, LabelSpace
 
 # %% ../../nbs/numbers/02_analysis.ipynb #46db3255
 class Estimate(NamedTuple):
@@ -191,11 +191,11 @@ def mean_basis(
     return [f'{", ".join(ts)}: mean over {text}{"" if "no class" in text else rule}' for text, ts in said.items()]
 
 # %% ../../nbs/numbers/02_analysis.ipynb #6f389680
-def contributions(
+def per_position(
     table,  # DataFrame of classwise.csv: step, class, gamma, beta, pixels, and the whole norms gamma_all, beta_all
-):  # DataFrame with columns name, gamma_share, beta_share (percent of the norm), gamma_each, beta_each (per position)
+):  # DataFrame with columns gamma_share, beta_share (percent of the norm), gamma_each, beta_each (per position)
     "Add to Figure 4's numbers their shares of the norm and what they are per position; NaN for classes not predicted."
-    out = table.assign(name=[CLASSES[k] for k in table['class']])
+    out = table.copy()
     seen = out.pixels.where(out.pixels > 0)
     for x in ('gamma', 'beta'):
         out[x] = out[x].where(out.pixels > 0)
@@ -204,6 +204,14 @@ def contributions(
             out[f'{x}_share'] = 100 * out[x] / out[f'{x}_all']
     return out
 
+# %% ../../nbs/numbers/02_analysis.ipynb #5pace401
+def contributions(
+    table,  # DataFrame of classwise.csv
+    space: LabelSpace = CITYSCAPES,  # of the run
+):  # DataFrame
+    "Add what `per_position` adds, and the names of the classes."
+    return per_position(table.assign(name=[space.classes[k] for k in table['class']]))
+
 # %% ../../nbs/numbers/02_analysis.ipynb #ff8c4268
 def size_effect(
     table,  # DataFrame of classwise.csv
@@ -211,7 +219,7 @@ def size_effect(
 ) -> dict:  # beta, beta_each, gamma, gamma_each -> rank correlation with the number of predicted positions
     "Correlate the ranks of absolute contributions with the ranks of class sizes; NaN with fewer than three classes."
     names = ('beta', 'beta_each', 'gamma', 'gamma_each')
-    t = contributions(table)
+    t = per_position(table)
     t = t[(t.step == (t.step.max() if step is None else step)) & (t.pixels > 0)]
     if len(t) < 3:
         return dict.fromkeys(names, float('nan'))

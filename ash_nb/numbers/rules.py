@@ -220,7 +220,9 @@ add_rule(
     ),
     TestRule('daformer', _small, **_mmseg, source='DAFormer and the dg branch of HRDA; ReVT'),
     TestRule('hrda', _large, window=1024, stride=512, **_mmseg, source='HRDA, branch dg'),
-    TestRule('mmseg', _large, dict.fromkeys(('darkzurich', 'nighttime'), _fit[1920, 1080]), **_mmseg, source='mmseg'),
+    TestRule(
+        'mmseg', _large, dict.fromkeys(('dark_zurich', 'nighttime_driving'), _fit[1920, 1080]), **_mmseg, source='mmseg'
+    ),
 )
 
 # %% ../../nbs/numbers/03_test_rules.ipynb #305e9f7a

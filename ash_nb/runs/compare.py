@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BODY_DATA', 'FIGURES', 'TABLES', 'Scoring', 'check_words', 'target_record', 'extra_data', 'protocol_record',
            'look_first', 'session_costs', 'run_columns', 'target_columns', 'cell_rows', 'drop_drawn', 'know_protocols',
-           'rule_kept', 'keep_comparison', 'what_is_known', 'compare', 'with_rule', 'comparison_table', 'rules_table',
-           'cost_table', 'to_markdown', 'to_latex']
+           'rule_kept', 'keep_comparison', 'compare', 'with_rule', 'comparison_table', 'rules_table', 'cost_table',
+           'to_markdown', 'to_latex']
 
 # %% ../../nbs/runs/07_compare.ipynb #51be3d41
 import multiprocessing
@@ -28,7 +28,7 @@ from ..core.config import AshError, Config, one_of, plain_path
 from ..core.devices import pick_device
 from ..core.distributed import lost_process, process_died, ready_to_start
 from ..core.files import read_json, write_atomic, write_json
-from ..data import datasets
+from ..data.datasets import space_of, taught_by
 from ..data.labels import CITYSCAPES, LabelSpace, known_protocol
 from ..methods.presets import method_settings, preset, with_method
 from ..methods.registry import METHODS, adapts
@@ -44,7 +44,6 @@ from ash_nb.runs.scoring import (
     best_of,
     known_labels,
     labels_of,
-    no_validation,
     open_target,
     remember_labels,
     score,
@@ -52,6 +51,7 @@ from ash_nb.runs.scoring import (
     source_scores,
     step_of,
     truth_classes,
+    validation_splits,
 )
 
 # %% ../../nbs/runs/07_compare.ipynb #24758fcd
@@ -61,7 +61,7 @@ class Scoring:
 
     targets: list  # names of targets
     roots: dict = field(default_factory=dict)  # target -> folder, for targets that are not StreetWorld
-    split: str = 'val'  # split of the targets
+    split: str = None  # split of the targets; None: val, or the first that each has
     images: int = None  # StreetWorld targets: how many scenes
     protocol: str = None  # classes to score; None: those that runs and target have in common
     mean_over: str = 'truth'  # which classes the means are over, one of MEAN_OVER
@@ -102,7 +102,7 @@ def target_record(
     over = dict(mean_over=scoring.mean_over)
     if scoring.mean_over == 'truth':
         over['mean_classes'] = list(truth_classes(found, protocol))
-    where = dict(split=scoring.split, images=len(data), classes=protocol, rule=rule.name, rule_hash=rule.hash)
+    where = dict(split=data.split, images=len(data), classes=protocol, rule=rule.name, rule_hash=rule.hash)
     where['protocols'] = protocol_records(protocol)
     return where | dict(labels_shrunk_to=getattr(data, 'size', None), **over, labels_sha256=found.digest[:16])
 
@@ -158,10 +158,9 @@ def look_first(
             print(f'{t}: no pixel of its labels is scored, so its mean IoU will be nan', file=sys.stderr)
     for word in methods:
         first_samples(with_method(config, word))
-    missing = no_validation(config)
-    if not missing:
-        own = open_target(config.source, config.root or None, 'val', scoring.images, space=scoring.space)
-        labels_of(own, config.source, progress)
+    validation, missing = validation_splits(config)
+    for name, (root, split) in validation.items():
+        labels_of(open_target(name, root, split, scoring.images, space=scoring.space), name, progress)
     return protocol_record(config, methods, seeds, scoring, missing)
 
 # %% ../../nbs/runs/07_compare.ipynb #1f32f9fc
@@ -322,13 +321,6 @@ def keep_comparison(
     write_atomic(out / 'runs.csv', text)
     return runs
 
-# %% ../../nbs/runs/07_compare.ipynb #ef0784a5
-def what_is_known(c: Config) -> tuple:  # label space of a run, names of the classes that its source teaches
-    "Say in which label space a configuration learns, and what of it."
-    if not hasattr(datasets, 'space_of'):  # TEMPORARY: until data sets are descriptions
-        return CITYSCAPES, None
-    return datasets.space_of(c), datasets.taught_by(c)
-
 # %% ../../nbs/runs/07_compare.ipynb #86372d0f
 def compare(
     methods: Sequence,  # words of methods, the first is the baseline
@@ -337,7 +329,7 @@ def compare(
     out: str | Path,  # folder of the comparison
     config: Config = None,  # what all runs share; default: preset streetworld
     roots: dict = None,  # target -> folder, for targets that are not StreetWorld
-    split: str = 'val',  # split of the targets
+    split: str = None,  # split of the targets; None: val, or the first that each has
     device: str = 'auto',  # where; several with commas: one process each
     images: int = None,  # StreetWorld targets: how many scenes
     protocol: str = None,  # classes to score; None: those that runs and target have in common
@@ -353,7 +345,7 @@ def compare(
     if seeds < 1:
         raise AshError(f'seeds = {seeds}: expected at least 1')
     out = plain_path(out)
-    targets, known = check_words('target', targets), what_is_known(config)
+    targets, known = check_words('target', targets), (space_of(config), taught_by(config))
     scoring = Scoring(targets, roots or {}, split, images, protocol, mean_over, rule_of(rule), *known)
     record = look_first(config, methods, seeds, scoring, progress)
     work = partial(_cell, config=config, out=out, scoring=scoring, known=known_labels(), workers=workers)

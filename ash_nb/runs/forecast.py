@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.config import AshError, Config
+from ..data.datasets import space_of
 from ..methods.guard import Guard
 from ..methods.learner import Learner
 from ..methods.registry import adapts, styles_per_image
@@ -86,7 +87,7 @@ def _counted_step(c: Config) -> dict:
     "Count a step on fake tensors: gigabytes of weights and optimizers and of its peak, tera-operations."
     with FakeTensorMode(allow_non_fake_inputs=True), LiveMemory() as memory:
         stylizer = Stylizer(Encoder(), Decoder()) if c.stylizer == 'vgg19' else None
-        learner = Learner(c, 'cpu', stylizer)
+        learner = Learner(c, 'cpu', stylizer, space_of(c))
         learner.guard = Guard(learner, lag=9)  # fake tensors hold no verdict to read
         batch = _empty_batch(c)
 

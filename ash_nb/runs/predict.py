@@ -21,13 +21,13 @@ import torch
 from ..core.config import AshError, plain_path
 from ..core.devices import pick_device
 from ..core.files import read_json, recorded_digest, write_atomic, write_json
-from ..data import labels
-from ..data.labels import CITYSCAPES, LabelSpace, colorize
+from ..data.descriptions import describe, shipped_names
+from ..data.labels import CITYSCAPES, LabelSpace, colorize, partners
 from ..data.pictures import find_files, read_picture, tell_left_out
 from ..numbers.evaluation import class_maps
 from ..numbers.rules import TestRule, input_of, rule_of, see
 from .folder import Run, load_run
-from .scoring import space_of_run, step_of
+from .scoring import step_of
 
 # %% ../../nbs/runs/09_predict.ipynb #88074522
 def as_image(
@@ -62,7 +62,7 @@ class Predictor:
         device: str | torch.device = 'cpu',
         target: str = '',  # the data set as whose pictures a rule is to see these
     ):
-        self.rule, self.target, self.space = rule_of(rule), target, space_of_run(run)
+        self.rule, self.target, self.space = rule_of(rule), target, run.space
         _refuse_cut(self.rule, target)
         self.learner = run.learner(checkpoint, pick_device(str(device)))
 
@@ -165,12 +165,15 @@ def names_of(pictures: list) -> list:  # of paths without ending, one a picture
 
 # %% ../../nbs/runs/09_predict.ipynb #683cc4ec
 def _own_ids(name: str, space: LabelSpace) -> list:
-    "List a data set's own id of each class. Raises AshError for a data set whose ids are not known."
-    known = getattr(labels, 'ID_MAPS', {})  # TEMPORARY: until data sets are descriptions
-    if name not in known or space.classes != CITYSCAPES.classes:
-        names = ', '.join(('train', *known))
-        raise AshError(f'--ids {name}: choose one of {names}; the others are for the classes of Cityscapes')
-    return [min((i for i, t in known[name].items() if t == k), default=-1) for k in range(len(space))]
+    "List a data set's own id of each class of a run. Raises AshError where it has none."
+    about = describe(name)
+    if about is None:
+        raise AshError(f'--ids {name}: choose train, or the name of a data set: {", ".join(shipped_names())}')
+    lowest = {place: i for i, place in sorted(about.numbers.items(), reverse=True)}
+    ids = [next((lowest[t] for t in of if t in lowest), None) for of in partners(space, about.space)]
+    if None in ids:
+        raise AshError(f'--ids {name}: it has no id for {space.classes[ids.index(None)]}')
+    return ids
 
 # %% ../../nbs/runs/09_predict.ipynb #0a63ce55
 def id_table(

@@ -22,7 +22,7 @@ from ..core.config import AshError, Config, Stopped, generator, settings
 from ..core.devices import keep_memory, pick_device
 from ..core.distributed import any_process, gathered, is_first_process, join, rank_and_size, ready_to_start
 from ..core.files import save_tensors, write_json
-from ..data.datasets import open_dataset
+from ..data.datasets import open_dataset, space_of
 from ..hallucinators.ash import classwise_l1, smooth
 from ..methods.guard import NotFinite
 from ..methods.learner import Learner
@@ -56,11 +56,11 @@ from .record import other_conditions, prepare_run, refuse_other
 # %% ../../nbs/runs/05_training.ipynb #e1c0de06
 def ready_learner(config: Config, device: str | torch.device) -> Learner:
     "Make a learner with its class weights. Raises AshError when style images that it needs are missing."
-    learner = Learner(config, device)
+    learner = Learner(config, device, space=space_of(config))
     if learner.needs('styles'):
         style_data(config)
     if config.class_balance:
-        counts = class_counts(source_data(config), skip=config.skip_bad)
+        counts = class_counts(source_data(config), len(learner.space), skip=config.skip_bad)
         learner.class_weights = class_weights(counts, config.class_balance).to(device)
     return learner
 

@@ -14,10 +14,10 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from ..labels import CLASSES, colorize
+from ..labels import CITYSCAPES, colorize
 
 # %% ../../../nbs/data/03_scene.ipynb #20489d24
-ID = {name: k for k, name in enumerate(CLASSES)}  # a class's name -> its train id
+ID = {name: k for k, name in enumerate(CITYSCAPES.classes)}  # a class's name -> its train id
 ROUGH, SMOOTH, LEAFY, GLASS, PLASTER, METAL, CLOTH, LIGHT = range(8)  # materials
 
 # %% ../../../nbs/data/03_scene.ipynb #8aa96e29
