@@ -187,7 +187,7 @@ def _texts(page: Marked, key: str) -> list:
             raise PageError(page.lines[key], f'{key}: {v!r} is no text')
     return [str(v) for v in found]
 
-
+# %% ../../nbs/data/10_descriptions.ipynb #b22c3f6d
 def _template(text: Any, key: str, line: int) -> Template:
     "Read a template. Raises PageError."
     try:
@@ -203,7 +203,7 @@ def _choice(page: Marked, key: str, allowed: tuple, default: str) -> str:
         raise PageError(page.lines[key], f'{key}: {word!r} is none of {", ".join(allowed)}')
     return word
 
-
+# %% ../../nbs/data/10_descriptions.ipynb #54ad191e
 def _only(page: Marked, keys: tuple, what: str):
     "Raise PageError for a key that is not known, with the one that is most like it."
     for key in page:
@@ -248,7 +248,7 @@ def vocabulary() -> frozenset:
         words |= set(map(plain_name, classes)) if isinstance(classes, Marked) else set()
     return frozenset(words)
 
-
+# %% ../../nbs/data/10_descriptions.ipynb #c9c6e496
 def _aliases(about: Marked, words: set) -> tuple:
     "Read what a class is called elsewhere. Raises PageError for a name that no label space knows."
     names = _texts(about, 'is')
@@ -317,6 +317,15 @@ def _space(page: Marked, found: list, name: str) -> LabelSpace:
         raise PageError(page.lines['classes'], str(e)) from None
 
 # %% ../../nbs/data/10_descriptions.ipynb #aa7d0e26
+def _add(known: dict, values: Any, place: int, what: str, c: _Class):
+    "Note what ids or colours mean. Raises PageError for one that is noted already."
+    for v in values:
+        if v in known and known[v] != place:
+            told = v if what == 'id' else f'[{v >> 16}, {v >> 8 & 255}, {v & 255}]'
+            raise PageError(c.line, f'{c.name}: {what} {told} is given to another class above')
+        known[v] = place
+
+# %% ../../nbs/data/10_descriptions.ipynb #79f66e2d
 def _meanings(page: Marked, found: list, space: LabelSpace) -> tuple:  # id -> place, packed colour -> place, rest
     "Say what each id and each colour means. Raises PageError for one that means two things."
     numbers, colours, rest = {}, {}, page.get('ignored') == 'rest'
@@ -332,15 +341,6 @@ def _meanings(page: Marked, found: list, space: LabelSpace) -> tuple:  # id -> p
         else:
             _add(numbers, ids_of(given, line), IGNORE, 'id', nothing)
     return numbers, colours, rest
-
-
-def _add(known: dict, values: Any, place: int, what: str, c: _Class):
-    "Note what ids or colours mean. Raises PageError for one that is noted already."
-    for v in values:
-        if v in known and known[v] != place:
-            told = v if what == 'id' else f'[{v >> 16}, {v >> 8 & 255}, {v & 255}]'
-            raise PageError(c.line, f'{c.name}: {what} {told} is given to another class above')
-        known[v] = place
 
 # %% ../../nbs/data/10_descriptions.ipynb #ef5701a8
 def _split(name: str, given: Any, line: int) -> Split:
@@ -386,7 +386,7 @@ def _faults(page: Marked) -> tuple:  # of Fault
         out.append(Fault(str(one['told']), tuple(frames), tuple(_texts(one, 'names'))))
     return tuple(out)
 
-
+# %% ../../nbs/data/10_descriptions.ipynb #659372ba
 def _pairs_above(page: Marked, space: LabelSpace) -> tuple:
     "Read which class lies above which. Raises PageError for a class that there is not."
     given = page.get('above', [])
@@ -432,7 +432,7 @@ def _roles(page: Marked) -> tuple:
             raise PageError(page.lines['role'], f'role: {r!r} is none of {", ".join(ROLES)}')
     return found
 
-
+# %% ../../nbs/data/10_descriptions.ipynb #44c43bf9
 def _plain(page: Marked, splits: dict, image_fields: set) -> dict:
     "Read the keys that need no reading, after a look at them. Raises PageError."
     for key in ('counts', 'validation'):
@@ -503,7 +503,7 @@ def shipped_description(name: str) -> Description:
     "Read a page that ships with the kit."
     return description_in(files('ash_nb') / 'assets' / 'datasets' / f'{name}.yaml', name)
 
-
+# %% ../../nbs/data/10_descriptions.ipynb #72b9b724
 def describe(
     name: str,  # of the data set
     root: str | Path | None = None,  # its folder

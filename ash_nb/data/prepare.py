@@ -289,6 +289,7 @@ def upside_down(data: SegmentationData) -> str:  # '' where nothing is odd
     about, told = data.about, []
     for top, bottom in about.above:
         rows = [_mean_rows(data, ids) for _, ids in spread_labels(data)]
+        rows = [r for r in rows if len(r) > 1]  # a label of one class has no above
         both = [r for r in rows if top in r and bottom in r]
         wrong = sum(r[top] > r[bottom] for r in both)
         if 2 * wrong > len(both):
@@ -302,7 +303,8 @@ def upside_down(data: SegmentationData) -> str:  # '' where nothing is odd
 
 def _mean_rows(data: SegmentationData, ids: np.ndarray) -> dict:  # class name -> 0 at the top, 1 at the bottom
     "Say at which height each class of a label lies in the mean."
-    places = meaning(ids, data.about.colours or data.about.numbers, rest=True)
+    coloured = data.about.labels[0].encoding == 'colour'
+    places = meaning(ids, data.about.colours if coloured else data.about.numbers, rest=True)
     rows = np.arange(places.shape[0])[:, None] / max(1, places.shape[0] - 1)
     found = (k for k in np.unique(places) if 0 <= k < len(data.own))
     return {data.own.classes[k]: float(np.broadcast_to(rows, places.shape)[places == k].mean()) for k in found}
