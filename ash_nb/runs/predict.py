@@ -21,7 +21,8 @@ import torch
 from ..core.config import AshError, plain_path
 from ..core.devices import pick_device
 from ..core.files import read_json, recorded_digest, write_atomic, write_json
-from ..data.descriptions import describe, shipped_names
+from ..data.datasets import data_named
+from ..data.descriptions import describe
 from ..data.labels import CITYSCAPES, LabelSpace, colorize, partners
 from ..data.pictures import find_files, read_picture, tell_left_out
 from ..numbers.evaluation import class_maps
@@ -165,10 +166,11 @@ def names_of(pictures: list) -> list:  # of paths without ending, one a picture
 
 # %% ../../nbs/runs/09_predict.ipynb #683cc4ec
 def _own_ids(name: str, space: LabelSpace) -> list:
-    "List a data set's own id of each class of a run. Raises AshError where it has none."
-    about = describe(name)
-    if about is None:
-        raise AshError(f'--ids {name}: choose train, or the name of a data set: {", ".join(shipped_names())}')
+    "List a data set's own id of each class of a run. Raises AshError where it has none, or is not known by ids."
+    about = describe(*data_named(name))
+    if about is None or not about.numbers:
+        expected = 'train, a data set that ships, or a folder with a dataset.yaml, whose labels are ids'
+        raise AshError(f'--ids {name}: expected {expected}')
     lowest = {place: i for i, place in sorted(about.numbers.items(), reverse=True)}
     ids = [next((lowest[t] for t in of if t in lowest), None) for of in partners(space, about.space)]
     if None in ids:
