@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import venv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -168,3 +169,29 @@ def test_the_folder_says_how_its_predictions_were_made(run, tmp_path):
     assert record['files'] == ['x.png'] and record['step'] == 6
     ids = np.unique(np.asarray(Image.open(tmp_path / 'out' / 'x.png')))
     assert set(ids) <= set(id_table('cityscapes'))
+
+
+# --- another label space
+
+
+@pytest.mark.skipif(not (SHARED / 'data/carla/lyft').is_dir(), reason=f'{SHARED}/data/carla/lyft is not here: CARLA')
+def test_a_run_of_other_classes_predicts_and_is_scored_in_its_own(tmp_path, capsys):
+    "Thirteen classes of CARLA: ids, colours, probabilities, and a protocol of what CamVid has, too."
+    c = replace(tiny, source='carla_lyft', root=str(SHARED / 'data/carla/lyft'), steps=2, checkpoint_every=2)
+    run = train(with_method(c, 'source_only', 0), tmp_path / 'run', 'cpu', progress=False)
+    path, out = picture(tmp_path / 'in' / 'a.png'), tmp_path / 'out'
+    words = ['predict', run.path, path, '--out', out, '--colours', '--probabilities', '--device', 'cpu']
+    assert main(list(map(str, words))) == 0
+    ids = np.asarray(Image.open(out / 'a.png'))
+    assert ids.max() < len(run.space) and len(run.space) != 19
+    np.testing.assert_array_equal(np.asarray(Image.open(out / 'colours/colours-a.png')), run.space.colours[ids])
+    with np.load(out / 'probabilities/probabilities-a.npz') as kept:
+        assert kept['probabilities'].shape == (len(run.space), 30, 40) and tuple(kept['classes']) == run.space.classes
+    assert main(['predict', str(run.path), str(path), '--out', str(out), '--ids', 'carla_lyft', '--device', 'cpu']) == 0
+    own = np.asarray(Image.open(out / 'a.png'))
+    np.testing.assert_array_equal(own, id_table('carla_lyft', run.space)[ids])
+    if CAMVID.is_dir():
+        e = evaluate_run(run, 'camvid', CAMVID, rule='daformer')
+        assert e.confusion.shape == (len(run.space),) * 2 and 0 < len(e.iou) < len(run.space)
+        assert main(['evaluate', str(run.path), '--target', 'camvid', '--root', str(CAMVID), '--protocol', '16']) == 2
+        assert 'protocol 16 is made of 19 classes, and label space' in capsys.readouterr().err

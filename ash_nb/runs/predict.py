@@ -23,7 +23,7 @@ from ..core.devices import pick_device
 from ..core.files import read_json, recorded_digest, write_atomic, write_json
 from ..data.datasets import data_named
 from ..data.descriptions import describe
-from ..data.labels import CITYSCAPES, LabelSpace, colorize, translation
+from ..data.labels import CITYSCAPES, LabelSpace, colorize, partners
 from ..data.pictures import find_files, read_picture, tell_left_out
 from ..numbers.evaluation import class_maps
 from ..numbers.rules import TestRule, input_of, rule_of, see
@@ -166,16 +166,16 @@ def names_of(pictures: list) -> list:  # of paths without ending, one a picture
 
 # %% ../../nbs/runs/09_predict.ipynb #683cc4ec
 def _own_ids(name: str, space: LabelSpace) -> list:
-    "List a data set's own id of each class, -1 where it has none. Raises AshError for one whose ids are not known."
+    "List a data set's own id of each class of a run. Raises AshError where it has none, or is not known by ids."
     about = describe(*data_named(name))
     if about is None or not about.numbers:
         expected = 'train, a data set that ships, or a folder with a dataset.yaml, whose labels are ids'
         raise AshError(f'--ids {name}: expected {expected}')
-    stored, found = translation(about.space, space), [-1] * len(space)
-    for i, place in sorted(about.numbers.items(), reverse=True):
-        if place < len(stored) and stored[place] < len(space):
-            found[stored[place]] = i
-    return found
+    lowest = {place: i for i, place in sorted(about.numbers.items(), reverse=True)}
+    ids = [next((lowest[t] for t in of if t in lowest), None) for of in partners(space, about.space)]
+    if None in ids:
+        raise AshError(f'--ids {name}: it has no id for {space.classes[ids.index(None)]}')
+    return ids
 
 # %% ../../nbs/runs/09_predict.ipynb #0a63ce55
 def id_table(
