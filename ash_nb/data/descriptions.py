@@ -176,6 +176,11 @@ class Description:
     above: tuple = ()  # of pairs of class names
     palette: dict | None = None  # id -> class in whose colour it may be shown all the same; None: not checked
     faults: tuple = ()  # of Fault
+    lines: dict = field(default_factory=dict)  # key, or 'split NAME' -> line of the page, 1 is the first
+
+    def at(self, key: str) -> str:
+        "Say where a key stands, for messages."
+        return f'{key}: line {self.lines.get(key, 1)} of {self.file}'
 
 # %% ../../nbs/data/10_descriptions.ipynb #a44399e6
 def _texts(page: Marked, key: str) -> list:
@@ -299,6 +304,17 @@ def _classes(page: Marked) -> list:  # of _Class
             raise PageError(c.line, f'class {c.name} has no {"colour" if coded else "id"}')
     return found
 
+# %% ../../nbs/data/10_descriptions.ipynb #bf8d1665
+def _refuse_twins(found: list):  # of _Class
+    "Raise PageError at the second of two classes that have one colour, or one name but for its case."
+    seen = {}
+    for c in found:
+        for mark in (plain_name(c.name), *c.colours[:1]):
+            if mark in seen:
+                what = f'colour {list(mark)}' if isinstance(mark, tuple) else f'name {c.name!r}'
+                raise PageError(c.line, f'{c.name}: {what} is given to class {seen[mark]} above')
+            seen[mark] = c.name
+
 # %% ../../nbs/data/10_descriptions.ipynb #b8ca3dc9
 def _space(page: Marked, found: list, name: str) -> LabelSpace:
     "Return the label space of a page's classes: one that ships, or their own. Raises PageError."
@@ -310,6 +326,7 @@ def _space(page: Marked, found: list, name: str) -> LabelSpace:
                 told = f'class {c.name!r} is not in label space {CITYSCAPES.name}'
                 raise PageError(c.line, told + (f'; did you mean {near[0]}?' if near else ''))
         return CITYSCAPES
+    _refuse_twins(found)
     palette = [c.colours[0] if c.colours else None for c in found]
     try:
         return LabelSpace(name, tuple(c.name for c in found), palette, tuple(c.aliases for c in found))
@@ -467,6 +484,7 @@ def _described(page: Marked, name: str, file: str) -> Description:
     image_fields = set(images[0].fields).intersection(*(t.fields for t in images))
     splits = _splits(page, role, image_fields)
     told = dict(role=role, splits=splits, faults=_faults(page), **_plain(page, splits, image_fields))
+    told['lines'] = page.lines | {f'split {k}': n for k, n in getattr(page.get('splits'), 'lines', {}).items()}
     if 'labels' not in page:
         if set(role) - {'styles'} and 'role' in page:
             raise PageError(page.lines['role'], f'role {", ".join(role)}: labels are missing')

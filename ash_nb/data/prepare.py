@@ -37,6 +37,7 @@ from ash_nb.data.datasets import (
     is_record,
     meaning,
     open_dataset,
+    refuse_unlabelled,
     spread_labels,
 )
 from .descriptions import Description, describe
@@ -302,7 +303,8 @@ def upside_down(data: SegmentationData) -> str:  # '' where nothing is odd
 
 def _mean_rows(data: SegmentationData, ids: np.ndarray) -> dict:  # class name -> 0 at the top, 1 at the bottom
     "Say at which height each class of a label lies in the mean."
-    places = meaning(ids, data.about.colours or data.about.numbers, rest=True)
+    coloured = data.about.labels[0].encoding == 'colour'  # a palette that is only shown says nothing of ids
+    places = meaning(ids, data.about.colours if coloured else data.about.numbers, rest=True)
     rows = np.arange(places.shape[0])[:, None] / max(1, places.shape[0] - 1)
     found = (k for k in np.unique(places) if 0 <= k < len(data.own))
     return {data.own.classes[k]: float(np.broadcast_to(rows, places.shape)[places == k].mean()) for k in found}
@@ -457,6 +459,7 @@ def prepare(
     about = described(name, root)[0]
     split, size = split or default_split(about), size or about.prepare
     data = open_dataset(name, root, split, strict=False, holds=holds)
+    refuse_unlabelled(data)
     head = dict(dataset=name, split=split, label_space=data.own.json(), has=about.has, size=size and list(size))
     head = json.loads(json.dumps(head | dict(lossless=lossless, holds=holds, reading=READING)))
     out = _claim(out, head, root)
