@@ -372,7 +372,10 @@ class SegmentationData(Dataset):
         find, templates = any_case(), [x.template for x in self.about.labels]
         found = [first_there(self.root, templates, f, find) if templates else (0, None) for _, f in images]
         self.kinds, self.pairs = [k for k, _ in found], [(p, label) for (p, _), (_, label) in zip(images, found)]
-        self.fields = [f for _, f in images]
+        self.fields, labels = [f for _, f in images], {label for _, label in found}
+        if twice := sum(p in labels for p, _ in self.pairs):  # both lie in one folder, and the template fits both
+            self.left_out['that are labels'] += twice
+            self.keep([k for k, (p, _) in enumerate(self.pairs) if p not in labels])
 
     def __len__(self) -> int:
         return len(self.pairs)
