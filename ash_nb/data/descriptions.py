@@ -90,6 +90,11 @@ class Description:
     above: tuple = ()  # of pairs of class names
     palette: dict | None = None  # id -> class in whose colour it may be shown all the same; None: not checked
     faults: tuple = ()  # of Fault
+    lines: dict = field(default_factory=dict)  # key, or 'split NAME' -> line of the page, 1 is the first
+
+    def at(self, key: str) -> str:
+        "Say where a key stands, for messages."
+        return f'{key}: line {self.lines.get(key, 1)} of {self.file}'
 
 # %% ../../nbs/data/11_descriptions.ipynb #517085ce
 def _one_label(one: Marked, common: str) -> LabelFiles:  # common: the page's encoding
@@ -191,6 +196,17 @@ def _must_be_in(space: LabelSpace, c: _Class):
     told = f'class {c.name!r} is not in label space {space.name}'
     raise PageError(c.line, told + (f'; did you mean {near[0]}?' if near else ''))
 
+# %% ../../nbs/data/11_descriptions.ipynb #bf8d1665
+def _refuse_twins(found: list):  # of _Class
+    "Raise PageError at the second of two classes that have one colour, or one name but for its case."
+    seen = {}
+    for c in found:
+        for mark in (plain_name(c.name), *c.colours[:1]):
+            if mark in seen:
+                what = f'colour {list(mark)}' if isinstance(mark, tuple) else f'name {c.name!r}'
+                raise PageError(c.line, f'{c.name}: {what} is given to class {seen[mark]} above')
+            seen[mark] = c.name
+
 # %% ../../nbs/data/11_descriptions.ipynb #b8ca3dc9
 def _space(page: Marked, found: list, name: str) -> LabelSpace:
     "Return the label space of a page's classes: one that ships, or their own. Raises PageError."
@@ -199,6 +215,7 @@ def _space(page: Marked, found: list, name: str) -> LabelSpace:
         for c in found:
             _must_be_in(CITYSCAPES, c)
         return CITYSCAPES
+    _refuse_twins(found)
     palette = [c.colours[0] if c.colours else None for c in found]
     try:
         return LabelSpace(name, tuple(c.name for c in found), palette, tuple(c.aliases for c in found))
@@ -409,6 +426,7 @@ def _described(page: Marked, name: str, file: str) -> Description:
     image_fields = set(images[0].fields).intersection(*(t.fields for t in images))
     splits = _splits(page, role, image_fields)
     told = dict(role=role, splits=splits, faults=_faults(page), **_plain(page, splits, image_fields))
+    told['lines'] = page.lines | {f'split {k}': n for k, n in getattr(page.get('splits'), 'lines', {}).items()}
     told |= _labelled(page, name, image_fields) if 'labels' in page else _unlabelled(page, role)
     return Description(name, file, images, **told)
 

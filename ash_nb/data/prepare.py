@@ -32,7 +32,7 @@ from .copies import READING, is_record
 from .datasets import data_root, described, open_dataset
 from .descriptions import Description, describe
 from .labels import IGNORE, LabelSpace, colorize
-from .reading import SegmentationData, default_split, look_up, spread_labels
+from .reading import SegmentationData, default_split, look_up, refuse_unlabelled, spread_labels
 from .templates import Template, matching
 from .transforms import cover
 
@@ -290,7 +290,7 @@ def without_image(data: SegmentationData) -> list:  # of paths relative to the f
 # %% ../../nbs/data/18_prepare.ipynb #b22594dc
 def _mean_rows(data: SegmentationData, ids: np.ndarray) -> dict:  # class name -> 0 at the top, 1 at the bottom
     "Say at which height each class of a label lies in the mean."
-    coloured = data.about.labels[0].encoding == 'colour'
+    coloured = data.about.labels[0].encoding == 'colour'  # a palette that is only shown says nothing of ids
     places = look_up(ids, data.about.colours if coloured else data.about.numbers, rest=True)
     rows = np.arange(places.shape[0])[:, None] / max(1, places.shape[0] - 1)
     found = (k for k in np.unique(places) if 0 <= k < len(data.own))
@@ -474,6 +474,7 @@ def prepare(
     about = described(name, root)[0]
     split, size = split or default_split(about), size or about.prepare
     data = open_dataset(name, root, split, strict=False, holds=holds)
+    refuse_unlabelled(data)
     head = dict(dataset=name, split=split, label_space=data.own.json(), has=about.has, size=size and list(size))
     head = json.loads(json.dumps(head | dict(lossless=lossless, holds=holds, reading=READING)))
     out = _claim(out, head, root)

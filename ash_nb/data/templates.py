@@ -28,8 +28,9 @@ class Template:
     text: str
 
     def __post_init__(self):
-        bare = _field.sub('', self.text)
-        if not self.text or '{' in bare or '}' in bare or '\\' in bare or self.text.startswith('/') or '..' in bare:
+        bare = _field.sub('x', self.text)
+        strange = any(sign in bare for sign in '{}\\') or '..' in bare.split('/')
+        if not self.text or strange or self.text.startswith('/'):
             expected = 'expected a path under the folder, with / and fields such as {frame}'
             raise AshError(f'template {self.text!r}: {expected}')
 
