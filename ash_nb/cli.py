@@ -415,8 +415,10 @@ def _add_figures(subparsers):
     "Add the verb figures."
     p = _add_verb(subparsers, 'figures', 'Draw the pictures of a run and its report.html.', 'ash-nb figures runs/a')
     p.add_argument('run', help='run folder')
-    where = 'where the qualitative examples come from (default %(default)s)'
-    p.add_argument('--target', default='streetworld-day', help=where)
+    where = (
+        'data set, or its folder, of the examples (default: streetworld-day, or the source where it shares no class)'
+    )
+    p.add_argument('--target', default='', help=where)
     p.add_argument('--root', help='folder of that target (default: as settings.ini says)')
     return p
 
@@ -425,7 +427,8 @@ def _figures(args: argparse.Namespace):
     "Draw the pictures of a run."
     from ash_nb.look.figures import run_figures
 
-    for file in run_figures(args.run, args.target, args.root):
+    (target, *_), folder = _data_sets(args.target) if args.target else ([''], {})
+    for file in run_figures(args.run, target, args.root or folder.get(target)):
         print(f'written: {file}')
 
 # %% ../nbs/workshop/04_cli.ipynb #d1273a88

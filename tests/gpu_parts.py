@@ -689,19 +689,19 @@ def verdict_on_device(guard, losses, number):
 
 
 def flagged_cells() -> list:
-    "Read the cells of start/04_gpu that are meant for a GPU."
-    cells = json.loads((ROOT / 'nbs' / 'start/04_gpu.ipynb').read_text())['cells']
+    "Read the cells of start/05_gpu that are meant for a GPU."
+    cells = json.loads((ROOT / 'nbs' / 'start/05_gpu.ipynb').read_text())['cells']
     return [s for c in cells if c['cell_type'] == 'code' and (s := ''.join(c['source'])).startswith('#| gpu')]
 
 
 @part(100, 'tqdm')
 def notebook(o, emit):
-    "The cells of start/04_gpu that are meant for a GPU: by nbdev's test runner where it is installed, else one by one."
+    "The cells of start/05_gpu that are meant for a GPU: by nbdev's test runner where it is installed, else one by one."
     cells, runner = flagged_cells(), Path(sys.executable).parent / 'nbdev-test'
     if not o.gpu:
         return emit('cells', flagged=len(cells), skipped='there is no GPU here')
     if runner.exists():
-        words = [runner, '--path', ROOT / 'nbs' / 'start/04_gpu.ipynb', '--flags', 'gpu', '--n-workers', '0']
+        words = [runner, '--path', ROOT / 'nbs' / 'start/05_gpu.ipynb', '--flags', 'gpu', '--n-workers', '0']
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=o.left())
         if done.returncode:
             raise RuntimeError(done.stderr[-500:])
@@ -710,7 +710,7 @@ def notebook(o, emit):
     space = {}
     for n, c in enumerate(cells):
         start = time.monotonic()
-        exec(compile(c, 'start/04_gpu', 'exec'), space)
+        exec(compile(c, 'start/05_gpu', 'exec'), space)
         emit(f'cell {n + 1} of {len(cells)}', by='itself', seconds=time.monotonic() - start)
 
 

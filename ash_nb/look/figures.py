@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SMALLEST', 'restyle_image', 'stylize_file', 'pick_images', 'predictions', 'qualitative_figure', 'shown_streets',
            'stylization_figure', 'probe_prediction', 'preview_stills', 'save_figure', 'drop_older',
-           'hallucination_figures', 'run_figures', 'comparison_tables', 'shown_methods', 'ranked', 'kept_rows',
-           'error_stills', 'comparison_figures']
+           'hallucination_figures', 'examples_from', 'run_figures', 'comparison_tables', 'shown_methods', 'ranked',
+           'kept_rows', 'error_stills', 'comparison_figures']
 
 # %% ../../nbs/look/05_figures.ipynb #bb237557
 import io
@@ -19,7 +19,7 @@ import torch
 
 from ..core.config import AshError, Config, generator
 from ..core.files import read_json, recorded_digest, write_atomic, write_json
-from ..data.datasets import open_dataset
+from ..data.datasets import for_each, open_dataset, sources_of
 from ..data.labels import CITYSCAPES, IGNORE, PROTOCOLS, LabelSpace
 from ..data.pictures import SUFFIXES, read_picture
 from ..hallucinators.ash import AdaINHallucinator
@@ -323,12 +323,29 @@ def hallucination_figures(run: Run, learner: Learner, folder: Path) -> list:  # 
         files.append(save_figure(fig, folder / 'figure4.png'))
     return files
 
+# %% ../../nbs/look/05_figures.ipynb #50eaaaab
+def examples_from(run: Run, target: str = '', root: Path = None) -> tuple:  # name, data set in the run's train ids
+    "Open a target; without one StreetWorld's day or, where a run shares no class with it, the run's first source."
+    if target:
+        return target, open_target(target, root, space=run.space)
+    data = open_target('streetworld-day', space=run.space)
+    try:
+        data.meeting(run.taught)
+    except AshError:
+        names, c = sources_of(run.config), run.config
+        target, root = names[0], for_each(c.root, names)[names[0]]
+        data = open_dataset(target, root, c.split, space=run.space)
+    return target or 'streetworld-day', data
+
 # %% ../../nbs/look/05_figures.ipynb #44runf01
-def run_figures(path: Path, target: str = 'streetworld-day', root: Path = None) -> list:  # files written
-    """Draw the curves, examples, Figure 4 and restyled streets of a run folder, and write its report.html.
-    The examples come from `target`, found in the folder `root`."""
+def run_figures(
+    path: Path,  # of the run
+    target: str = '',  # where the examples come from; empty: as `examples_from` chooses
+    root: Path = None,  # its folder
+) -> list:  # files written
+    "Draw the curves, examples, Figure 4 and restyled streets of a run folder, and write its report.html."
     run = load_run(path)
-    data = open_target(target, root, space=run.space)
+    target, data = examples_from(run, target, root)
     read_sample(data, labelled=True)
     learner, folder, method = run.learner(), run.path / 'figures', run.config.method
     drop_older(run, folder)

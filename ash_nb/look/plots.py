@@ -445,8 +445,10 @@ def _class_lines(ax, table, column, space=CITYSCAPES):
         values = rows[column]
         if values.isna().all():
             continue
-        marker = 'o' if values.notna().sum() < 3 else None
-        ax.plot(rows.step, values, color=ink(int(k), space=space), lw=1.3, marker=marker, ms=3)
+        few = values.notna().sum() < 3
+        alone = np.flatnonzero(few | (values.notna() & values.shift().isna() & values.shift(-1).isna())).tolist()
+        look = dict(marker='o', ms=3, markevery=alone) if alone else {}
+        ax.plot(rows.step, values, color=ink(int(k), space=space), lw=1.3, **look)
         last = rows.dropna(subset=[column]).iloc[-1]
         ends.append((int(k), last.step, last[column]))
     return ends

@@ -104,6 +104,9 @@ def target_record(
         over['mean_classes'] = list(truth_classes(found, protocol))
     where = dict(split=data.split, images=len(data), classes=protocol, rule=rule.name, rule_hash=rule.hash)
     where['protocols'] = protocol_records(protocol)
+    met = data.meeting(scoring.taught) if not (scoring.protocol or rule.protocol) else None
+    if met and (said := met.told(scoring.space.name, data.own.name)):
+        where['unscored'] = said
     return where | dict(labels_shrunk_to=getattr(data, 'size', None), **over, labels_sha256=found.digest[:16])
 
 # %% ../../nbs/runs/07_compare.ipynb #08f5f0e5
