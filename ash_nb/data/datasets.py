@@ -199,8 +199,9 @@ def _unknown_colours(raw: np.ndarray, about: Description, path: Any) -> str:
         told.append(
             f'{colour} ({n} pixels; nearest: {name}, {[int(near) >> 16, int(near) >> 8 & 255, int(near) & 255]})'
         )
-    what = f'{path} holds {len(values)} colours that {about.file} does not name'
-    return f'{what}: {"; ".join(told)}; was it scaled or compressed?'
+    many = f'{len(values)} colours' if len(values) > 1 else 'a colour'
+    what = f'{path} holds {many} that {about.file} does not name'
+    return f'{what}: {"; ".join(told)}; is a class missing on the page, or was the file scaled or compressed?'
 
 # %% ../../nbs/data/11_datasets.ipynb #bc5923a7
 def to_train_ids(
