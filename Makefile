@@ -5,7 +5,7 @@ export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 
 DEVICE ?= cuda
 
-.PHONY: demo test soak gpu gpu-wheels setup export format shelf weights lab docs clean
+.PHONY: demo test soak gpu gpu-wheels setup export format shelf pages weights lab docs clean
 demo: setup
 	$(BIN)/ash-nb demo --out runs/demo
 
@@ -42,6 +42,9 @@ format: setup  # one layout for all code; then the package again
 
 shelf: setup  # README's table of notebooks, and the last line of each, from docs/shelf.py
 	$(BIN)/python docs/shelf.py --write
+
+pages: setup  # data_prep/*.md from the descriptions in ash_nb/assets/datasets, and from what prepare says of samples
+	$(BIN)/python data_prep/pages.py --write
 
 lab: setup
 	$(BIN)/jupyter lab nbs

@@ -353,6 +353,40 @@ def _compare(args: argparse.Namespace):
     runs = compare(words, args.seeds, targets, args.out, config, roots, *where, **how)
     _show_comparison(args.out, runs, roots, args.baseline)
 
+# %% ../nbs/workshop/04_cli.ipynb #91d43d18
+def _add_predict(subparsers):
+    "Add the verb predict."
+    summary = "Segment pictures by a run: ids as PNG, which others' tools read; colours, overlays, probabilities."
+    example = 'ash-nb predict runs/a streets/ more/*.jpg --out predictions --overlays'
+    p = _add_verb(subparsers, 'predict', summary, example)
+    p.add_argument('run', help='run folder')
+    p.add_argument('paths', nargs='+', metavar='PATH', help='files, folders (with all folders in them), patterns')
+    p.add_argument('--out', required=True, help='folder of the predictions')
+    _rule_option(p)
+    p.add_argument('--target', default='', help='data set as whose pictures a rule treats these, e.g. mapillary')
+    own = "train ids, or a data set's own, e.g. cityscapes, as its server wants them"
+    p.add_argument('--ids', default='train', help=f'what the label maps hold: {own} (default %(default)s)')
+    for kind in ('colours', 'overlays', 'probabilities'):
+        p.add_argument(f'--{kind}', action='store_true', help=f'also write {kind}, in a folder of this name')
+    batch = 'pictures, or windows, that go through the network together (default %(default)s)'
+    p.add_argument('--batch-size', type=_whole('--batch-size'), default=4, help=batch)
+    p.add_argument('--device', default=settings()['device'], help='auto, cpu, cuda (default %(default)s)')
+    return p
+
+# %% ../nbs/workshop/04_cli.ipynb #6f842dce
+def _predict(args: argparse.Namespace) -> int:  # exit code: 1 where a picture could not be read
+    "Segment pictures; what cannot be read is told, and the rest is done."
+    from ash_nb.runs.predict import predict_files
+
+    also = [kind for kind in ('colours', 'overlays', 'probabilities') if getattr(args, kind)]
+    how = dict(rule=args.rule, device=args.device, target=args.target)
+    written, bad = predict_files(args.run, args.paths, args.out, args.ids, also, args.batch_size, **how)
+    done = len(written) // (1 + len(also))
+    print(f'{done} picture{"s" * (done != 1)} segmented by rule {args.rule}; written to {args.out}')
+    if bad:
+        print(f'{len(bad)} could not be read: {", ".join(map(str, bad))}', file=sys.stderr)
+    return int(bool(bad))
+
 # %% ../nbs/workshop/04_cli.ipynb #530b9a05
 def _add_stylize(subparsers):
     "Add the verb stylize."
@@ -594,7 +628,7 @@ def _verbs() -> list:
     "Pair what adds each verb with what does it, in the order of the help."
     told = [(_add_methods, _methods), (_add_fields, _fields)]
     learned = [(_add_train, _train), (_add_evaluate, _evaluate), (_add_compare, _compare)]
-    drawn = [(_add_stylize, _stylize), (_add_figures, _figures)]
+    drawn = [(_add_predict, _predict), (_add_stylize, _stylize), (_add_figures, _figures)]
     others = [(_add_prepare, _prepare), (_add_bench, _bench), (_add_demo, _demo)]
     return [*told, *learned, *drawn, *others]
 
@@ -623,7 +657,7 @@ def _do(args: argparse.Namespace) -> int:  # exit code
     "Do what parsed words ask for; a mistake ends in one sentence and exit code 2."
     name = f'ash-nb {args.verb}'
     try:
-        args.do(args)
+        code = args.do(args)
     except AshError as e:
         return _ends(2, f'{name}: {e}')
     except OSError as e:  # a path that the system refuses, one too long say
@@ -634,7 +668,7 @@ def _do(args: argparse.Namespace) -> int:  # exit code
         return _ends(130, 'ash-nb: stopped')
     except Stopped as e:
         return _ends(130, f'{name}: stopped by {e}; the checkpoint is saved, run the same command again to go on')
-    return 0
+    return code if isinstance(code, int) else 0
 
 # %% ../nbs/workshop/04_cli.ipynb #f2f938d5
 _paths = ('out', 'root', 'json', 'run', 'image', 'painting')

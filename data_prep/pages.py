@@ -4,6 +4,8 @@ python data_prep/pages.py            # say which pages are not as the descriptio
 python data_prep/pages.py --write    # make them so
 """
 
+import contextlib
+import io
 import os
 import sys
 import tempfile
@@ -32,6 +34,7 @@ ENCODINGS = {
     'red': 'the red channel is the id',
     'id16': '16 bits, the first channel is the id',
     'colour': 'the exact colour is the class',
+    'panoptic': 'red + 256 green + 65,536 blue is the number of a segment, whose id stands in a JSON file',
 }
 
 
@@ -71,7 +74,8 @@ def layout(d: Description) -> list:  # lines
     "Say where images, labels and lists lie."
     images, labels = [t.text for t in d.images], [x.template.text for x in d.labels]
     lists = [s.listed[0] for s in d.splits.values() if s.listed]
-    first = [shown(t, d) for t in (*images[:1], *labels[:1], *dict.fromkeys(lists))]
+    segments = [f for x in d.labels for f in x.segments]
+    first = [shown(t, d) for t in (*images[:1], *labels[:1], *segments, *dict.fromkeys(lists))]
     lines = ['```text', 'DIR/', *drawn(branches(first)), '```', '']
     for what, others in (('image', images[1:]), ('label', labels[1:])):
         if others:
@@ -80,6 +84,8 @@ def layout(d: Description) -> list:  # lines
     named = ['What stands in braces differs from file to file; an image and its label share it.']
     if any('...}' in t for t in images):
         named += ['Three dots in braces: folders below are read, too.']
+    if lists:
+        named += ['A list is needed for the split that it names, and for no other.']
     return lines + [' '.join(named if labels else named[1:])]
 
 
@@ -125,61 +131,74 @@ def faults(d: Description) -> list:  # lines
     return lines or ['None are known here.']
 
 
-def page(name: str, said: str) -> str:
-    "Write the page of a data set; `said` is what `ash-nb prepare` says of a sample."
+def told(command: str, said: str) -> list:  # lines
+    "Show what was typed and what was said."
+    return [f'`{command}` says:', '', '```text', said.strip(), '```', '']
+
+
+def page(name: str, said: str, of_faulty: str = '') -> str:
+    "Write the page of a data set from its description, and from what `ash-nb prepare` says of a sample and a bad copy."
     d, made = shipped_description(name), name not in REAL
-    files = 'files that a test writes in the layout of the set, each value once' if made else 'a few of its real files'
-    return '\n'.join(
-        [
-            f'# {d.title}',
-            '',
-            *about(d),
-            '',
-            '## What must lie where',
-            '',
-            *layout(d),
-            '',
-            f'Its description: [{name}.yaml](../{HERE.format(name)}). {read_as(d)}',
-            '',
-            '## What `ash-nb prepare` says',
-            '',
-            f'Of {files}, `ash-nb prepare {name} --root DIR` says:',
-            '',
-            '```text',
-            said.strip(),
-            '```',
-            '',
-            '## What is known to be wrong',
-            '',
-            *faults(d),
-            '',
+    command, split = f'ash-nb prepare {name} --root DIR', sample_of(name)[1]
+    usual = split == ('val' if 'val' in d.splits else next(iter(d.splits)))
+    lines = [f'# {d.title}', '', *about(d), '', '## What must lie where', '', *layout(d), '']
+    lines += [f'Its description: [{name}.yaml](../{HERE.format(name)}). {read_as(d)}', '']
+    of = 'files that a test writes in the layout of the set, each value once' if made else 'a few of its real files'
+    lines += [
+        '## What `ash-nb prepare` says',
+        '',
+        f'Of {of},',
+        *told(command + f' --split {split}' * (not usual), said),
+    ]
+    lines += ['## What is known to be wrong', '', *faults(d), '']
+    if of_faulty:
+        lines += [
+            f'A bad copy, which a test writes: {layouts.FAULTY[name].__doc__} Of it,',
+            *told(f'{command} --split train', of_faulty),
         ]
-    )
+    return '\n'.join(lines)
 
 
 # --- what prepare says
 
 
-def kept(name: str) -> str:
+def kept(name: str) -> tuple:  # of a sample, of a bad copy
     "Return what prepare said when the page was written; '' where there is no page."
     file = root / 'data_prep' / f'{name}.md'
     text = file.read_text('utf-8') if file.is_file() else ''
-    return text.rpartition('```text\n')[2].partition('\n```')[0]
+    said = [part.partition('\n```')[0] for part in text.split('says:\n\n```text\n')[1:]]
+    return (*said, '', '')[:2]
 
 
-def prepared(name: str) -> str:
-    "Return what prepare says of a sample: real files where they are, else files as the owners lay them out."
+def says(name: str, folder: str | Path, split: str | None = None) -> str:
+    "Return what prepare says of a folder, which is called DIR."
     from ash_nb.data.prepare import prepare
 
+    with contextlib.redirect_stderr(io.StringIO()):
+        text = prepare(name, folder, None, split, workers=1, progress=False)['text']
+    return text.replace(str(folder), 'DIR').replace(str(root / 'ash_nb'), 'ash_nb')
+
+
+def sample_of(name: str) -> tuple:  # folder of real files, or the layout that a test writes; split
+    "Say which sample of a data set prepare is shown."
+    made = next((x for x in layouts.LAYOUTS if x.name == name), None)
+    return REAL[name] if name in REAL else (made, made.split)
+
+
+def prepared(name: str) -> tuple:  # of a sample, of a bad copy
+    "Let prepare look at real files where they are, else at files as the owners lay them out; and at a bad copy."
+    bad = ''
+    if name in layouts.FAULTY:
+        with tempfile.TemporaryDirectory() as d:
+            layouts.FAULTY[name](Path(d))
+            bad = says(name, d, 'train').split('\n| class')[0]
+    sample, split = sample_of(name)
     if name in REAL:
-        folder, split = REAL[name]
-        if not (shared / folder).is_dir():
-            return kept(name)
-        return prepare(name, shared / folder, None, split, workers=1, progress=False)['text']
+        there = (shared / sample).is_dir()
+        return says(name, shared / sample, split) if there else kept(name)[0], bad
     with tempfile.TemporaryDirectory() as d:
-        sample = next(x for x in layouts.LAYOUTS if x.name == name)
         layouts.write_layout(sample, Path(d))
-        return prepare(name, d, None, sample.split, workers=1, progress=False)['text'].replace(d, 'DIR')
+        return says(name, d, split), bad
 
 
 def overview() -> str:
@@ -196,7 +215,7 @@ def overview() -> str:
 def wanted(fresh: bool = True) -> dict:  # file -> text
     "Write all pages and the table of README.md; fresh: let prepare look at the samples anew."
     folder = root / 'data_prep'
-    out = {folder / f'{n}.md': page(n, prepared(n) if fresh else kept(n)) for n in shipped_names()}
+    out = {folder / f'{n}.md': page(n, *(prepared(n) if fresh else kept(n))) for n in shipped_names()}
     readme = (folder / 'README.md').read_text('utf-8')
     before, rest = readme.split(BEGIN)
     return out | {folder / 'README.md': f'{before}{BEGIN}\n{overview()}\n{END}{rest.split(END)[1]}'}

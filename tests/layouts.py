@@ -48,6 +48,7 @@ TABLES = {
     'kitti': table(STREET, VOID + ' 255'),
     'synscapes': table(STREET, VOID),
     'foggy_cityscapes': table(STREET, VOID),
+    'foggy_driving': table(STREET, VOID),
     'synthia': table(
         '3>0 4>1 2>2 21>3 5>4 7>5 15>6 9>7 6>8 16>9 1>10 10>11 17>12 8>13 18>14 19>15 20>16 12>17 11>18', '0 13-14 22'
     ),
@@ -175,6 +176,10 @@ LAYOUTS = [
            'gtFine/val/frankfurt/frankfurt_000000_000294_gtFine_labelIds.png'),
     Layout('foggy_cityscapes', 'train', f'leftImg8bit_foggy/train/frankfurt/{_foggy}',
            'gtFine/train/frankfurt/frankfurt_000000_000294_gtFine_labelIds.png'),
+    Layout('foggy_driving', 'test', 'leftImg8bit/test/public/p01_leftImg8bit.png',
+           'gtFine/test/public/p01_gtFine_labelIds.png'),
+    Layout('foggy_driving', 'test', 'leftImg8bit/test_extra/web/w01_leftImg8bit.png',
+           'gtCoarse/test_extra/web/w01_gtCoarse_labelIds.png'),
     Layout('foggy_zurich', 'testv2', 'RGB/GOPR0122/1508039851.0_frame_000421.png',
            'gt_labelTrainIds/GOPR0122/1508039851.0_frame_000421.png',
            lists={'lists_file_names/RGB_testv2_filenames.txt': 'RGB/GOPR0122/1508039851.0_frame_000421.png\n'}),
@@ -264,3 +269,61 @@ def write_layout(layout: Layout, root: Path) -> np.ndarray:  # (H, W) train ids 
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     return wanted
+
+
+# --- copies that are known to be bad
+
+
+def street_labels(n: int = 6) -> list:  # of (image, train ids)
+    "Draw streets, with a sky above and a road below."
+    from ash_nb.data.streetworld.appearances import street
+
+    return [street(k, 96, 72) for k in range(n)]
+
+
+def write_pair(root: Path, image: str, label: str, pixels: np.ndarray, own: np.ndarray, written: str = 'grey'):
+    "Write an image and a label; an empty path leaves one out."
+    if image:
+        (root / image).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(root / image)
+    if label:
+        write_label(root / label, own, written)
+
+
+def faulty_bdd100k(root: Path):
+    "the first release of 2021, a picture without its label, and a label without its picture."
+    (a, label), (b, other) = street_labels(2)
+    masks = 'labels/sem_seg/masks/train/'
+    write_pair(root, 'images/10k/train/0004a4c0-d4dff0ad.jpg', masks + '0004a4c0-d4dff0ad.png', a, label)
+    write_pair(root, 'images/10k/train/3d581db5-2564fb7e.jpg', '', b, other)
+    write_pair(root, '', masks + 'fee92217-63b3f87f.png', b, other)
+
+
+def faulty_gta5(root: Path):
+    "one of the 60 files whose label has another size."
+    to_id = np.array([next(i for i, t in TABLES['gta5'].items() if t == k) for k in range(19)])
+    for name, cut in (('00003', 72), ('20801', 60)):
+        pixels, label = street_labels(1)[0]
+        write_pair(root, f'images/{name}.png', f'labels/{name}.png', pixels, to_id[label][:cut], 'palette')
+
+
+def faulty_carla(root: Path, of: str = 'carla_0.9.14'):
+    "files of the other age of CARLA, in which every class has another number."
+    stand_in = {12: 11, 14: 13, 15: 13, 16: 13, 17: 13, 18: 13} if of == 'carla' else {}
+    back = {k: next(i for i, t in TABLES[of].items() if t == stand_in.get(k, k)) for k in range(19)}
+    for k, (pixels, label) in enumerate(street_labels()):
+        own = np.vectorize(back.get)(label)
+        write_pair(root, f'rgb/{k:06d}.png', f'seg/{k:06d}.png', pixels, own, 'red')
+
+
+def faulty_carla_14(root: Path):
+    "files of the other age of CARLA, in which every class has another number."
+    faulty_carla(root, 'carla')
+
+
+FAULTY = {  # data set -> what writes a bad copy of it
+    'bdd100k': faulty_bdd100k,
+    'gta5': faulty_gta5,
+    'carla': faulty_carla,
+    'carla_0.9.14': faulty_carla_14,
+}

@@ -1,6 +1,6 @@
 "Data sets of before under their names, read in the nineteen classes."
 
-from ash_nb.data import datasets
+from ash_nb.data import datasets, reading
 from ash_nb.data.descriptions import describe, shipped_names
 from ash_nb.data.labels import CITYSCAPES, IGNORE, translation
 
@@ -34,4 +34,4 @@ LABELLED = [n for n in shipped_names() if describe(n).labels]
 
 def to_train_ids(raw, name, path='label map'):
     "Translate the ids of a data set into the nineteen."
-    return datasets.to_train_ids(raw, describe(name), CITYSCAPES, path)
+    return reading.to_train_ids(raw, describe(name), CITYSCAPES, path)

@@ -1,7 +1,7 @@
 """Measure how our code reads, hold it to its goals, and name what misses them.
 
 python tests/style.py                             # the table; exit code 1 where a goal is missed
-python tests/style.py nbs/data/02_datasets.ipynb  # what misses a goal in one notebook, line by line
+python tests/style.py nbs/data/15_datasets.ipynb  # what misses a goal in one notebook, line by line
 """
 
 import argparse

@@ -27,7 +27,8 @@ from ash_nb.cli import main
 from ash_nb.core.config import AshError, Config, parse_field
 from ash_nb.core.config import settings as read_settings
 from ash_nb.core.files import load_state, load_tensors, read_json, sha256, write_hashed, write_json
-from ash_nb.data.datasets import READING, open_dataset
+from ash_nb.data.copies import READING
+from ash_nb.data.datasets import open_dataset
 from ash_nb.data.pictures import read_ids, read_picture
 from ash_nb.official import read_checkpoint
 from ash_nb.runs.folder import Run, load_run

@@ -42,8 +42,8 @@ ignored: '#000000'
 classes:
 """
 ALIASES = {0: 'ground', 1: 'ground', 2: 'greenery', 3: 'sky'}
-tiny = 'body=plain width=96 height=64 test_width=96 test_height=64 batch_size=2 checkpoint_every=1 classwise_every=1 views=2'
-TINY = ['--steps', '2', '--device', 'cpu', *(x for w in f'{tiny} log_every=1'.split() for x in ('--set', w))]
+tiny = 'body=plain width=96 height=64 test_width=96 test_height=64 batch_size=2 checkpoint_every=1 classwise_every=1'
+TINY = ['--steps', '2', '--device', 'cpu', *(x for w in f'{tiny} views=2 log_every=1'.split() for x in ('--set', w))]
 
 
 def colour(k):

@@ -1,7 +1,10 @@
 "The pages of data sets that ship, held against tables and layouts that were written down apart from them."
 
 import hashlib
+import sys
+from pathlib import Path
 
+import layouts
 import numpy as np
 import pytest
 from layouts import A2D2, IGNORE, LAYOUTS, TABLES, Layout, write_layout
@@ -9,6 +12,9 @@ from layouts import A2D2, IGNORE, LAYOUTS, TABLES, Layout, write_layout
 from ash_nb.data.datasets import open_dataset
 from ash_nb.data.descriptions import shipped_description, shipped_names
 from ash_nb.data.labels import CITYSCAPES, PROTOCOLS, meet, translation
+
+sys.path.insert(0, str(Path(__file__).parent.parent / 'data_prep'))
+import pages  # noqa: E402
 
 NAMES = shipped_names()
 
@@ -102,6 +108,7 @@ COUNTS = {
     **dict.fromkeys(('idd', 'idd_level3'), dict(train=6993, val=981)),
     'wilddash2': dict(val=4256),
     'foggy_cityscapes': dict(train=3 * 2975, val=3 * 500),
+    'foggy_driving': dict(test=101),
     'foggy_zurich': dict(testv2=40, testv1=16),
 }
 
@@ -181,3 +188,48 @@ def test_real_samples_are_read(real, name):
     assert {data.space.classes[i] for i in seen - {IGNORE}} >= wanted and seen <= {*range(len(data.space)), IGNORE}
     if wanted:  # the others are mocks, some with grey images
         assert all(data[k]['image'].shape[1:] == data[k]['label'].shape for k in few)
+
+
+# --- data_prep/
+
+
+def test_data_prep_says_what_the_descriptions_say():
+    for file, text in pages.wanted(fresh=False).items():
+        assert file.read_text('utf-8') == text, f'{file}: python data_prep/pages.py --write'
+    written = {f.stem for f in (pages.root / 'data_prep').glob('*.md')}
+    assert written == {*NAMES, 'README'}
+
+
+@pytest.mark.parametrize('name', sorted(set(NAMES) - set(pages.REAL)))
+def test_prepare_says_of_every_layout_what_its_page_shows(name):
+    said, bad = pages.prepared(name)
+    assert (said.strip(), bad.strip()) == tuple(x.strip() for x in pages.kept(name))
+    assert '1 samples, 0 problems' in said and 'Doubt' not in said
+
+
+@pytest.mark.parametrize('name', sorted(pages.REAL))
+def test_prepare_says_of_real_samples_what_their_page_shows(real, name):
+    said = pages.prepared(name)[0]
+    assert said.strip() == pages.kept(name)[0].strip() and 'Doubt' not in said
+
+
+@pytest.mark.parametrize(
+    'name, told',
+    [
+        ('gta5', '20801.png is 96 x 72 but its label'),
+        ('gta5', '60 files whose label has another size'),
+        ('bdd100k', '1 label files have no image: labels/sem_seg/masks/train/fee92217-63b3f87f.png'),
+        ('bdd100k', 'a picture of the first release of 2021 that has no label'),
+        ('carla', 'in 3 of 3 labels sky lies below road'),
+        ('carla', 'CARLA renumbered every class at 0.9.14'),
+        ('carla_0.9.14', 'CARLA renumbered every class at 0.9.14'),
+    ],
+)
+def test_known_faults_are_found(name, told, tmp_path):
+    layouts.FAULTY[name](tmp_path)
+    assert told in pages.says(name, tmp_path, 'train') and told in pages.kept(name)[1]
+
+
+def test_files_of_the_lyft_challenge_are_not_taken_for_a_newer_carla(real):
+    "They lie where CARLA's page looks; their sky has no class of its own there."
+    assert 'none of 12 labels has both sky and road' in pages.says('carla', real / 'carla/lyft', 'train')

@@ -1,6 +1,9 @@
 "Two to 150 classes: a learner, every method, checkpoints, the record, Figure 4, pictures, report and preview."
 
 import json
+import os
+import subprocess
+import sys
 import types
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from test_gradients import compare, learner_of, of
 
 from ash_nb.core.config import AshError
@@ -329,7 +333,7 @@ def test_scores_of_many_classes_fit_on_a_page(space):
 def scored(space):
     "An evaluation's stand-in: IoU of every class of the space."
     p = known_protocol(meet(space, space).protocol)
-    of = dict(protocol=p.name, images=3, split='val', miou=0.5, iou=dict.fromkeys(p.classes, 0.25))
+    of = dict(protocol=p.name, images=3, split='val', miou=0.5, iou=dict.fromkeys(p.classes, 0.25), rule='ash')
     return types.SimpleNamespace(**of, basis=lambda: 'all')
 
 
@@ -377,3 +381,47 @@ def test_the_preview(space, runs, tmp_path):
     grid = widget.widget.children[0].children[0].children[8]
     assert grid.layout.overflow == 'auto' and len(grid.children) == len(space)
     assert widget.save().is_file()
+
+
+# --- one command, from a folder with a page of its own to a report
+
+
+def written(folder, n, split, seed, images=4, size=(96, 64)):
+    "Write pictures, label maps and a page of YAML with n classes, of which every second has a name of another's."
+    rng = np.random.default_rng(seed)
+    for k in range(images):
+        ids = rng.integers(0, n, (8, 12)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+        picture = (ids[..., None] * np.array([3, 5, 7]) + seed).astype(np.uint8)
+        for kind, array in (('images', picture), ('labels', ids)):
+            (folder / kind / split).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(folder / kind / split / f'{k}.png')
+    classes = '\n'.join(f'  thing {k}: {{id: {k}}}' for k in range(n))
+    page = f'name: {folder.name}\nimages: "images/{{split}}/{{frame}}.png"\nlabels: "labels/{{split}}/{{frame}}.png"\n'
+    page += f'encoding: index\nrole: [source, target]\nsplits: {{{split}: {split}}}\nclasses:\n{classes}\n'
+    (folder / 'dataset.yaml').write_text(page)
+    return folder
+
+
+@pytest.mark.parametrize('n, m, scored', [(4, 4, 4), (60, 60, 60), (2, 150, 2)])
+def test_from_two_folders_to_a_report(n, m, scored, tmp_path):
+    "Compare two methods, draw everything; then draw it again in another process, which has seen no class before."
+    ours, theirs = written(tmp_path / 'synthetic', n, 'train', 0), written(tmp_path / 'real', m, 'val', 9)
+    fields = TINY | dict(source=ours.name, root=ours)
+    words = [word for k, v in fields.items() if k != 'steps' for word in ('--set', f'{k}={v}')]
+    compared = ['compare', '--methods', 'source_only,ash', '--seeds', '1', '--steps', '2', '--device', 'cpu']
+    compared += ['--target', theirs.name, '--root', f'{theirs.name}={theirs}', '--out', tmp_path / 'c', *words]
+    env = os.environ | dict(TQDM_DISABLE='1', OMP_NUM_THREADS='1')
+    done = subprocess.run(
+        [sys.executable, '-m', 'ash_nb.cli', *map(str, compared)], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = (tmp_path / 'c/report.html').read_text()
+    again = f'import ash_nb.look.report as r; r.folder_report({str(tmp_path / "c")!r})'
+    drawn = subprocess.run([sys.executable, '-c', again], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert drawn.returncode == 0, drawn.stderr[-3000:]
+    assert len((tmp_path / 'c/report.html').read_text()) == len(report)
+    runs = pd.read_csv(tmp_path / 'c/runs.csv')
+    assert {f'thing {k}' for k in range(scored)} <= set(runs.columns)
+    run = load_run(tmp_path / 'c/ash-0')
+    assert len(run.space) == n and run.space.name == 'synthetic'
+    assert pages.palette_stops(run.space) in report

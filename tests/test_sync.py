@@ -80,7 +80,7 @@ def test_every_module_and_notebook_is_tracked():
     if known:
         assert not [
             p
-            for p in (*notebooks, *(root / 'ash_nb').rglob('*.py'), *(root / 'ash_nb/assets').iterdir())
+            for p in (*notebooks, *(root / 'ash_nb').rglob('*.py'), *(root / 'ash_nb/assets').rglob('*.*'))
             if p not in known
         ]
 

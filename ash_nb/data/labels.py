@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['IGNORE', 'CITYSCAPES', 'PROTOCOLS', 'perceived', 'distinct_colours', 'plain_name', 'LabelSpace', 'shipped',
-           'Protocol', 'known_protocol', 'partners', 'translation', 'Meeting', 'meet', 'colorize', 'legend']
+           'Protocol', 'known_protocol', 'partners', 'translation', 'translation_table', 'Meeting', 'meet', 'colorize',
+           'legend']
 
 # %% ../../nbs/data/01_labels.ipynb #bf35065b
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..core.config import AshError
 
@@ -33,15 +35,16 @@ def perceived(
     return np.cbrt(linear @ np.array(_cones).T) @ np.array(_opponents).T
 
 # %% ../../nbs/data/01_labels.ipynb #63c785b4
-def distinct_colours(
-    n: int,  # how many
-    taken: Sequence = (),  # colours that are in use already
-) -> list:  # of n tuples (r, g, b), 0 to 255
-    "Choose colours that are far from each other, from those taken, and from black and white."
+def _choices() -> np.ndarray:  # (1000, 3) integers
+    "Return the colours among which is chosen: ten levels of each channel."
     levels = np.linspace(0, 255, 10).round().astype(int)
-    grid = np.stack(np.meshgrid(levels, levels, levels, indexing='ij'), -1).reshape(-1, 3)
-    place, chosen = perceived(grid), []
-    away = np.full(len(grid), np.inf)
+    return np.stack(np.meshgrid(levels, levels, levels, indexing='ij'), -1).reshape(-1, 3)
+
+# %% ../../nbs/data/01_labels.ipynb #4c56d61e
+def distinct_colours(n: int, taken: Sequence = ()) -> list:  # of n colours (r, g, b); taken: those in use already
+    "Choose colours that are far from each other, from those taken, and from black and white."
+    grid, chosen = _choices(), []
+    place, away = perceived(grid), np.full(len(grid), np.inf)
     for colour in ((0, 0, 0), (255, 255, 255), *taken):
         away = np.minimum(away, np.linalg.norm(place - perceived([colour]), axis=1))
     for _ in range(n):
@@ -55,7 +58,7 @@ def plain_name(name: str) -> str:
     "Return the name of a class as it is compared: without case, with spaces for _ and -."
     return ' '.join(str(name).casefold().replace('_', ' ').replace('-', ' ').split())
 
-
+# %% ../../nbs/data/01_labels.ipynb #623bcbb7
 def _twice(values: Iterable) -> list:
     "List what occurs more than once."
     seen, again = set(), []
@@ -63,6 +66,33 @@ def _twice(values: Iterable) -> list:
         again += [v] * (v in seen)
         seen.add(v)
     return again
+
+# %% ../../nbs/data/01_labels.ipynb #44e150a0
+def _checked_classes(name: str, classes: Iterable) -> tuple:
+    "Return the names of a space's classes. Raises AshError unless they are 2 to 150 different ones."
+    classes = tuple(map(str, classes))
+    if not 2 <= len(classes) <= 150:
+        raise AshError(f'label space {name} has {len(classes)} classes: expected 2 to 150')
+    if again := _twice(map(plain_name, classes)):
+        raise AshError(f'label space {name} names class {again[0]!r} twice')
+    return classes
+
+# %% ../../nbs/data/01_labels.ipynb #9e548743
+def _full_palette(name: str, given: Iterable) -> tuple:  # given: (r, g, b), or None where a colour is to be made
+    "Make the colours of a space that are missing. Raises AshError for one that is there twice."
+    given = [None if c is None else tuple(map(int, c)) for c in given]
+    if again := _twice(c for c in given if c):
+        raise AshError(f'label space {name} gives the colour {again[0]} to two classes')
+    made = iter(distinct_colours(given.count(None), [c for c in given if c]))
+    return tuple(c or next(made) for c in given)
+
+# %% ../../nbs/data/01_labels.ipynb #87d52489
+def _complete(name: str, classes: Iterable, palette: Iterable, aliases: Iterable) -> dict:  # fields of LabelSpace
+    "Check the classes of a space, and fill in what is missing of colours and aliases. Raises AshError."
+    classes = _checked_classes(name, classes)
+    palette = _full_palette(name, palette or [None] * len(classes))
+    aliases = tuple(tuple(map(str, of)) for of in aliases or [()] * len(classes))
+    return dict(classes=classes, palette=palette, aliases=aliases)
 
 # %% ../../nbs/data/01_labels.ipynb #fa2a51c6
 @dataclass(frozen=True)
@@ -75,31 +105,25 @@ class LabelSpace:
     aliases: tuple = ()  # of each class a tuple of the names that other spaces call it by, the best first
 
     def __post_init__(self):
-        classes, n = tuple(map(str, self.classes)), len(self.classes)
-        if not 2 <= n <= 150:
-            raise AshError(f'label space {self.name} has {n} classes: expected 2 to 150')
-        if again := _twice(map(plain_name, classes)):
-            raise AshError(f'label space {self.name} names class {again[0]!r} twice')
-        given = [None if c is None else tuple(map(int, c)) for c in self.palette or [None] * n]
-        if again := _twice(c for c in given if c):
-            raise AshError(f'label space {self.name} gives the colour {again[0]} to two classes')
-        made = iter(distinct_colours(n - sum(c is not None for c in given), [c for c in given if c]))
-        palette = tuple(c or next(made) for c in given)
-        aliases = tuple(tuple(map(str, of)) for of in self.aliases or [()] * n)
-        for key, value in dict(classes=classes, palette=palette, aliases=aliases).items():
+        for key, value in _complete(self.name, self.classes, self.palette, self.aliases).items():
             object.__setattr__(self, key, value)
 
-    def __len__(self) -> int:
-        return len(self.classes)
+# %% ../../nbs/data/01_labels.ipynb #f60eb7aa
+@patch
+def __len__(self: LabelSpace) -> int:
+    return len(self.classes)
 
-    @property
-    def colours(self) -> np.ndarray:  # (classes, 3) uint8
-        "The palette as an array."
-        return np.array(self.palette, np.uint8)
 
-    def json(self) -> dict:
-        "Return the record that is written to files; `LabelSpace(**record)` reads it."
-        return dict(name=self.name, classes=self.classes, palette=self.palette, aliases=self.aliases)
+@patch(as_prop=True)
+def colours(self: LabelSpace) -> np.ndarray:  # (classes, 3) uint8
+    "The palette as an array."
+    return np.array(self.palette, np.uint8)
+
+# %% ../../nbs/data/01_labels.ipynb #5db0c908
+@patch
+def json(self: LabelSpace) -> dict:
+    "Return the record that is written to files; `LabelSpace(**record)` reads it."
+    return dict(name=self.name, classes=self.classes, palette=self.palette, aliases=self.aliases)
 
 # %% ../../nbs/data/01_labels.ipynb #27c6077a
 def shipped(kind: str, name: str) -> dict:  # kind: spaces or datasets
@@ -128,7 +152,7 @@ class Protocol:
         "Return the record that is written to files; `known_protocol` reads it."
         return dict(name=self.name, classes=self.classes, table=self.table, within=self.within)
 
-
+# %% ../../nbs/data/01_labels.ipynb #5aa7ef86
 def _subset(name: str, without: Sequence = (), within: str = '') -> Protocol:
     "Leave classes of Cityscapes out."
     kept = [c for c in CITYSCAPES.classes if c not in without]
@@ -139,24 +163,34 @@ def _subset(name: str, without: Sequence = (), within: str = '') -> Protocol:
 _named = [_subset(name, **rule) for name, rule in _cityscapes['protocols'].items()]
 PROTOCOLS = {p.name: p for p in (_subset('19'), *_named)}  # what this process knows: others join as they are met
 
+# %% ../../nbs/data/01_labels.ipynb #cad54ad4
+def _tupled(value: Any) -> Any:
+    "Turn a list of a file back into a tuple."
+    return tuple(value) if isinstance(value, list) else value
 
+# %% ../../nbs/data/01_labels.ipynb #f71c8b6a
 def known_protocol(record: dict | Protocol) -> Protocol:
     "Make a protocol known by its name in this process, and return it."
     p = record if isinstance(record, Protocol) else Protocol(**{k: _tupled(v) for k, v in record.items()})
     PROTOCOLS[p.name] = p
     return p
 
-
-def _tupled(value: Any) -> Any:
-    "Turn a list of a file back into a tuple."
-    return tuple(value) if isinstance(value, list) else value
-
 # %% ../../nbs/data/01_labels.ipynb #41da90be
 def _names(space: LabelSpace, k: int) -> list:
     "List the names that a class goes by, its own first."
     return [plain_name(n) for n in (space.classes[k], *space.aliases[k])]
 
+# %% ../../nbs/data/01_labels.ipynb #29af7784
+def _partners_of(a: LabelSpace, i: int, b: LabelSpace) -> list:  # of classes of b
+    "List the classes of a space that share a name with class i of another, the best first."
+    ours, best = _names(a, i), {}  # class of b -> (place among our names, place among its names) of what they share
+    for j in range(len(b)):
+        shared = [(ours.index(n), k) for k, n in enumerate(_names(b, j)) if n in ours]
+        if shared:
+            best[j] = min(shared)
+    return sorted(best, key=lambda j: (*best[j], j))
 
+# %% ../../nbs/data/01_labels.ipynb #36df44c8
 def partners(
     a: LabelSpace,
     b: LabelSpace,
@@ -164,21 +198,19 @@ def partners(
     "Match two label spaces by names and aliases."
     if tuple(map(plain_name, a.classes)) == tuple(map(plain_name, b.classes)):
         return [[k] for k in range(len(a))]
-    found = []
-    for i in range(len(a)):
-        ours = _names(a, i)
-        best = {}  # class of b -> (place among our names, place among its names) of what they share
-        for j in range(len(b)):
-            shared = [(ours.index(n), k) for k, n in enumerate(_names(b, j)) if n in ours]
-            if shared:
-                best[j] = min(shared)
-        found.append(sorted(best, key=lambda j: (*best[j], j)))
-    return found
+    return [_partners_of(a, i, b) for i in range(len(a))]
 
 # %% ../../nbs/data/01_labels.ipynb #c38074df
 def translation(own: LabelSpace, to: LabelSpace) -> tuple:  # for each class of `own` the train id in `to`, or 255
     "Say as which class of another space the pixels of a class are stored: its first partner."
     return tuple(of[0] if of else IGNORE for of in partners(own, to))
+
+# %% ../../nbs/data/01_labels.ipynb #7d523ab0
+def translation_table(own: LabelSpace, to: LabelSpace) -> np.ndarray:  # (256,) uint8
+    "Return the table that turns label maps of one space into those of another; what it does not have is ignored."
+    table = np.full(256, IGNORE, np.uint8)
+    table[: len(own)] = translation(own, to)
+    return table
 
 # %% ../../nbs/data/01_labels.ipynb #d7c0fafb
 def _groups(links: list) -> list:  # of (classes of the target, classes of the run), each sorted
@@ -202,12 +234,14 @@ class Meeting:
     target_only: tuple = ()  # classes of the target that the run cannot know: their pixels are ignored
     untaught: tuple = ()  # classes that both have, but that nothing has taught the run
 
-    def told(self, run: str, target: str) -> str:  # '' where nothing is left out
-        "Say which classes have no partner."
-        left = {f'only {run} has': self.run_only, f'only {target} has': self.target_only}
-        left['the run was never taught'] = self.untaught
-        said = [f'{who} {", ".join(names)}' for who, names in left.items() if names]
-        return f'{len(self.protocol.classes)} classes are scored; {"; ".join(said)}' if said else ''
+# %% ../../nbs/data/01_labels.ipynb #252ff8c1
+@patch
+def told(self: Meeting, run: str, target: str) -> str:  # '' where nothing is left out
+    "Say which classes have no partner."
+    left = {f'only {run} has': self.run_only, f'only {target} has': self.target_only}
+    left['the run was never taught'] = self.untaught
+    said = [f'{who} {", ".join(names)}' for who, names in left.items() if names]
+    return f'{len(self.protocol.classes)} classes are scored; {"; ".join(said)}' if said else ''
 
 # %% ../../nbs/data/01_labels.ipynb #16a42348
 def _named_group(run: LabelSpace, target: LabelSpace, ours: list, theirs: list) -> str:
@@ -216,12 +250,21 @@ def _named_group(run: LabelSpace, target: LabelSpace, ours: list, theirs: list) 
         return ' + '.join(target.classes[t] for t in ours)
     return run.classes[theirs[0]]
 
-
+# %% ../../nbs/data/01_labels.ipynb #ca663e9d
 def _protocol_name(run: LabelSpace, target: LabelSpace, n: int, whole: bool) -> str:
     "Name the protocol of a meeting: 19, 16, camvid11, or by both spaces."
     if run.classes == target.classes:
         return str(n) if run.name == 'cityscapes' else f'{run.name}{n}'
     return f'{target.name}{n}' if whole and run.name == 'cityscapes' else f'{run.name}-{target.name}-{n}'
+
+# %% ../../nbs/data/01_labels.ipynb #11289e5f
+def _protocol_of(run: LabelSpace, target: LabelSpace, groups: list, scored: list) -> Protocol:  # groups: all that met
+    "Make the protocol that scores some groups of classes, and make it known."
+    table = {k: i for i, (_, theirs) in enumerate(scored) for k in theirs}
+    whole = len({t for ours, _ in groups for t in ours}) == len(target) and len(scored) == len(groups)
+    name = _protocol_name(run, target, len(scored), whole)
+    names = tuple(_named_group(run, target, *g) for g in scored)
+    return known_protocol(Protocol(name, names, tuple(table.get(k, IGNORE) for k in range(len(run)))))
 
 # %% ../../nbs/data/01_labels.ipynb #9a0d8de9
 def meet(
@@ -233,23 +276,15 @@ def meet(
     "Find what can be scored. Raises AshError when the two have nothing in common."
     taught = set(run.classes if taught is None else taught)
     labelled = set(target.classes if labelled is None else labelled)
-    groups = _groups(partners(target, run))
-    groups = [g for g in groups if any(target.classes[t] in labelled for t in g[0])]
+    groups = [g for g in _groups(partners(target, run)) if any(target.classes[t] in labelled for t in g[0])]
     scored = [g for g in groups if any(run.classes[k] in taught for k in g[1])]
     if not scored:
         raise AshError(f'label spaces {run.name} and {target.name} have no class in common: give aliases (is: ...)')
-    table = {k: i for i, (_, theirs) in enumerate(scored) for k in theirs}
-    met = {t for ours, _ in groups for t in ours}, {k for _, theirs in groups for k in theirs}
-    name = _protocol_name(run, target, len(scored), len(met[0]) == len(target) and len(scored) == len(groups))
-    p = Protocol(
-        name,
-        tuple(_named_group(run, target, *g) for g in scored),
-        tuple(table.get(k, IGNORE) for k in range(len(run))),
-    )
+    theirs, ours = {t for of, _ in groups for t in of}, {k for _, of in groups for k in of}
     return Meeting(
-        known_protocol(p),
-        tuple(c for k, c in enumerate(run.classes) if k not in met[1]),
-        tuple(c for t, c in enumerate(target.classes) if t not in met[0] and c in labelled),
+        _protocol_of(run, target, groups, scored),
+        tuple(c for k, c in enumerate(run.classes) if k not in ours),
+        tuple(c for t, c in enumerate(target.classes) if t not in theirs and c in labelled),
         tuple(target.classes[t] for g in groups if g not in scored for t in g[0]),
     )
 

@@ -12,8 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastcore.basics import patch
+
 from ..core.config import AshError
-from .pictures import SUFFIXES, any_case, find_files
+from .pictures import SUFFIXES, find_files
 
 # %% ../../nbs/data/09_templates.ipynb #147f6ed4
 _field = re.compile(r'\{(\w+)(\.\.\.)?\}')
@@ -32,28 +34,28 @@ class Template:
             expected = 'expected a path under the folder, with / and fields such as {frame}'
             raise AshError(f'template {self.text!r}: {expected}')
 
-    @property
-    def fields(self) -> tuple:
-        "The names of the fields, in their order."
-        return tuple(dict.fromkeys(name for name, _ in _field.findall(self.text)))
+# %% ../../nbs/data/09_templates.ipynb #356248b4
+@patch(as_prop=True)
+def fields(self: Template) -> tuple:
+    "The names of the fields, in their order."
+    return tuple(dict.fromkeys(name for name, _ in _field.findall(self.text)))
+
+# %% ../../nbs/data/09_templates.ipynb #5f8443b2
+def _piece(name: str, deep: str, known: dict, seen: set) -> str:  # deep: '...' where it may span folders
+    "Write what a field stands for as a regular expression: its known value, what it was before, or anything."
+    if name in known:
+        return re.escape(str(known[name]))
+    if name in seen:
+        return f'(?P={name})'
+    return f'(?P<{name}>{".+" if deep else "[^/]+"})'
 
 # %% ../../nbs/data/09_templates.ipynb #35a9643a
-def pattern(
-    template: Template,
-    known: dict,  # field -> its value, which stands for itself
-) -> re.Pattern:
+def pattern(template: Template, known: dict) -> re.Pattern:  # known: field -> its value, which stands for itself
     "Return the regular expression of the paths that a template matches, in any case of letters."
     out, at, seen = '', 0, set()
     for m in _field.finditer(template.text):
-        name, deep = m.groups()
-        out += re.escape(template.text[at : m.start()])
-        if name in known:
-            out += re.escape(str(known[name]))
-        elif name in seen:
-            out += f'(?P={name})'
-        else:
-            out += f'(?P<{name}>{".+" if deep else "[^/]+"})'
-        seen.add(name)
+        out += re.escape(template.text[at : m.start()]) + _piece(*m.groups(), known, seen)
+        seen.add(m[1])
         at = m.end()
     return re.compile(out + re.escape(template.text[at:]), re.IGNORECASE)
 
@@ -76,7 +78,7 @@ def start_folder(template: Template, known: dict) -> str:
         sure.append(filled(Template(part), known))
     return '/'.join(sure)
 
-
+# %% ../../nbs/data/09_templates.ipynb #278b9c63
 def endings(template: Template) -> tuple:
     "Return what the names of matching files end with: what follows the last field, or the endings of pictures."
     last = template.text.split('/')[-1]
@@ -84,22 +86,25 @@ def endings(template: Template) -> tuple:
     return (rest,) if rest else SUFFIXES
 
 # %% ../../nbs/data/09_templates.ipynb #6ec00dcc
+def _those_that_match(paths: list, root: Path, template: Template, known: dict) -> list:  # of (path, fields)
+    "Keep the files that a template matches, with what its fields hold in each."
+    wanted = pattern(template, known)
+    matches = [(path, wanted.fullmatch(path.relative_to(root).as_posix())) for path in paths]
+    return [(path, {**known, **m.groupdict()}) for path, m in matches if m]
+
+# %% ../../nbs/data/09_templates.ipynb #87019b1e
 def matching(
     root: str | Path,  # folder of the data set
     template: Template,
     known: dict,  # fields whose values are given
 ) -> tuple:  # list of (path, fields) in the order of the paths; Counter of files that were left out, by reason
     "Find the files of a template. A folder that is not there holds none. Raises AshError for one that cannot be read."
-    root, wanted, found = Path(root), pattern(template, known), []
-    if not (root / start_folder(template, known)).is_dir():
-        return found, Counter()
-    files, left_out = find_files(root / start_folder(template, known), endings(template))
-    for path in files:
-        m = wanted.fullmatch(path.relative_to(root).as_posix())
-        if m:
-            found.append((path, {**known, **m.groupdict()}))
-        else:
-            left_out['in other places'] += 1
+    start = Path(root) / start_folder(template, known)
+    if not start.is_dir():
+        return [], Counter()
+    files, left_out = find_files(start, endings(template))
+    found = _those_that_match(files, Path(root), template, known)
+    left_out += Counter({'in other places': len(files) - len(found)})
     return found, left_out
 
 # %% ../../nbs/data/09_templates.ipynb #eae305ad

@@ -20,9 +20,8 @@ import torch
 from ..core.config import AshError, Config, generator
 from ..core.files import read_json, recorded_digest, write_atomic, write_json
 from ..data.datasets import for_each, open_dataset, sources_of
-from ..data.labels import CITYSCAPES, IGNORE, PROTOCOLS, LabelSpace, meet
+from ..data.labels import CITYSCAPES, IGNORE, PROTOCOLS, LabelSpace
 from ..data.pictures import SUFFIXES, read_picture
-from ..data.transforms import eval_transform
 from ..hallucinators.ash import AdaINHallucinator
 from . import plots
 from .pages import save_stills
@@ -30,20 +29,23 @@ from .report import folder_report
 from ..methods.learner import Learner
 from ..networks.stylizer import small_stylizer
 from ..numbers.analysis import class_table, compare_table, with_world_mean
-from ..numbers.evaluation import confusion_matrix, find_evaluation, iou, predict
+from ..numbers.evaluation import class_maps, confusion_matrix, find_evaluation, iou, predict
+from ..numbers.rules import TestRule, input_of, rule_of, see
 from ..runs.batches import read_sample, readable, source_data, style_data
 from ash_nb.runs.compare import (
     FIGURES,
     comparison_table,
     cost_table,
     drop_drawn,
+    know_protocols,
+    rule_kept,
     rules_table,
     to_latex,
     to_markdown,
     with_rule,
 )
 from ..runs.folder import Run, load_run, run_name
-from ..runs.scoring import open_target
+from ..runs.scoring import open_target, scored_classes
 from ..runs.training import out_of_memory, probe_image
 
 # %% ../../nbs/look/05_figures.ipynb #3da55355
@@ -147,14 +149,22 @@ def pick_images(
     return [int(order[round(k)]) for k in np.linspace(0, len(order) - 1, min(n, len(order)))]
 
 # %% ../../nbs/look/05_figures.ipynb #44pred01
-def predictions(run: Run, samples: Sequence, device: str | torch.device = 'cpu') -> list:  # (H, W) train ids each
+def predictions(
+    run: Run,
+    samples: Sequence,  # with labels
+    device: str | torch.device = 'cpu',  # where
+    rule: str | TestRule = 'ash',  # of the test
+    target: str = '',  # name of the data set, for the rule
+) -> list:  # (H, W) train ids each
     "Segment labelled samples by a run's last checkpoint, at their labels' size, as its evaluation does."
-    learner, resized = run.learner(device=device), eval_transform(run.config.test_width, run.config.test_height)
+    learner, size = run.learner(device=device), (run.config.test_width, run.config.test_height)
+    rule = rule_of('ash' if input_of(rule_of(rule), target).square else rule)  # a square that is cut out is no picture
     out = []
-    with learner.autocast():
+    with learner.autocast(), torch.inference_mode():
         for s in samples:
-            image = resized(s)['image'][None].to(device)
-            out.append(predict(learner.segmenter, image, s['label'].shape)[0].cpu().numpy())
+            seen = see(dict(image=s['image'], name=''), rule, target, size) | dict(size=tuple(s['label'].shape))
+            ((_, scores),) = class_maps(learner.segmenter, [seen], device, rule)
+            out.append(scores.max(0).indices.cpu().numpy())
     return out
 
 # %% ../../nbs/look/05_figures.ipynb #188efbd1
@@ -164,25 +174,20 @@ def _image_miou(guess, truth, protocol):
     matrix = confusion_matrix(torch.from_numpy(guess), torch.from_numpy(truth), classes)
     return iou(matrix, protocol, 'truth')[1]
 
-# %% ../../nbs/look/05_figures.ipynb #5pace301
-def _scored(run, data):
-    "Name the protocol of a run on a data set: what both have, where the data set says what it has."
-    own = getattr(data, 'own', None)
-    return data.protocol if own is None else meet(run.space, own, run.taught).protocol.name
-
 # %% ../../nbs/look/05_figures.ipynb #44qual01
 def qualitative_figure(
     runs: dict,  # method -> Run
     data,  # target data set
     device='cpu',  # where
     n: int = 4,  # images
+    **how,  # rule and target as for `predictions`
 ):  # matplotlib Figure
     "Draw Figure 3: images, predictions of each run with their mean IoU, truth."
     run = next(iter(runs.values()))
-    protocol = _scored(run, data)
+    protocol = scored_classes(run.space, run.taught, data)
     samples = [data[round(k)] for k in np.linspace(0, len(data) - 1, min(len(data), 24))]  # spread over the whole set
     truths = [np.asarray(s['label']) for s in samples]
-    guesses = {m: predictions(run, samples, device) for m, run in runs.items()}
+    guesses = {m: predictions(run, samples, device, **how) for m, run in runs.items()}
     scores = {m: [_image_miou(g, t, protocol) for g, t in zip(gs, truths)] for m, gs in guesses.items()}
     first, last = list(scores.values())[0], list(scores.values())[-1]
     chosen = pick_images(np.subtract(last, first) if len(runs) > 1 else first, n)
@@ -383,6 +388,7 @@ def _table_texts(runs: pd.DataFrame, baseline: str) -> dict:  # file -> its text
 def comparison_tables(out: Path, runs: pd.DataFrame, baseline: str = None) -> list:  # files written
     "Write a comparison's tables and the figure of its differences to a baseline, by default the first method."
     out, baseline = Path(out), baseline or runs.method.iloc[0]
+    know_protocols(out)
     texts = _table_texts(runs, baseline)
     files = [write_atomic(out / name, text.encode()) for name, text in texts.items()]
     if runs.seed.nunique() > 1 and runs.method.nunique() > 1:
@@ -438,11 +444,11 @@ def kept_rows(out: Path, runs: pd.DataFrame, target: str, methods: Sequence) -> 
     return found
 
 # %% ../../nbs/look/05_figures.ipynb #44erst01
-def _pair_stills(runs, baseline, method, data, kept, n, device):  # yields (rank, still)
+def _pair_stills(runs, baseline, method, data, kept, n, device, **how):  # yields (rank, still)
     "Make the stills of the images on which one method gains and loses most on one target."
     names = ranked(kept[baseline], kept[method], n)
     samples = [data[data.names.index(name)] for name in names]
-    first, last = (predictions(runs[m], samples, device) for m in (baseline, method))
+    first, last = (predictions(runs[m], samples, device, **how) for m in (baseline, method))
     for k, s in enumerate(samples):
         scores = kept[baseline][s['name']], kept[method][s['name']]
         for still in _error_row(plots.label_of(baseline), s, first[k], last[k], *scores):
@@ -455,6 +461,7 @@ def error_stills(
     path: Path,  # JSON file to write
     device='cpu',  # where
     n: int = 3,  # images of each kind, at most
+    rule: str | TestRule = 'ash',  # by which they were evaluated
 ) -> list:  # the file; nothing when no target has a scored image
     "Keep the images on which each method gains and loses most against the baseline."
     baseline, *others = runs
@@ -466,7 +473,7 @@ def error_stills(
     stills = []
     for i, (t, data) in enumerate(targets.items()):
         for j, m in enumerate(others):
-            for k, (title, *rest) in _pair_stills(runs, baseline, m, data, kept[t], n, device):
+            for k, (title, *rest) in _pair_stills(runs, baseline, m, data, kept[t], n, device, rule=rule, target=t):
                 stills.append((title, (i, j, k), *rest))
     ranks = [f'gain {k + 1}' for k in range(n)] + [f'loss {k + 1}' for k in reversed(range(n))]
     names = [t.removeprefix('streetworld-') for t in targets]
@@ -483,6 +490,7 @@ def comparison_figures(
 ) -> list:  # files written
     "Write a comparison's tables, the figure of its differences, examples, Figure 4 and report.html."
     out, roots, targets = Path(out), roots or {}, list(runs.target.unique())
+    rule = rule_kept(out)
     baseline = baseline or runs.method.iloc[0]
     first = {m: load_run(out / run_name(m, runs.seed.min())) for m in dict.fromkeys((baseline, *shown_methods(runs)))}
     files = comparison_tables(out, runs, baseline)
@@ -490,10 +498,11 @@ def comparison_figures(
     space = first[baseline].space
     opened = {t: open_target(t, roots.get(t), r.split, r.images, space=space) for t, r in ends.items()}
     for t, data in opened.items():
-        files.append(save_figure(qualitative_figure(first, data, device), out / 'figures' / f'examples-{t}.jpg', True))
+        examples = qualitative_figure(first, data, device, rule=rule, target=t)
+        files.append(save_figure(examples, out / 'figures' / f'examples-{t}.jpg', True))
     found = {t: (data, kept_rows(out, runs, t, first)) for t, data in opened.items()}
     if len(first) > 1:
-        files += error_stills(first, found, out / 'figures' / 'errors.json', device)
+        files += error_stills(first, found, out / 'figures' / 'errors.json', device, rule=rule)
     ash = next((r for r in first.values() if (r.path / 'classwise.csv').is_file()), None)
     if ash is not None:
         files += hallucination_figures(ash, ash.learner(), out / 'figures')

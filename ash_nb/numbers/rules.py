@@ -189,10 +189,14 @@ def add_rule(*rules: TestRule) -> None:
     for r in rules:
         RULES.register(r.name, r, module)
 
-
-def rule_of(rule: str | TestRule) -> TestRule:
-    "Return a rule by its name, or itself. Raises AshError for an unknown name."
-    return rule if isinstance(rule, TestRule) else RULES.choose(rule)
+# %% ../../nbs/numbers/03_test_rules.ipynb #3145a708
+def rule_of(rule: str | dict | TestRule) -> TestRule:
+    "Return a rule by its name, by its record in a file, or itself. Raises AshError for an unknown name."
+    if not isinstance(rule, dict):
+        return rule if isinstance(rule, TestRule) else RULES.choose(rule)
+    known = {k: v for k, v in rule.items() if k in TestRule.__dataclass_fields__}
+    inputs = {target: Input(**how) for target, how in known.get('inputs', {}).items()}
+    return TestRule(**known | dict(input=Input(**known.get('input', {})), inputs=inputs))
 
 # %% ../../nbs/numbers/03_test_rules.ipynb #0242cd34
 _fit = {size: Input(size, 'fit') for size in ((1024, 512), (2048, 1024), (1280, 720), (960, 540), (1920, 1080))}
@@ -216,7 +220,9 @@ add_rule(
     ),
     TestRule('daformer', _small, **_mmseg, source='DAFormer and the dg branch of HRDA; ReVT'),
     TestRule('hrda', _large, window=1024, stride=512, **_mmseg, source='HRDA, branch dg'),
-    TestRule('mmseg', _large, dict.fromkeys(('darkzurich', 'nighttime'), _fit[1920, 1080]), **_mmseg, source='mmseg'),
+    TestRule(
+        'mmseg', _large, dict.fromkeys(('dark_zurich', 'nighttime_driving'), _fit[1920, 1080]), **_mmseg, source='mmseg'
+    ),
 )
 
 # %% ../../nbs/numbers/03_test_rules.ipynb #305e9f7a

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BODY_DATA', 'FIGURES', 'TABLES', 'Scoring', 'check_words', 'target_record', 'extra_data', 'protocol_record',
            'look_first', 'session_costs', 'run_columns', 'target_columns', 'cell_rows', 'drop_drawn', 'know_protocols',
-           'keep_comparison', 'compare', 'with_rule', 'comparison_table', 'rules_table', 'cost_table', 'to_markdown',
-           'to_latex']
+           'rule_kept', 'keep_comparison', 'compare', 'with_rule', 'comparison_table', 'rules_table', 'cost_table',
+           'to_markdown', 'to_latex']
 
 # %% ../../nbs/runs/07_compare.ipynb #51be3d41
 import multiprocessing
@@ -304,6 +304,12 @@ def know_protocols(folder: str | Path):
     for target in record.get('targets', {}).values():
         for p in target.get('protocols', ()):
             known_protocol(p)
+
+# %% ../../nbs/runs/07_compare.ipynb #4933686b
+def rule_kept(folder: str | Path) -> TestRule:
+    "Read by which rule a comparison was tested; ash for one of before there were others."
+    file = Path(folder) / 'protocol.json'
+    return rule_of((read_json(file) if file.is_file() else {}).get('test_rule', 'ash'))
 
 # %% ../../nbs/runs/07_compare.ipynb #cb4e30f4
 def keep_comparison(

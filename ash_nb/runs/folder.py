@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import torch
 from fastcore.basics import patch
 
@@ -105,8 +106,8 @@ def space_in(
     if given is None:
         return CITYSCAPES
     try:
-        return LabelSpace(**given | dict(aliases=tuple(map(tuple, given['aliases']))))
-    except (KeyError, TypeError, ValueError) as e:
+        return LabelSpace(**given)
+    except (TypeError, ValueError) as e:
         raise AshError(f'label_space in config.json is none ({e}): expected name, classes, palette, aliases') from None
 
 # %% ../../nbs/runs/02_folder.ipynb #5pace0f6
@@ -293,6 +294,14 @@ def learner(self: Run, checkpoint: int = -1, device: str | torch.device = 'cpu')
     for network in result.networks.values():
         network.eval()
     return result
+
+# %% ../../nbs/runs/02_folder.ipynb #1ca064ec
+@patch
+def predict(self: Run, image, probabilities: bool = False, **how) -> np.ndarray:  # (H, W) uint8 train ids
+    "Segment a picture (path, array or tensor) at its own size, as `predict_image` does."
+    from ash_nb.runs.predict import predict_image
+
+    return predict_image(self, image, probabilities, **how)
 
 # %% ../../nbs/runs/02_folder.ipynb #b1c0de29
 def _lock_on_windows(file) -> bool | None:

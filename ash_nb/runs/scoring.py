@@ -26,10 +26,11 @@ from torch.utils.data import Dataset
 from ..core.config import AshError, Config, one_of
 from ..core.devices import pick_device, run_dtype
 from ..core.files import read_json, recorded_digest, sha256
-from ..data.datasets import SegmentationData, data_root, described, for_each, open_dataset, sources_of
+from ..data.datasets import data_root, described, for_each, open_dataset, sources_of
 from ..data.labels import LabelSpace
 from ..data.pictures import tell_once
 from ..data.prepare import stamp
+from ..data.reading import SegmentationData
 from ..data.streetworld.appearances import UNSEEN
 from ..methods.learner import Learner
 from ash_nb.numbers.evaluation import (
@@ -171,8 +172,12 @@ SCORING_CODE = (
     'ash_nb.data.pictures',  # what a picture and a label map are when they are read
     'ash_nb.data.labels',  # ids and protocols
     'ash_nb.data.templates',  # which files belong together
-    'ash_nb.data.descriptions',  # what pages say
-    'ash_nb.data.datasets',  # which image belongs to which label
+    'ash_nb.data.marked',  # how pages are read
+    'ash_nb.data.descriptions',  # what they say
+    'ash_nb.data.reading',  # which image belongs to which label, and what its ids mean
+    'ash_nb.data.drawn',  # which scenes are drawn
+    'ash_nb.data.copies',  # what a prepared copy holds
+    'ash_nb.data.datasets',  # what a name means
     'ash_nb.data.transforms',  # how they are resized
     'ash_nb.data.loading',  # how they are batched
     'ash_nb.data.streetworld',  # what is drawn
@@ -202,7 +207,7 @@ def dtype_of(c: Config, device: str | torch.device) -> str:
     "Tell in which precision a configuration computes on a device."
     return str(run_dtype(c.precision, torch.device(device))).removeprefix('torch.')
 
-
+# %% ../../nbs/runs/06_scoring.ipynb #d3e09ffb
 def step_of(run: Run, checkpoint: int) -> int:
     "Return the step at which a run's checkpoint was saved."
     return int(run.checkpoints[checkpoint].name[5:])
@@ -334,6 +339,16 @@ def _splits_of(name: str, root: Path) -> tuple:  # names of splits, split -> the
     return tuple(about.splits), about.validation
 
 # %% ../../nbs/runs/06_scoring.ipynb #44b4f742
+def _there(name: str, root: str, split: str) -> tuple:  # split, '' for none; why there is none
+    "Say whether a split of a source can be opened. Raises AshError for a damaged one."
+    try:
+        return open_target(name, root or None, split).split, ''
+    except AshError as e:
+        if 'is not a folder' in str(e) or 'is missing' in str(e):
+            return '', f'{name} has no split {split} there: {e}'
+        raise
+
+# %% ../../nbs/runs/06_scoring.ipynb #64f602db
 def _validation_of(c: Config, name: str, root: str, split: str) -> tuple:  # split, '' for none; why there is none
     "Find the split of a source that training has not seen. Raises AshError for a damaged one."
     if c.hold_out:
@@ -346,12 +361,7 @@ def _validation_of(c: Config, name: str, root: str, split: str) -> tuple:  # spl
     if chosen not in splits:
         where = f'{name} in {data_root(name, root or None)} has no split {chosen}, only {", ".join(map(str, splits))}'
         return '', f'{where} (hold_out=0.05 would hold some images back)'
-    try:
-        return (chosen, '') if drawn else (open_target(name, root or None, chosen).split, '')
-    except AshError as e:
-        if 'is not a folder' in str(e) or 'is missing' in str(e):
-            return '', f'{name} has no split {chosen} there: {e}'
-        raise
+    return (chosen, '') if drawn else _there(name, root, chosen)
 
 # %% ../../nbs/runs/06_scoring.ipynb #712174bf
 def validation_splits(c: Config) -> tuple:  # source -> (its folder, split); why there is none, '' where there are
