@@ -24,7 +24,11 @@ class Room(NamedTuple):
 
 
 ROOMS = (
-    Room('start', 'Start here', 'the whole job in one sitting, the preview, your own hallucinator, a GPU'),
+    Room(
+        'start',
+        'Start here',
+        'the whole job in one sitting, the preview, your own streets, your own hallucinator, a GPU',
+    ),
     Room('data', 'Data', 'classes, pictures, procedural streets and paintings, data sets, loaders'),
     Room('networks', 'Networks', 'AdaIN and noise, encoder and decoder, segmenter, discriminator, weights'),
     Room('hallucinators', 'Hallucinators', 'the contract, ASH, and every other way to make a street harder'),

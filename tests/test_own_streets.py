@@ -126,7 +126,8 @@ def test_by_the_command_line(sets, tmp_path, capsys, source, target):
     runs = pd.read_csv(tmp_path / 'c/runs.csv')
     assert list(runs.protocol.unique()) == [raw['protocol']] and runs[scored].notna().all(axis=None)
     page = (tmp_path / 'c/report.html').read_text()
-    assert all(name in page for name in (*scored, ALONE[source], ALONE[target]))
+    assert ALONE[source] in page and ALONE[target] in page
+    assert set(pd.read_csv(tmp_path / 'c/classes.csv')['class']) == set(scored)
     for name in (f'examples-{target}.jpg', 'errors.json', 'stylization.jpg', 'preview.json', 'figure4.png'):
         assert (tmp_path / 'c/figures' / name).stat().st_size
     stills = json.loads((tmp_path / 'c/figures/preview.json').read_text())

@@ -139,8 +139,8 @@ def _aliases(about: Marked, words: set) -> tuple:
     for n in names:
         if plain_name(n) not in words:
             near = difflib.get_close_matches(plain_name(n), words, 1)
-            told = f'is: {n!r} is a class of no known label space' + (f'; did you mean {near[0]}?' if near else '')
-            raise PageError(about.lines['is'], f'{told}; a name of your own: list it under words')
+            told = f'is: {n!r} is a class of no known label space{f"; did you mean {near[0]}?" if near else "."}'
+            raise PageError(about.lines['is'], f'{told} A name of your own goes into the list of words')
     return tuple(names)
 
 # %% ../../nbs/data/11_descriptions.ipynb #9f63e8f9

@@ -208,8 +208,9 @@ def _unknown_colours(raw: np.ndarray, about: Description, path: Any) -> str:
     values, counts = np.unique(raw, return_counts=True)
     often = sorted(zip(values.tolist(), counts.tolist()), key=lambda x: -x[1])[:5]
     told = [f'{_rgb(v)} ({n} pixels; nearest: {_nearest(v, about)})' for v, n in often]
-    what = f'{path} holds {len(values)} colours that {about.file} does not name'
-    return f'{what}: {"; ".join(told)}; was it scaled or compressed?'
+    many = f'{len(values)} colours' if len(values) > 1 else 'a colour'
+    what = f'{path} holds {many} that {about.file} does not name'
+    return f'{what}: {"; ".join(told)}; is a class missing on the page, or was the file scaled or compressed?'
 
 # %% ../../nbs/data/12_reading.ipynb #6a6a971c
 def _stored_as(about: Description, space: LabelSpace, coloured: bool, holds: str) -> dict:  # id or colour -> train id

@@ -553,11 +553,14 @@ def class_colours(
     protocol: Protocol,  # which classes are scored
     space: LabelSpace = CITYSCAPES,  # of the run
 ) -> dict:  # name of a scored class -> RGB in [0, 1]
-    "Give each scored class the colour of its first class in the run's label space; grey where it has none there."
-    first = {}
-    for k, scored in enumerate(protocol.table[: len(space)]):
-        first.setdefault(scored, tuple(space.colours[k] / 255))
-    return {name: first.get(i, (0.6, 0.6, 0.6)) for i, name in enumerate(protocol.classes)}
+    "Give each scored class the colour of the run's class of its name, or else of its first; grey where there is none."
+    table = protocol.table[: len(space)]
+    found = {}
+    for i, name in enumerate(protocol.classes):
+        own = [k for k, scored in enumerate(table) if scored == i]
+        own.sort(key=lambda k: space.classes[k] != name)  # False comes first
+        found[name] = tuple(space.colours[own[0]] / 255) if own else (0.6, 0.6, 0.6)
+    return found
 
 # %% ../../nbs/look/01_plots.ipynb #41bars03
 def swatch(
