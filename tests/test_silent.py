@@ -14,6 +14,8 @@ from ash_nb.cli import main
 from ash_nb.core.config import AshError, Stopped
 from ash_nb.core.files import read_json
 from ash_nb.data.datasets import open_dataset
+from ash_nb.data.descriptions import describe
+from ash_nb.data.labels import CITYSCAPES, translation_table
 from ash_nb.data.prepare import prepare, write_gta5
 from ash_nb.data.streetworld.appearances import street
 from ash_nb.data.streetworld.paintings import painting
@@ -44,12 +46,16 @@ tiny = preset(
 )
 
 
+TO_CAMVID = translation_table(CITYSCAPES, describe('camvid').space).copy()
+TO_CAMVID[255] = 11
+
+
 def camvid(root, n=3, shade=0):
     for folder in ('val', 'valannot'):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for k in range(n):
         Image.fromarray(street(k + shade, 96, 72)[0]).save(root / f'val/{k}.png')
-        Image.fromarray((street(k, 96, 72)[1] % 11).astype(np.uint8)).save(root / f'valannot/{k}.png')
+        Image.fromarray(TO_CAMVID[street(k, 96, 72)[1]]).save(root / f'valannot/{k}.png')
     return root
 
 
