@@ -345,6 +345,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'ash_nb/data/descriptions.py'),
                                           'ash_nb.data.descriptions._splits': ( 'data/descriptions.html#_splits',
                                                                                 'ash_nb/data/descriptions.py'),
+                                          'ash_nb.data.descriptions._tables': ( 'data/descriptions.html#_tables',
+                                                                                'ash_nb/data/descriptions.py'),
                                           'ash_nb.data.descriptions._unlabelled': ( 'data/descriptions.html#_unlabelled',
                                                                                     'ash_nb/data/descriptions.py'),
                                           'ash_nb.data.descriptions._unsaid_splits': ( 'data/descriptions.html#_unsaid_splits',

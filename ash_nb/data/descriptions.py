@@ -364,16 +364,31 @@ def _size(page: Marked) -> tuple | None:  # width, height
         raise PageError(page.lines['prepare'], 'prepare: expected [width, height]')
     return size and tuple(size)
 
+# %% ../../nbs/data/11_descriptions.ipynb #4bfd1a5b
+def _tables(page: Marked) -> dict:
+    "Read the keys that hold tables. Raises PageError for anything else in them."
+    found = {key: page[key] for key in ('counts', 'validation', 'obtain') if key in page}
+    if isinstance(found.get('obtain'), str):
+        found['obtain'] = dict(address=found['obtain'])
+    for key, table in found.items():
+        if not isinstance(table, dict):
+            raise PageError(page.lines[key], f'{key}: expected lines such as `val: 500`, not {table!r}')
+    if 'terms' in page:
+        found['obtain'] = {**found.get('obtain', {}), 'terms': str(page['terms'])}
+    return {key: dict(table) for key, table in found.items()}
+
 # %% ../../nbs/data/11_descriptions.ipynb #00d026a3
 def _plain(page: Marked, splits: dict, image_fields: set) -> dict:
     "Read the keys that need no reading, after a look at them. Raises PageError."
+    tables = _tables(page)
     for key in ('counts', 'validation'):
-        if odd := [k for k in page.get(key, ()) if str(k) not in splits]:
+        if odd := [k for k in tables.get(key, ()) if str(k) not in splits]:
             raise PageError(page.lines[key], f'{key}: {odd[0]!r} is no split of this page')
     if page.get('parts', '') not in ('', *image_fields):
         raise PageError(page.lines['parts'], f'parts: {page["parts"]!r} is no field of images')
+    if page.get('grey', False) not in (True, False):
+        raise PageError(page.lines['grey'], f'grey: {page["grey"]!r}: expected true or false')
     kept = {k: page[k] for k in ('title', 'about', 'parts', 'grey') if k in page}
-    tables = {k: dict(page[k]) for k in ('counts', 'validation', 'obtain') if k in page}
     return kept | tables | dict(prepare=_size(page))
 
 # %% ../../nbs/data/11_descriptions.ipynb #7e761c7b
@@ -413,8 +428,8 @@ def _unlabelled(page: Marked, role: tuple) -> dict:  # fields of Description
 # %% ../../nbs/data/11_descriptions.ipynb #29adf8d8
 # fmt: off
 KEYS = (
-    'name', 'title', 'about', 'role', 'obtain', 'images', 'labels', 'encoding', 'space', 'classes', 'words', 'untaught',
-    'ignored', 'splits', 'validation', 'counts', 'parts', 'grey', 'prepare', 'above', 'palette', 'faults',
+    'name', 'title', 'about', 'role', 'obtain', 'terms', 'images', 'labels', 'encoding', 'space', 'classes', 'words',
+    'untaught', 'ignored', 'splits', 'validation', 'counts', 'parts', 'grey', 'prepare', 'above', 'palette', 'faults',
 )
 # fmt: on
 

@@ -8,6 +8,7 @@ __all__ = ['IGNORE', 'CITYSCAPES', 'PROTOCOLS', 'perceived', 'distinct_colours',
            'legend']
 
 # %% ../../nbs/data/01_labels.ipynb #bf35065b
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -201,6 +202,7 @@ def partners(
     return [_partners_of(a, i, b) for i in range(len(a))]
 
 # %% ../../nbs/data/01_labels.ipynb #c38074df
+@functools.cache
 def translation(own: LabelSpace, to: LabelSpace) -> tuple:  # for each class of `own` the train id in `to`, or 255
     "Say as which class of another space the pixels of a class are stored: its first partner."
     return tuple(of[0] if of else IGNORE for of in partners(own, to))
