@@ -2,15 +2,17 @@
 
 import hashlib
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import layouts
 import numpy as np
 import pytest
+import yaml
 from layouts import A2D2, IGNORE, LAYOUTS, TABLES, Layout, write_layout
 
 from ash_nb.data.datasets import open_dataset
-from ash_nb.data.descriptions import shipped_description, shipped_names
+from ash_nb.data.descriptions import KEYS, description_in, shipped_description, shipped_names
 from ash_nb.data.labels import CITYSCAPES, PROTOCOLS, meet, translation
 
 sys.path.insert(0, str(Path(__file__).parent.parent / 'data_prep'))
@@ -233,3 +235,38 @@ def test_known_faults_are_found(name, told, tmp_path):
 def test_files_of_the_lyft_challenge_are_not_taken_for_a_newer_carla(real):
     "They lie where CARLA's page looks; their sky has no class of its own there."
     assert 'none of 12 labels has both sky and road' in pages.says('carla', real / 'carla/lyft', 'train')
+
+
+ODD = [
+    None,
+    3,
+    -1,
+    1.5,
+    True,
+    'x',
+    '',
+    '{',
+    '{a}/{b}.png',
+    [],
+    [1],
+    ['x'],
+    [[1]],
+    {},
+    {'a': 1},
+    {'a': {'b': 2}},
+    {1: 2},
+]
+ODD += [[{'a': 1}], '300-2', '#12', 'all', [None], {'train': None}, {'train': {'list': 3}}, {'train': {'mat': 'x'}}]
+
+
+@pytest.mark.parametrize('name', ['camvid', 'gta5', 'wilddash2', 'a2d2', 'acdc', 'paintings'])
+def test_whatever_stands_under_a_key_is_read_or_told(name, tmp_path):
+    "Every key of a page with odd values in it: a description, or a sentence with the file and the line."
+    page = yaml.safe_load((files('ash_nb') / 'assets' / 'datasets' / f'{name}.yaml').read_text('utf-8'))
+    for key in KEYS:
+        for value in ODD:
+            (tmp_path / 'dataset.yaml').write_text(yaml.safe_dump(page | {key: value}))
+            try:
+                description_in(tmp_path / 'dataset.yaml')
+            except AshError as e:
+                assert 'dataset.yaml, line ' in str(e), (key, value, e)

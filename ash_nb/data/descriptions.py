@@ -306,8 +306,8 @@ def _splits(page: Marked, role: tuple, image_fields: set) -> dict:  # name -> Sp
 # %% ../../nbs/data/11_descriptions.ipynb #b2bad5f8
 def _faults(page: Marked) -> tuple:  # of Fault
     "Read which files are known to be bad. Raises PageError."
-    out = []
-    for one in page.get('faults', []):
+    given, out = page.get('faults', []), []
+    for one in given if isinstance(given, list) else [given]:
         if not isinstance(one, Marked) or 'told' not in one:
             raise PageError(page.lines['faults'], 'faults: expected a list of {frames: or names:, told: ...}')
         only_keys(one, ('told', 'frames', 'names'), 'faults')
@@ -319,10 +319,16 @@ def _faults(page: Marked) -> tuple:  # of Fault
 def _pairs_above(page: Marked, space: LabelSpace) -> tuple:
     "Read which class lies above which. Raises PageError for a class that there is not."
     given = page.get('above', [])
+    if not isinstance(given, list):
+        raise PageError(
+            page.lines['above'], f'above: expected two classes, [sky, road], or a list of such, not {given!r}'
+        )
     pairs = [given] if given and not isinstance(given[0], list) else given
-    for name in (n for pair in pairs for n in pair):
-        if name not in space.classes:
-            raise PageError(page.lines['above'], f'above: {name!r} is no class of this page')
+    for pair in pairs:
+        if odd := [n for n in pair if n not in space.classes]:
+            raise PageError(page.lines['above'], f'above: {odd[0]!r} is no class of this page')
+        if len(pair) != 2:
+            raise PageError(page.lines['above'], f'above: expected two classes, not {len(pair)}')
     return tuple(map(tuple, pairs))
 
 # %% ../../nbs/data/11_descriptions.ipynb #69fa3e96
