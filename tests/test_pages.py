@@ -11,6 +11,7 @@ import pytest
 import yaml
 from layouts import A2D2, IGNORE, LAYOUTS, TABLES, Layout, write_layout
 
+from ash_nb.core.config import AshError
 from ash_nb.data.datasets import open_dataset
 from ash_nb.data.descriptions import KEYS, description_in, shipped_description, shipped_names
 from ash_nb.data.labels import CITYSCAPES, PROTOCOLS, meet, translation
