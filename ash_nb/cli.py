@@ -491,19 +491,28 @@ def _say_prepared(args: argparse.Namespace, done: dict):
 
 # %% ../nbs/workshop/04_cli.ipynb #98145819
 def _refuse_problems(done: dict):
-    "Raise AshError where samples have problems."
+    "Raise AshError where samples have problems, or all labels are doubted."
     if done['problems']:
         problems = f'{len(done["problems"])} of {done["samples"]} samples have problems (listed above)'
         remedy = 'fetch those files again, or say --out DIR --leave-out to do without them'
         raise AshError(f'{problems}: {remedy}')
+    if done['doubt']:
+        raise AshError(f'{done["doubt"]} If they are right all the same, say --out DIR --leave-out')
+
+# %% ../nbs/workshop/04_cli.ipynb #bde0f75e
+def _one_data_set(args: argparse.Namespace):
+    "Put the name of a data set, and where it lies, into the words. Raises AshError for several."
+    names, folder = _data_sets(args.dataset)
+    if len(names) != 1:
+        raise AshError(f'{args.dataset}: expected one data set')
+    args.dataset, args.root = names[0], args.root or folder.get(names[0])
 
 # %% ../nbs/workshop/04_cli.ipynb #d1106262
 def _prepare(args: argparse.Namespace):
     "Check a data set and write a copy of it. Raises AshError where samples have problems and are not left out."
     from ash_nb.data.prepare import prepare
 
-    (args.dataset,), folder = _data_sets(args.dataset)
-    args.root = args.root or folder.get(args.dataset)
+    _one_data_set(args)
     size, workers = args.size and _size(args.size), args.workers or None
     how = (args.split, size, args.lossless, args.leave_out, workers)
     done = prepare(args.dataset, args.root, args.out, *how, holds=args.ids)
@@ -512,6 +521,33 @@ def _prepare(args: argparse.Namespace):
         _refuse_problems(done)
     if args.out:
         _say_prepared(args, done)
+
+# %% ../nbs/workshop/04_cli.ipynb #04f1fe0e
+def _add_check(subparsers):
+    "Add the verb check."
+    summary = 'Check every file of a data set, and lay labels over images to look at.'
+    p = _add_verb(subparsers, 'check', summary, 'ash-nb check my-streets/ --sheet sheet.png')
+    p.add_argument('dataset', help='name of a data set, or a folder with a dataset.yaml in it')
+    p.add_argument('--root', help='its folder (default: as settings.ini says)')
+    p.add_argument('--split', help='default: val, or the first that it has')
+    p.add_argument('--ids', default='', help="what the labels hold: own (the data set's ids) or train_ids")
+    p.add_argument('--sheet', help='picture to write: labels over images, six of them')
+    return p
+
+# %% ../nbs/workshop/04_cli.ipynb #1ed8ae1a
+def _check(args: argparse.Namespace):
+    "Check a data set. Raises AshError where samples have problems."
+    from ash_nb.core.files import write_atomic
+    from ash_nb.data.datasets import open_dataset
+    from ash_nb.data.prepare import encode, prepare, sheet
+
+    _one_data_set(args)
+    done = prepare(args.dataset, args.root, None, args.split, holds=args.ids)
+    print(done['text'])
+    if args.sheet and not done['problems']:
+        data = open_dataset(args.dataset, args.root, args.split, holds=args.ids)
+        print(f'written: {write_atomic(args.sheet, encode(sheet(data), "png"))}')
+    _refuse_problems(done)
 
 # %% ../nbs/workshop/04_cli.ipynb #3b04994b
 _units = dict(
@@ -629,7 +665,7 @@ def _verbs() -> list:
     told = [(_add_methods, _methods), (_add_fields, _fields)]
     learned = [(_add_train, _train), (_add_evaluate, _evaluate), (_add_compare, _compare)]
     drawn = [(_add_predict, _predict), (_add_stylize, _stylize), (_add_figures, _figures)]
-    others = [(_add_prepare, _prepare), (_add_bench, _bench), (_add_demo, _demo)]
+    others = [(_add_check, _check), (_add_prepare, _prepare), (_add_bench, _bench), (_add_demo, _demo)]
     return [*told, *learned, *drawn, *others]
 
 # %% ../nbs/workshop/04_cli.ipynb #5eb5d00d
@@ -671,7 +707,7 @@ def _do(args: argparse.Namespace) -> int:  # exit code
     return code if isinstance(code, int) else 0
 
 # %% ../nbs/workshop/04_cli.ipynb #f2f938d5
-_paths = ('out', 'root', 'json', 'run', 'image', 'painting')
+_paths = ('out', 'root', 'json', 'run', 'image', 'painting', 'sheet')
 
 
 def _run(words: list) -> int:  # exit code

@@ -466,7 +466,7 @@ def prepare(
     workers: int = None,  # processes; None: one a processor
     progress: bool = True,  # show a bar
     holds: str = '',  # what the labels hold: own ids or train_ids; empty: own, and what looks otherwise is refused
-) -> dict:  # split, samples, problems (list of str), text (the report)
+) -> dict:  # split, samples, problems (list of str), doubt (of all labels, or ''), text (the report)
     "Check a data set and write its training-ready copy. Raises AshError for a wrong layout or another's copy."
     root = data_root(name, root)
     if (root / 'prepared.json').is_file():
@@ -486,7 +486,7 @@ def prepare(
     text, bad = report(data, records, doubt), [r['problem'] for r in records if 'problem' in r]
     if out is not None:
         _finish(out, head, records, text, complete=leave_out or not (bad or doubt), space=data.own)
-    return dict(split=split, samples=len(records), problems=[doubt] * bool(doubt) + bad, text=text)
+    return dict(split=split, samples=len(records), problems=bad, doubt=doubt, text=text)
 
 # %% ../../nbs/data/18_prepare.ipynb #3db515db
 def reading_speed(data: Dataset, n: int = 6, repeats: int = 3) -> float:  # samples a second
