@@ -148,7 +148,8 @@ class Mixed(Dataset):
     ):
         self.parts, self.balanced = parts, balanced
         self.sets, self.space = list(parts.values()), next(iter(parts.values())).space
-        self.names = [f'{name}/{data.names[at]}' for name, data, at in map(self.of, range(len(self)))]
+        own = {name: data.names for name, data in parts.items()}
+        self.names = [f'{name}/{own[name][at]}' for name, _, at in map(self.of, range(len(self)))]
 
     def __len__(self) -> int:
         sizes = [len(d) for d in self.sets]

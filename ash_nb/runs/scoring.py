@@ -133,10 +133,10 @@ def read_labels(data: Dataset, name: str = '', progress: bool = False) -> Labels
     "Read all label maps of a data set. Raises AshError for one that cannot be read."
     from tqdm.auto import tqdm
 
-    h, pixels = hashlib.sha256(), np.zeros(256, np.int64)
+    h, pixels, names = hashlib.sha256(), np.zeros(256, np.int64), data.names
     for k in tqdm(range(len(data)), desc=f'labels of {name}', disable=not progress):
         y = label_of(data, k)
-        h.update(data.names[k].encode('utf-8', 'surrogateescape') + str(y.shape).encode() + y.tobytes())
+        h.update(names[k].encode('utf-8', 'surrogateescape') + str(y.shape).encode() + y.tobytes())
         pixels += np.bincount(y.ravel(), minlength=256)
     return Labels(h.hexdigest(), tuple(map(int, pixels[: len(data.space)])))
 
