@@ -136,7 +136,7 @@ def test_missing_label_unreadable_image_missing_folder(run, tmp_path, capsys):
     (root / 'valannot' / 'b.png').rename(root / 'valannot' / 'a.png')
     (root / 'val' / 'a.png').write_bytes((root / 'val' / 'a.png').read_bytes()[:50])
     fails(capsys, *evaluate, root, says='cannot be read as an image')
-    fails(capsys, 'evaluate', run.path, '--target', 'cityscapes', says='where is cityscapes? Say --root DIR')
+    fails(capsys, 'evaluate', run.path, '--target', 'cityscapes', says='where is cityscapes? Say --root cityscapes=DIR')
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_missing_training_data_is_told_first(tmp_path, capsys):
         tmp_path / 'a',
         '--device',
         'cpu',
-        says='where is gta5? Say --root DIR',
+        says='where is gta5? Say --root gta5=DIR',
     )
     fails(
         capsys,
@@ -210,7 +210,7 @@ def test_another_configuration_is_refused_with_the_difference(run, capsys):
 
 def test_folders_that_are_no_runs(tmp_path, capsys):
     fails(capsys, 'figures', tmp_path / 'nothing', says='is not a run folder')
-    write_json(tmp_path / 'config.json', {'config': {'method': 'ash'}}, sealed=True)
+    write_json(tmp_path / 'config.json', {'config': {'method': 'ash', 'colour': 1}}, sealed=True)
     fails(capsys, 'evaluate', tmp_path, '--target', 'unseen', says='another version of ash_nb')
     (tmp_path / 'config.json').write_text((tmp_path / 'config.json').read_text().replace('ash', 'asm'))
     fails(capsys, 'evaluate', tmp_path, '--target', 'unseen', says='config.json is damaged or was edited')

@@ -56,13 +56,15 @@ def data_named(
 DRAWN = ('streetworld', 'procedural-paintings')  # what is drawn, not read
 
 
-def described(name: str, root: Path) -> tuple:  # Description, part
+def described(name: str, root: Path | None) -> tuple:  # Description, part; root: its folder, None: not known
     "Find the page of a data set. Raises AshError when there is none."
     base, part = _base_and_part(name)
     about = describe(base, root)
+    if about is None and root and not root.is_dir():
+        raise AshError(f'{root} is not a folder: expected the data set {name} and its dataset.yaml there')
     if about is None or (part and not about.parts):
         known = ', '.join((*shipped_names(), *DRAWN))
-        page = f'write {root / "dataset.yaml"} (see the notebook on descriptions)'
+        page = f'write {(root or Path("its folder")) / "dataset.yaml"} (see the notebook on descriptions)'
         raise AshError(f'unknown data set {name!r}: choose one of {known}, or {page}')
     return about, part
 
@@ -100,7 +102,7 @@ def open_dataset(
     if data is not None:
         return data
     if not root and _base_and_part(name)[0] not in (*shipped_names(), *settings()):
-        described(name, Path('DIR'))
+        described(name, None)
     data = _open_folder(name, data_root(name, root), split, space, kw)
     if sign:
         data.keep(portion(data.names, which)).split += sign + which

@@ -61,6 +61,17 @@ def _table(loader: _Loader, node: yaml.MappingNode) -> Marked:
 
 _Loader.add_constructor('tag:yaml.org,2002:map', _table)
 
+# %% ../../nbs/data/10_marked.ipynb #d23ba774
+def _whole(loader: _Loader, node: yaml.ScalarNode) -> int:
+    "Read a whole number. Raises PageError for one that programs read differently, such as 011."
+    if not re.fullmatch(r'[-+]?(0|[1-9][0-9]*)', node.value):
+        told = f'{node.value} is read differently by different programs: expected a number without zeros before it'
+        raise PageError(node.start_mark.line + 1, told)
+    return int(node.value)
+
+
+_Loader.add_constructor('tag:yaml.org,2002:int', _whole)
+
 # %% ../../nbs/data/10_marked.ipynb #bfebf6bc
 def _no_yaml(e: yaml.YAMLError, text: str) -> PageError:
     "Say what is no YAML in a text, and at which line that is noticed."

@@ -6,7 +6,7 @@
 __all__ = ['has_label', 'refuse_unlabelled', 'same_size', 'same_colours', 'like_train_ids', 'spread_labels', 'refuse_train_ids',
            'segments_in', 'ids_of_segments', 'look_up', 'to_train_ids', 'filled_known', 'default_split', 'split_images',
            'listed_names', 'only_listed', 'in_split', 'held_out', 'portion', 'images_of', 'labels_of_images',
-           'numbered_as_cityscapes', 'SegmentationData', 'tell_turned']
+           'numbered_as_cityscapes', 'tell_shared', 'SegmentationData', 'tell_turned']
 
 # %% ../../nbs/data/12_reading.ipynb #c907ea5e
 import functools
@@ -384,6 +384,15 @@ def numbered_as_cityscapes(about: Description) -> bool:
     used = [i for i, place in about.numbers.items() if place != IGNORE]
     return about.space is CITYSCAPES and max(used, default=0) > 30
 
+# %% ../../nbs/data/12_reading.ipynb #87c2c3be
+def tell_shared(data: 'SegmentationData'):
+    "Say once that several images have one label, as where a template of labels lacks a field."
+    labels = Counter(label for _, label in data.pairs if label is not None)
+    if twice := sum(n > 1 for n in labels.values()):
+        first = next(label for label, n in labels.items() if n > 1)
+        told = f'{data.root}: {twice} label files belong to several images each, {first} to {labels[first]}'
+        tell_once(f'{told}: is a field missing in the template of labels ({data.about.at("labels")})?')
+
 # %% ../../nbs/data/12_reading.ipynb #18c85e29
 class SegmentationData(Dataset):
     "Hold the pairs of image and label files that a page describes. Raises AshError for what is not there."
@@ -409,6 +418,7 @@ class SegmentationData(Dataset):
         self.pairs = [(image, label) for (image, _), (_, label) in zip(images, found)]
         self._leave_labels_out()
         tell_left_out(root, self.left_out)
+        tell_shared(self)
         if strict:
             refuse_unlabelled(self)
         for pair in self.pairs if strict else ():

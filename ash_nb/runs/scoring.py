@@ -223,7 +223,9 @@ def evaluation_key(
     checkpoint: int = -1,  # which of the run's checkpoints
     rule: str | TestRule = 'ash',  # of the test
 ) -> dict:
-    "Collect what decides the score of a checkpoint on a target."
+    "Collect what decides the score of a checkpoint on a target. Raises AshError for a run that has none."
+    if not run.checkpoints:
+        raise AshError(f'{run.path} has no checkpoint yet: go on with: ash-nb train --out {run.path}')
     c, folder = run.config, run.checkpoints[checkpoint]
     return dict(
         target=target,
