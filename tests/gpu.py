@@ -3,7 +3,7 @@
     python tests/gpu.py                 on a machine with a GPU; results: nbs/results/gpu.json
     python tests/gpu.py --device cpu    the same parts at their smallest, to see that they run; artifacts/gpu-cpu.json
 
-It needs torch, torchvision and numpy; packages that are missing come from the folder wheels/ (`make gpu-wheels`).
+It needs torch, torchvision, numpy and pyyaml; packages that are missing come from the folder wheels/ (`make gpu-wheels`).
 The parts (tests/gpu_parts.py) run one after the other, the most valuable first, each in a process and with a limit of
 its own. What a part has measured is written at once, so that no later failure loses it; the same command goes on with
 what is missing. A copy of the files without their history is told its commit by the variable ASH_NB_COMMIT.
@@ -249,7 +249,7 @@ def options(argv):
 def main(argv=None) -> int:
     "Measure what the command line asks for. Returns 1 when a part failed, 2 when nothing could be measured."
     start, a = time.monotonic(), options(argv)
-    for word in ('torch', 'torchvision', 'numpy'):
+    for word in ('torch', 'torchvision', 'numpy', 'yaml'):
         if importlib.util.find_spec(word) is None:
             sys.exit(f'{word} is not installed for {sys.executable}: choose a Python that has it, make gpu PYTHON=...')
     with tempfile.TemporaryDirectory() as site:

@@ -226,7 +226,6 @@ LACKING = (
     'ipykernel',
     'jupyter',
     'huggingface_hub',
-    'yaml',
     'tensorboard',
     'ash_nb',
     '__editable__',
@@ -234,7 +233,7 @@ LACKING = (
 
 
 def bare_site(folder):
-    "Link what a bare machine has: torch, torchvision, numpy, safetensors, torchmetrics and what they need."
+    "Link what a bare machine has: torch, torchvision, numpy, pyyaml, safetensors, torchmetrics and their needs."
     place, folder = Path(importlib.util.find_spec('torch').origin).parent.parent, folder / 'bare'
     folder.mkdir()
     for f in place.iterdir():
