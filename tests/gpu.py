@@ -3,7 +3,7 @@
     python tests/gpu.py                 on a machine with a GPU; results: nbs/results/gpu.json
     python tests/gpu.py --device cpu    the same parts at their smallest, to see that they run; artifacts/gpu-cpu.json
 
-It needs torch, torchvision, numpy and pyyaml; packages that are missing come from the folder wheels/ (`make gpu-wheels`).
+It needs torch, torchvision, numpy and pyyaml; what else is missing comes from the folder wheels/ (`make gpu-wheels`).
 The parts (tests/gpu_parts.py) run one after the other, the most valuable first, each in a process and with a limit of
 its own. What a part has measured is written at once, so that no later failure loses it; the same command goes on with
 what is missing. A copy of the files without their history is told its commit by the variable ASH_NB_COMMIT.
