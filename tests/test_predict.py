@@ -104,7 +104,7 @@ def test_cityscapes_own_script_counts_the_same(run, their_python, tmp_path):
 @pytest.mark.skipif(not CAMVID.is_dir(), reason=f'{CAMVID} is not here: CamVid in 480 x 360')
 @pytest.mark.parametrize('rule', ['ash', 'rein', 'robustnet', 'daformer'])
 def test_a_prediction_is_what_is_scored(run, rule, monkeypatch):
-    data = open_dataset('camvid', CAMVID, 'val')
+    data = open_dataset('camvid', CAMVID, 'val', CITYSCAPES)
     monkeypatch.setattr(type(data), '__len__', lambda self: 5)
     e = evaluate_run(run, 'camvid', CAMVID, rule=rule)
     for k in range(5):

@@ -5,6 +5,7 @@ import json
 import shutil
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -656,11 +657,15 @@ def test_a_damaged_validation_split_is_no_missing_one(tmp_path, damage, says):
     assert not (tmp_path / 'c').exists()
 
 
-def test_a_reader_says_which_splits_it_has(gta5, monkeypatch):
+def test_a_page_says_which_splits_there_are(gta5):
     c = replace(tiny, source='gta5', root=str(gta5))
-    for splits, none in ((('train',), True), (('train', 'val'), False)):
-        monkeypatch.setattr('ash_nb.data.datasets.Gta5.splits', splits)
+    page = (
+        'images: images/{frame}.png\nlabels: labels/{frame}.png\nspace: cityscapes\nclasses: {road: 7}\nignored: rest\n'
+    )
+    for splits, none in (('train: all', True), ('train: all, val: all', False)):
+        (Path(gta5) / 'dataset.yaml').write_text(f'{page}splits: {{{splits}}}\n')
         assert bool(no_validation(c)) == none
+    (Path(gta5) / 'dataset.yaml').unlink()
 
 
 # --- what cannot be read is told before anything is trained
