@@ -17,6 +17,8 @@ from torchvision.io import ImageReadMode, decode_image
 
 from ash_nb.cli import main
 from ash_nb.core.config import AshError
+from ash_nb.data.descriptions import describe
+from ash_nb.data.labels import CITYSCAPES, translation_table
 from ash_nb.data.pictures import SUFFIXES, as_rgb, decode, find_files, read_ids, read_picture
 from ash_nb.data.prepare import prepare
 from ash_nb.data.streetworld.appearances import street
@@ -445,6 +447,10 @@ def test_labels_whose_ids_may_have_changed_are_refused(tmp_path, way, data):
 # --- data sets
 
 
+TO_CAMVID = translation_table(CITYSCAPES, describe('camvid').space).copy()
+TO_CAMVID[255] = 11
+
+
 def camvid(root, n=3, exif_code=None, names='{:02d}.png', label=None):
     for folder in ('val', 'valannot'):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -452,9 +458,7 @@ def camvid(root, n=3, exif_code=None, names='{:02d}.png', label=None):
         image, ids = street(k, 96, 72)
         more = {} if exif_code is None else {'exif': exif(exif_code)}
         Image.fromarray(image).save(root / 'val' / names.format(k), 'PNG', **more)
-        Image.fromarray((ids % 11).astype(np.uint8) if label is None else label).save(
-            root / 'valannot' / f'{k:02d}.png', 'PNG'
-        )
+        Image.fromarray(TO_CAMVID[ids] if label is None else label).save(root / 'valannot' / f'{k:02d}.png', 'PNG')
     return root
 
 

@@ -150,7 +150,7 @@ def test_the_mean_is_over_the_classes_that_it_names(protocol, pixels):
 @given(cells, st.lists(ids, min_size=30, max_size=30))
 def test_over_the_truth_every_segmenter_is_averaged_over_the_same_classes(pixels, other):
     "Another segmenter's answers on the same labels change its IoUs, never which classes count."
-    for protocol in PROTOCOLS:
+    for protocol in (name for name, p in PROTOCOLS.items() if len(p.table) == 19):
         sets = {
             Evaluation('x', 'val', 1, protocol, matrix_of(p), mean_over='truth').classes
             for p in (pixels, [(t, o, n) for (t, _, n), o in zip(pixels, other)])
