@@ -457,20 +457,25 @@ def _size(text: str) -> tuple:  # width, height
         raise AshError(f'--size {text}: expected WIDTHxHEIGHT, for example 1280x720') from None
     return w, h
 
+# %% ../nbs/workshop/04_cli.ipynb #4e74ccc8
+def _data_set_options(p: argparse.ArgumentParser):
+    "Add what says which data set is looked at, and what its labels hold."
+    p.add_argument('dataset', help='name of a data set, or a folder with a dataset.yaml in it')
+    p.add_argument('--root', help='its folder (default: as settings.ini says)')
+    p.add_argument('--split', help='default: val, or the first that it has')
+    own = 'default: own, and files that look like train ids are refused'
+    p.add_argument('--ids', default='', help=f"what the labels hold: own (the data set's ids) or train_ids ({own})")
+
 # %% ../nbs/workshop/04_cli.ipynb #a3f65a7e
 def _add_prepare(subparsers):
     "Add the verb prepare."
     summary = 'Check every file of a data set; write a copy that training reads many times faster.'
     p = _add_verb(subparsers, 'prepare', summary, 'ash-nb prepare gta5 --root GTA5 --out GTA5-ready')
-    p.add_argument('dataset', help='name of a data set, or a folder with a dataset.yaml in it')
-    p.add_argument('--root', help='its folder (default: as settings.ini says)')
+    _data_set_options(p)
     p.add_argument('--out', help='folder of the copy (default: check only)')
-    p.add_argument('--split', help='default: val, or the first that it has')
     size = 'shrink images to cover this size (default: as the page of the data set says, or as they are)'
     p.add_argument('--size', metavar='WxH', help=size)
     p.add_argument('--lossless', action='store_true', help='PNG in place of JPEG at quality 95')
-    own = 'default: own, and files that look like train ids are refused'
-    p.add_argument('--ids', default='', help=f"what the labels hold: own (the data set's ids) or train_ids ({own})")
     p.add_argument('--leave-out', action='store_true', help='complete the copy without the samples that have problems')
     workers = dict(type=_whole('--workers', 0), default=settings()['workers'])
     p.add_argument('--workers', **workers, help='processes (default: one a processor)')
@@ -527,10 +532,7 @@ def _add_check(subparsers):
     "Add the verb check."
     summary = 'Check every file of a data set, and lay labels over images to look at.'
     p = _add_verb(subparsers, 'check', summary, 'ash-nb check my-streets/ --sheet sheet.png')
-    p.add_argument('dataset', help='name of a data set, or a folder with a dataset.yaml in it')
-    p.add_argument('--root', help='its folder (default: as settings.ini says)')
-    p.add_argument('--split', help='default: val, or the first that it has')
-    p.add_argument('--ids', default='', help="what the labels hold: own (the data set's ids) or train_ids")
+    _data_set_options(p)
     p.add_argument('--sheet', help='picture to write: labels over images, six of them')
     return p
 

@@ -18,7 +18,7 @@ from torchvision import tv_tensors
 
 from ..core.config import AshError
 from ..core.files import read_json, sha256
-from .labels import CITYSCAPES, IGNORE, LabelSpace, Meeting, meet, translation_table
+from .labels import CITYSCAPES, IGNORE, Labelled, LabelSpace, translation_table
 from .pictures import as_rgb, decode
 
 # %% ../../nbs/data/14_copies.ipynb #b85478ad
@@ -83,7 +83,7 @@ def _space_of_copy(head: dict, root: Path) -> LabelSpace:
         raise AshError(f'{told}: run the same ash-nb prepare command with a new folder') from None
 
 # %% ../../nbs/data/14_copies.ipynb #39da1c7d
-class Prepared(Dataset):
+class Prepared(Labelled, Dataset):
     "Read a training-ready copy of a data set; every file is checked against its SHA-256 when it is read."
 
     def __init__(
@@ -116,18 +116,6 @@ def keep(self: Prepared, places: Iterable) -> Prepared:  # itself
     "Keep only some of the samples."
     self.records, self.names = [self.records[k] for k in places], [self.names[k] for k in places]
     return self
-
-# %% ../../nbs/data/14_copies.ipynb #9b74a078
-@patch
-def meeting(self: Prepared, taught: Iterable | None = None) -> Meeting:  # names of the classes learned; None: all
-    "Say what is scored where the run's label space meets the data set's. Raises AshError when nothing is."
-    return meet(self.space, self.own, taught, self.has)
-
-
-@patch(as_prop=True)
-def protocol(self: Prepared) -> str:
-    "The name of the protocol by which a run that was taught everything is scored."
-    return self.meeting().protocol.name
 
 # %% ../../nbs/data/14_copies.ipynb #cd1067d9
 def bytes_in(root: Path, name: str) -> bytes:  # name: of a file in the folder

@@ -28,14 +28,19 @@ def _base_and_part(name: str) -> tuple:
     return (base, part) if dash and base in shipped_names() else (name, '')
 
 # %% ../../nbs/data/15_datasets.ipynb #f6da6fd2
+def _said_root(name: str) -> str:  # '' where nothing is said
+    "Look up in the settings where a data set lies, or the one that it is a part of."
+    said = settings()
+    keys = [key.lower() for key in (name, _base_and_part(name)[0])]
+    return next((said[k] for key in keys for k in (key, re.sub(r'\W', '_', key)) if said.get(k)), '')
+
+
 def data_root(
     name: str,  # of a data set
     root: str | Path = None,  # as given; None: as settings.ini says
 ) -> Path:
     "Return the folder of a downloaded data set, ~ written out. Raises AshError when nothing says where it is."
-    said = settings()
-    for key in (name, _base_and_part(name)[0]):
-        root = root or said.get(key.lower()) or said.get(re.sub(r'\W', '_', key.lower()))
+    root = root or _said_root(name)
     if not root:
         raise AshError(f'where is {name}? Say --root {name}=DIR, or write {name} = DIR in settings.ini')
     return Path(root).expanduser()
@@ -101,7 +106,8 @@ def open_dataset(
     data = _open_drawn(name, split, space, kw)
     if data is not None:
         return data
-    if not root and _base_and_part(name)[0] not in (*shipped_names(), *settings()):
+    known = (*shipped_names(), *settings())
+    if not (root or _said_root(name)) and _base_and_part(name)[0] not in known:
         described(name, None)
     data = _open_folder(name, data_root(name, root), split, space, kw)
     if sign:
@@ -190,7 +196,7 @@ def _labelled_by(name: str, root: str) -> tuple:  # LabelSpace, names of the cla
     if name.startswith(DRAWN[0]):
         return CITYSCAPES, CITYSCAPES.classes
     base, _ = _base_and_part(name)
-    if base in shipped_names() and not (root or settings().get(name.lower())):
+    if base in shipped_names() and not (root or _said_root(name)):
         about = describe(base)
         return about.space, about.has
     return _labelled_in(name, data_root(name, root))

@@ -6,15 +6,13 @@
 __all__ = ['Drawn', 'StreetWorld', 'ProceduralPaintings']
 
 # %% ../../nbs/data/13_drawn.ipynb #4b39e953
-from collections.abc import Iterable
-
 import torch
 from fastcore.basics import patch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from ..core.config import one_of, stream_seed
-from .labels import CITYSCAPES, LabelSpace, Meeting, meet, translation_table
+from .labels import CITYSCAPES, Labelled, LabelSpace, translation_table
 
 # %% ../../nbs/data/13_drawn.ipynb #ca266b3b
 def _first_scene(seed: int, *about: str) -> int:
@@ -56,7 +54,7 @@ def drawn(self: Drawn, k: int):  # what draw returns
     return self.cache[k]
 
 # %% ../../nbs/data/13_drawn.ipynb #b5178ee3
-class StreetWorld(Drawn):
+class StreetWorld(Labelled, Drawn):
     "Draw street scenes with labels of all 19 classes, in one appearance. Raises AshError for unknown ones."
 
     own = CITYSCAPES
@@ -80,18 +78,6 @@ class StreetWorld(Drawn):
         one_of(split, self.splits, 'split of streetworld')
         first = _first_scene(seed, 'streetworld', split, appearance)
         super().__init__(n, (width, height), first, cache, appearance)
-
-# %% ../../nbs/data/13_drawn.ipynb #474b1786
-@patch
-def meeting(self: StreetWorld, taught: Iterable | None = None) -> Meeting:
-    "Say what is scored where the run's label space meets the nineteen classes. Raises AshError when nothing is."
-    return meet(self.space, self.own, taught)
-
-
-@patch(as_prop=True)
-def protocol(self: StreetWorld) -> str:
-    "The name of the protocol by which a run that was taught everything is scored."
-    return self.meeting().protocol.name
 
 # %% ../../nbs/data/13_drawn.ipynb #c278e0cc
 @patch

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IGNORE', 'CITYSCAPES', 'PROTOCOLS', 'perceived', 'distinct_colours', 'plain_name', 'LabelSpace', 'shipped',
-           'Protocol', 'known_protocol', 'partners', 'translation', 'translation_table', 'Meeting', 'meet', 'colorize',
-           'legend']
+           'Protocol', 'known_protocol', 'partners', 'translation', 'translation_table', 'Meeting', 'meet', 'Labelled',
+           'colorize', 'legend']
 
 # %% ../../nbs/data/01_labels.ipynb #bf35065b
 import functools
@@ -289,6 +289,23 @@ def meet(
         tuple(c for t, c in enumerate(target.classes) if t not in theirs and c in labelled),
         tuple(target.classes[t] for g in groups if g not in scored for t in g[0]),
     )
+
+# %% ../../nbs/data/01_labels.ipynb #64764756
+class Labelled:
+    "Say what is scored on a data set: its labels are of the classes `own`, and given as train ids of `space`."
+
+    own: LabelSpace
+    space: LabelSpace  # of the run
+    has: Iterable | None = None  # names of its own classes that occur; None: all
+
+    def meeting(self, taught: Iterable | None = None) -> Meeting:  # taught: classes that the run has learned; None: all
+        "Say what is scored where the two label spaces meet. Raises AshError when nothing is."
+        return meet(self.space, self.own, taught, self.has)
+
+    @property
+    def protocol(self) -> str:
+        "The name of the protocol by which a run that was taught everything is scored."
+        return self.meeting().protocol.name
 
 # %% ../../nbs/data/01_labels.ipynb #51b4cf12
 def colorize(

@@ -26,7 +26,7 @@ from torchvision import tv_tensors
 
 from ..core.config import AshError, one_of
 from .descriptions import Description, Split
-from .labels import CITYSCAPES, IGNORE, LabelSpace, Meeting, meet, translation
+from .labels import CITYSCAPES, IGNORE, Labelled, LabelSpace, translation
 from .marked import packed
 from .pictures import Ids, any_case, read_channels, read_label, read_turned, tell_left_out, tell_once
 from .templates import Template, filled, first_there, matching, start_folder
@@ -394,7 +394,7 @@ def tell_shared(data: 'SegmentationData'):
         tell_once(f'{told}: is a field missing in the template of labels ({data.about.at("labels")})?')
 
 # %% ../../nbs/data/12_reading.ipynb #18c85e29
-class SegmentationData(Dataset):
+class SegmentationData(Labelled, Dataset):
     "Hold the pairs of image and label files that a page describes. Raises AshError for what is not there."
 
     def __init__(
@@ -411,7 +411,7 @@ class SegmentationData(Dataset):
         self.about, self.root, self.title = about, Path(root), about.name
         self.split, self.splits = split or default_split(about), tuple(about.splits)
         self.holds = one_of(holds, ('', 'own', 'train_ids'), 'kind of label ids')
-        self.own, self.space = about.space, space or about.space
+        self.own, self.space, self.has = about.space, space or about.space, about.has
         images, self.left_out = images_of(about, self.root, self.split, part)
         found = labels_of_images(about, self.root, images)
         self.kinds, self.fields = [k for k, _ in found], [f for _, f in images]
@@ -426,6 +426,14 @@ class SegmentationData(Dataset):
         if not holds and numbered_as_cityscapes(about):
             refuse_train_ids(self)
 
+# %% ../../nbs/data/12_reading.ipynb #b7keep01
+@patch
+def keep(self: SegmentationData, places: Iterable) -> SegmentationData:  # itself
+    "Keep only some of the pairs."
+    for key in ('kinds', 'pairs', 'fields'):
+        setattr(self, key, [getattr(self, key)[k] for k in places])
+    return self
+
 # %% ../../nbs/data/12_reading.ipynb #1eb31fb0
 @patch
 def _leave_labels_out(self: SegmentationData):
@@ -434,8 +442,7 @@ def _leave_labels_out(self: SegmentationData):
     images = [k for k, (image, _) in enumerate(self.pairs) if image not in labels]
     if len(images) < len(self.pairs):
         self.left_out['that are labels'] += len(self.pairs) - len(images)
-        for key in ('kinds', 'pairs', 'fields'):
-            setattr(self, key, [getattr(self, key)[k] for k in images])
+        self.keep(images)
 
 # %% ../../nbs/data/12_reading.ipynb #e9c0409d
 @patch
@@ -462,14 +469,6 @@ def part_of(self: SegmentationData, k: int) -> str:
 
 # %% ../../nbs/data/12_reading.ipynb #cd217a75
 @patch
-def keep(self: SegmentationData, places: Iterable) -> SegmentationData:  # itself
-    "Keep only some of the pairs."
-    for key in ('kinds', 'pairs', 'fields'):
-        setattr(self, key, [getattr(self, key)[k] for k in places])
-    return self
-
-
-@patch
 def without_labels(self: SegmentationData) -> SegmentationData:  # itself
     "Forget the labels: these are images, for styles."
     self.pairs = [(image, None) for image, _ in self.pairs]
@@ -482,18 +481,6 @@ def meaning(self: SegmentationData) -> list:
     about, known = self.about, (self.about.numbers, self.about.colours)
     kinds = [[k.template.text, k.encoding, k.holds] for k in about.labels]
     return [about.name, self.holds, kinds, *(sorted(x.items()) for x in known), self.own.json(), self.space.json()]
-
-# %% ../../nbs/data/12_reading.ipynb #eb48231a
-@patch
-def meeting(self: SegmentationData, taught: Iterable | None = None) -> Meeting:  # names of classes learned; None: all
-    "Say what is scored where the run's label space meets the data set's. Raises AshError when nothing is."
-    return meet(self.space, self.own, taught, self.about.has)
-
-
-@patch(as_prop=True)
-def protocol(self: SegmentationData) -> str:
-    "The name of the protocol by which a run that was taught everything is scored."
-    return self.meeting().protocol.name
 
 # %% ../../nbs/data/12_reading.ipynb #b1d1b16f
 @patch

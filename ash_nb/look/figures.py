@@ -205,9 +205,8 @@ def _shrunk(sample, width, height):
     "Bring image and label map of a sample to one size."
     from torchvision.transforms.v2 import functional as f
 
-    image = f.resize(sample['image'], [height, width], antialias=True)
-    label = torch.nn.functional.interpolate(torch.as_tensor(sample['label'])[None, None].float(), (height, width))
-    return dict(image=image, label=label[0, 0].to(torch.uint8), name=sample['name'])
+    resized = {k: f.resize(sample[k], [height, width], antialias=True) for k in ('image', 'label')}
+    return resized | dict(name=sample['name'])
 
 # %% ../../nbs/look/05_figures.ipynb #5pace305
 def shown_streets(

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from ..core.config import AshError, Config, stream_seed
 from ..core.distributed import part_of
 from ..data.datasets import Mixed, for_each, open_dataset, sources_of, space_of
+from ..data.labels import LabelSpace
 from ..data.loading import loader
 from ..data.transforms import train_transform
 from ..methods.registry import METHODS, adapts, needs, styles_per_image
@@ -37,9 +38,8 @@ def drawing_size(c: Config) -> dict:  # width and height in pixels, and cache
     return dict(width=c.test_width, height=c.test_height, cache=True)
 
 
-def _one_source(c: Config, name: str, root: str, split: str) -> Dataset:
+def _one_source(c: Config, name: str, root: str, split: str, space: LabelSpace) -> Dataset:
     "Open one of a run's sources, in the run's label space."
-    space = space_of(c)
     if name.startswith('streetworld'):
         return _open_once(name, None, split, n=c.scenes, space=space, **drawing_size(c))
     return open_dataset(name, root or None, f'{split}~rest{c.hold_out}' if c.hold_out else split, space)
@@ -47,9 +47,9 @@ def _one_source(c: Config, name: str, root: str, split: str) -> Dataset:
 
 def source_data(c: Config) -> Dataset:
     "Open the source of a configuration, several as one. Raises AshError when it is not there."
-    names = sources_of(c)
+    names, space = sources_of(c), space_of(c)
     roots, splits = for_each(c.root, names), for_each(c.split, names)
-    opened = {n: _one_source(c, n, roots[n], splits[n]) for n in names}
+    opened = {n: _one_source(c, n, roots[n], splits[n], space) for n in names}
     return opened[names[0]] if len(names) == 1 else Mixed(opened, c.mix == 'balanced')
 
 # %% ../../nbs/runs/01_batches.ipynb #7ebae5c8
