@@ -1566,6 +1566,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'ash_nb/networks/segmenter.py'),
                                            'ash_nb.networks.segmenter.Segmenter.forward': ( 'networks/segmenter.html#segmenter.forward',
                                                                                             'ash_nb/networks/segmenter.py'),
+                                           'ash_nb.networks.segmenter.Segmenter.of': ( 'networks/segmenter.html#segmenter.of',
+                                                                                       'ash_nb/networks/segmenter.py'),
                                            'ash_nb.networks.segmenter.Segmenter.parameter_groups': ( 'networks/segmenter.html#segmenter.parameter_groups',
                                                                                                      'ash_nb/networks/segmenter.py'),
                                            'ash_nb.networks.segmenter.Segmenter.predict': ( 'networks/segmenter.html#segmenter.predict',

@@ -115,8 +115,7 @@ class Learner:
 
     def _add_segmenter(self):
         c = self.config
-        pretrained = c.pretrained and not c.body_weights
-        self.segmenter = Segmenter(c.body, len(self.space), pretrained=pretrained, freeze_norm=c.freeze_norm)
+        self.segmenter = Segmenter.of(c, len(self.space))
         self.segmenter.body.checkpointing = c.checkpointing
         if c.body_weights:
             load_initial(self.segmenter, c.body_weights)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..core.config import AshError
+from ..core.config import AshError, Config
 from .bodies import Lite0Body, make_body, normalization
 
 # %% ../../nbs/networks/05_segmenter.ipynb #d16b3f59
@@ -126,6 +126,19 @@ class Segmenter(nn.Module):
             if self.freeze_norm and isinstance(m, nn.BatchNorm2d):
                 m.eval()
         return self
+
+# %% ../../nbs/networks/05_segmenter.ipynb #608bf502
+@patch(cls_method=True)
+def of(
+    cls: Segmenter,
+    config: Config,  # the fields of its group networks
+    classes: int = 19,  # C
+    empty: bool = False,  # leave the weights as they are drawn: those of a checkpoint follow
+) -> Segmenter:
+    "Build the segmenter of a run. Raises AshError for a body or for weights that are not to be had."
+    pretrained = config.pretrained and not config.body_weights
+    convention = 'torchvision' if pretrained and config.body == 'resnet101' else ''
+    return cls(config.body, classes, pretrained and not empty, config.freeze_norm, convention)
 
 # %% ../../nbs/networks/05_segmenter.ipynb #c2f1e28c
 @patch
