@@ -1006,7 +1006,7 @@ def shared_steps(method, device, own) -> dict:  # name -> weights
 
     images, styles = (torch.rand(4, 3, 64, 96, generator=generator(0, k), dtype=torch.float64) for k in 'xs')
     labels = torch.randint(19, (4, 64, 96), generator=generator(0, 'y'))
-    c = preset('streetworld', method=method, body='plain', freeze_norm=True, precision='float32', steps=10)
+    c = preset('streetworld', method=method, body='plain', freeze='norm', precision='float32', steps=10)
     learner = Learner(c, device)
     in_float64(learner)
     take = stepper(learner, dict(images=images[own], labels=labels[own]), styles[own], None)

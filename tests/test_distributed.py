@@ -54,7 +54,7 @@ images, styles, target = drawn('x', 4), drawn('s', 8), drawn('t', 4)
 labels = torch.randint(19, (4, 64, 96), generator=generator(0, 'y'))
 labels[1] = 255
 labels[2, :40] = 255  # the processes have different numbers of labelled pixels
-small = dict(views=2, body='plain', freeze_norm=True, precision='float32', steps=10)
+small = dict(views=2, body='plain', freeze='norm', precision='float32', steps=10)
 every = dict(focal=2., alpha_min=0.2, noise=NOISE, jitter=1.)
 for method in METHODS:
     local = {} if method == 'clan' else dict(local_weight=10., weight_discrepancy=0.02)
@@ -135,7 +135,7 @@ def train(n, out, *more):
     ]
     for s in (
         'body=plain',
-        'freeze_norm=true',
+        'freeze=norm',
         'scenes=6',
         'width=96',
         'height=72',

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['AshError', 'Stopped', 'one_of', 'plain_path', 'settings', 'stream_seed', 'generator', 'setting', 'group',
-           'check_choice', 'check_number', 'check_limits', 'check_together', 'Config', 'parse_field', 'differences',
-           'field_meanings', 'field_limits', 'field_table']
+           'check_choice', 'check_number', 'check_limits', 'check_body', 'check_together', 'Config', 'parse_field',
+           'differences', 'field_meanings', 'field_limits', 'field_table']
 
 # %% ../../nbs/core/01_config.ipynb #0367db5c
 import os
@@ -210,11 +210,20 @@ class _Data:
 # %% ../../nbs/core/01_config.ipynb #ed41326e
 @group('networks')
 class _Networks(_Data):
-    # segmenter body: resnet101 (paper), lite0 (ImageNet-pretrained, small), plain (from scratch)
-    body: str = setting('resnet101', ('resnet101', 'lite0', 'plain'))
+    # segmenter body: resnet101 (paper), lite0 (ImageNet-pretrained, small), plain (from scratch), or timm/NAME, any of timm's
+    body: str = 'resnet101'
     pretrained: bool = True  # start the body from ImageNet weights where it has any
-    # file to start a resnet101 body from, DeepLab's initial model; empty: torchvision's ImageNet weights
+    # file to start the body from: DeepLab's initial model for resnet101, a file of timm's for timm/NAME; empty: usual source
     body_weights: str = ''
+    output_stride: int = setting(0, (0, 8, 16))  # of a convolutional timm/NAME, by dilation; 0: its own strides
+    patch_size: int = 0  # of a timm/NAME transformer, its weights resampled to it; 0: its own
+    # what makes one map of a timm/NAME body's: fuse, linear, aspp (DeepLab-v3+), upscale; auto: fuse or linear
+    neck: str = setting('auto', ('auto', 'fuse', 'linear', 'aspp', 'upscale'))
+    neck_width: int = setting(64, above=-1)  # channels of that map; linear alone, 0: all channels as they come
+    blocks: int = setting(4, above=0)  # of how many blocks of a timm/NAME transformer the neck takes the maps
+    # what of the body does not learn: norm (batch-norm statistics), early (up to its early stage), all
+    freeze: str = setting('none', ('none', 'norm', 'early', 'all'))
+    lora: int = 0  # rank of what is added to the attention of a timm/NAME transformer, all else frozen; 0: nothing
     # encoder and decoder: vgg19 (paper), small (ships with the kit)
     stylizer: str = setting('vgg19', ('vgg19', 'small'))
     encoder_weights: str = ''  # file of the vgg19 encoder
@@ -222,8 +231,7 @@ class _Networks(_Data):
     discriminator_width: int = setting(64, above=0)  # channels of the discriminator's first layer
     discriminator_layers: int = setting(5, above=0)  # convolutions of the discriminator, each halving its map
     ash_width: int = setting(128, above=0)  # channels of the ASH module's first layer
-    freeze_norm: bool = False  # keep batch-norm statistics as they came
-    checkpointing: bool = False  # body resnet101: keep less for the gradient and compute it twice
+    checkpointing: bool = False  # keep less of the body for the gradient and compute it twice
 
 # %% ../../nbs/core/01_config.ipynb #9ba76c9c
 @group('method')
@@ -256,15 +264,33 @@ class _Method(_Networks):
     label_smoothing: float = setting(0.1, most=1)  # smoothing of the conditioning probabilities
     train_ash: bool = True  # False: the control with ASH frozen at its initialisation
     focal: float = 0.0  # focal exponent of L_seg; 0 = cross entropy (paper's text), 2 = published code
+    # cross entropy of both heads: their sum (published code), or their mean, as of a network with one head
+    heads_loss: str = setting('sum', ('sum', 'mean'))
+    # weight of the loss of an auxiliary head on the map before the last, for neck=aspp; 0: there is none
+    auxiliary_weight: float = 0.0
     class_balance: float = setting(0.0, below=1)  # beta of the class-balanced loss, 0.9999 say; 0 = all pixels the same
     local_weight: float = 0.0  # CLAN's lambda_local: 40 (GTA5) or 10 (SYNTHIA) in the published code, 0 in the paper
     weight_discrepancy: float = 0.0  # CLAN's pull apart of the two heads: 0.02 in the published code, 0 in the paper
 
+# %% ../../nbs/core/01_config.ipynb #65c82816
+def check_body(c: 'Config') -> None:
+    "Raise AshError for settings of the body that it has no use for."
+    usual = {f.name: f.default for f in fields(_Networks)}
+    used = [k for k in ('output_stride', 'patch_size', 'neck', 'neck_width', 'blocks', 'lora', 'auxiliary_weight')]
+    odd = [k for k in used if getattr(c, k) != usual.get(k, 0)]
+    if odd and not c.body.startswith('timm/'):
+        raise AshError(
+            f'{odd[0]} = {getattr(c, odd[0])!r} is for bodies timm/NAME, and body is {c.body!r}: leave it out'
+        )
+    if c.neck_width == 0 and c.neck not in ('linear', 'auto'):
+        raise AshError(f"neck_width = 0, all channels as they come, is for neck='linear', and neck is {c.neck!r}")
+    if c.lora and c.freeze not in ('none', 'all'):
+        raise AshError(f'lora = {c.lora} freezes all of the body, and freeze is {c.freeze!r}: leave it out')
+
 # %% ../../nbs/core/01_config.ipynb #a2260ca3
 def check_together(c: 'Config') -> None:
     "Raise AshError for values of a configuration that do not go together."
-    if c.checkpointing and c.body != 'resnet101':
-        raise AshError(f'checkpointing is made for body resnet101, and body is {c.body!r}: leave it off')
+    check_body(c)
     if 'streetworld' in c.source and not c.scenes:
         raise AshError('scenes = 0: a procedural source needs at least 1')
     if c.hold_out and 'streetworld' in c.source:
@@ -284,10 +310,13 @@ class Config(_Method):
     optimizer: str = setting('sgd', ('sgd', 'adamw'))  # of the segmenter: sgd (paper) or adamw
     lr: float = 2.5e-4  # segmenter body; its heads take head_lr_mult times as much
     head_lr_mult: float = 10.0  # rate of the heads over the rate of the body
+    # a timm/NAME body's rate falls by this factor from layer to layer, from its last on
+    layer_decay: float = setting(1.0, above=0, most=1)
     lr_ash: float = 2.5e-4  # ASH module (SGD)
     lr_discriminator: float = 1e-4  # discriminator (Adam)
     momentum: float = 0.9  # of SGD
     weight_decay: float = 5e-4  # of the segmenter and ASH
+    decay_norms: bool = True  # False: no weight decay on norms, biases and what a timm/NAME body says
     warmup: float = setting(0.05, most=1)  # share of the steps over which rates rise linearly
     power: float = 0.9  # exponent of the polynomial decay
     # float32, bf16, or auto: bf16 where the device computes it fast
@@ -339,7 +368,7 @@ def field_limits(f: Field) -> str:
     "Write down what is allowed in a field of the configuration."
     words = dict(above='above', below='below', most='at most')
     limits = [f'{word} {f.metadata[k]}' for k, word in words.items() if f.metadata[k] is not None]
-    return ' | '.join(f.metadata['choices']) or ', '.join(limits) or type(f.default).__name__
+    return ' | '.join(map(str, f.metadata['choices'])) or ', '.join(limits) or type(f.default).__name__
 
 # %% ../../nbs/core/01_config.ipynb #f6bc0533
 def field_table() -> list[dict]:  # a row a field: group, field, default, allowed, meaning

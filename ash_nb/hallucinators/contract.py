@@ -79,6 +79,9 @@ class Hallucinator(nn.Module):
         torch.autograd.backward([h.images, hold], [-grad, torch.ones_like(hold)])
         return {'restraint': hold.detach()}
 
+    def meet(self, segmenter: nn.Module) -> None:
+        "Make what depends on the segmenter's body, before the first step. Raises AshError for one that does not fit."
+
     def fit(self, styles: Iterable[dict], generator: torch.Generator) -> None:
         "Learn from the style images what must be known before the first step, where `fits_styles` says so."
 

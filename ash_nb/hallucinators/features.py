@@ -18,7 +18,6 @@ from ..core.distributed import draw, rank_and_size, whole_batch
 from ..core.tensors import sent
 from .contract import HALLUCINATORS, Hallucination, Hallucinator
 from ..networks.adain import channel_stats, restyle
-from ..networks.bodies import BODY_KINDS
 from ..networks.segmenter import Segmenter
 
 # %% ../../nbs/hallucinators/04_features.ipynb #01aacc7f
@@ -46,6 +45,13 @@ class FeatureHallucinator(Hallucinator):
         super().__init__()
         if config.batch_size < 2:
             raise AshError(f'method {config.method} mixes the images of a batch: set batch_size to 2 or more')
+
+    def meet(self, segmenter: Segmenter) -> None:
+        "Raise AshError for a segmenter whose body has no early map."
+        if segmenter.body.early is None:
+            name = getattr(segmenter.body, 'name', type(segmenter.body).__name__)
+            told = f'{type(self).__name__} changes early features of shape (B, D, h, w), and body {name} has none'
+            raise AshError(f'{told}: choose a convolutional body, or a method that changes images')
 
     def forward(self, images: Tensor, probs: Tensor, styles: None, generator: torch.Generator) -> Hallucination:
         "Return the images as they are, and the change."
@@ -154,13 +160,18 @@ class SHADE(FeatureHallucinator):
 
     def __init__(self, config: Config, stylizer: nn.Module | None = None, styles: int = 19):
         super().__init__(config)
-        self.bank, self.styles = Bank(BODY_KINDS[config.body].early[1]), styles
-        self.learned = {'bank': self.bank}
+        self.bank, self.styles = None, styles
 
     @classmethod
     def build(cls, config: Config, stylizer: nn.Module | None = None, classes: int = 19) -> 'SHADE':
         "Make one with as many basis styles as the run knows classes."
         return cls(config, stylizer, classes)
+
+    def meet(self, segmenter: Segmenter) -> None:
+        "Make a bank as wide as the body's early features."
+        super().meet(segmenter)
+        self.bank = Bank(segmenter.body.early[1])
+        self.learned = {'bank': self.bank}
 
     def statistics(self, mean: Tensor, std: Tensor, generator: torch.Generator) -> tuple:
         "Return combined statistics."

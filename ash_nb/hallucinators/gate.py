@@ -53,6 +53,11 @@ class Gated(Hallucinator):
         self.inner, self.gate, self.needs = inner, gate, inner.needs
         self.learned = {'gate': gate} | inner.learned
 
+    def meet(self, segmenter: nn.Module) -> None:
+        "Let the inner hallucinator see the segmenter."
+        self.inner.meet(segmenter)
+        self.learned |= self.inner.learned
+
     def strength(self, probs: Tensor, x: Tensor, turned: bool) -> Tensor:
         "Return the gate's strength at the positions of an image or of features."
         s = self.gate(probs, turned)

@@ -6,6 +6,7 @@
 __all__ = ['rate', 'sgd', 'segmenter_optimizer', 'make_stylizer', 'unshare', 'Learner']
 
 # %% ../../nbs/methods/06_learner.ipynb #40f80e9b
+import functools
 from collections.abc import Iterable
 
 import torch
@@ -51,7 +52,7 @@ def sgd(
 # %% ../../nbs/methods/06_learner.ipynb #178e1e00
 def segmenter_optimizer(segmenter: Segmenter, c: Config) -> torch.optim.Optimizer:
     "Return the segmenter's optimizer; its heads learn `head_lr_mult` times as fast as its body."
-    groups = segmenter.parameter_groups(c.lr, c.head_lr_mult)
+    groups = segmenter.parameter_groups(c.lr, c.head_lr_mult, c.layer_decay, c.decay_norms)
     if c.optimizer == 'adamw':
         return torch.optim.AdamW(groups, weight_decay=c.weight_decay, fused=True)
     return sgd(groups, c)
@@ -81,6 +82,11 @@ def unshare(
         if p.grad.untyped_storage()._cdata in taken:
             p.grad = p.grad.clone()
         taken.add(p.grad.untyped_storage()._cdata)
+
+# %% ../../nbs/methods/06_learner.ipynb #f8e52009
+def _keep(kept, name, module, inputs, output):
+    "Keep a module's answer under a name."
+    kept[name] = output
 
 # %% ../../nbs/methods/06_learner.ipynb #822695e9
 class Learner:
@@ -116,8 +122,7 @@ class Learner:
     def _add_segmenter(self):
         c = self.config
         self.segmenter = Segmenter.of(c, len(self.space))
-        self.segmenter.body.checkpointing = c.checkpointing
-        if c.body_weights:
+        if c.body_weights and not c.body.startswith('timm/'):
             load_initial(self.segmenter, c.body_weights)
         self.networks['segmenter'] = self.segmenter
         self.optimizers['segmenter'] = segmenter_optimizer(self.segmenter, c)
@@ -135,6 +140,7 @@ class Learner:
             for p in stylizer.parameters():
                 p.data = p.data.to(self.dtype)  # frozen: converted once, not in every step
         made = make_hallucinator(self.kind, c, stylizer, len(self.space))
+        made.meet(self.segmenter)
         self.hallucinator = to_channels_last(made, self.device)
         for name, net in self.hallucinator.learned.items():
             self.networks[name] = net if c.train_ash else net.requires_grad_(False)
@@ -155,16 +161,24 @@ class Learner:
         change=None,  # function of the segmenter's early features; None: nothing is changed
     ) -> Seen:
         "Run the segmenter on images."
-        kept = []
-        hook = self.segmenter.body.register_forward_hook(lambda module, inputs, output: kept.append(output))
+        body, kept = self.segmenter.body, {}
+        watched = [('features', body), ('auxiliary', getattr(body, 'auxiliary', None))]
+        hooks = [m.register_forward_hook(functools.partial(_keep, kept, name)) for name, m in watched if m is not None]
         with self.autocast(), changed(self.segmenter, change):
             heads = self.segmenter(images.contiguous(memory_format=torch.channels_last))
-        hook.remove()
-        return Seen([full(x) for x in heads], kept[0])
+        for hook in hooks:
+            hook.remove()
+        return Seen([full(x) for x in heads], **kept)
 
     def segmentation(self, seen: Seen, labels: Tensor) -> Tensor:
-        "Return the segmentation loss as the configuration says."
-        return segmentation_loss(seen.heads, labels, self.config.focal, self.class_weights)
+        "Return the segmentation loss as the configuration says: of both heads, and of the auxiliary one."
+        c = self.config
+        loss = segmentation_loss(seen.heads, labels, c.focal, self.class_weights)
+        if c.heads_loss == 'mean':
+            loss = loss / len(seen.heads)
+        if seen.auxiliary is None:
+            return loss
+        return loss + c.auxiliary_weight * segmentation_loss([seen.auxiliary], labels, c.focal, self.class_weights)
 
     def jittered(self, images: Tensor, number: int, *name: str) -> Tensor:
         "Return images after the run's photometric changes, if it has any."

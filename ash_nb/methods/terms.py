@@ -39,6 +39,7 @@ class Seen(NamedTuple):
 
     heads: list  # of both heads' logits, (B, C, h, w) each, in at least float32
     features: Tensor  # (B, D, h, w) the body's last map
+    auxiliary: Tensor | None = None  # (B, C, h, w) logits of an auxiliary head, in training; None where there is none
 
     def detach(self) -> 'Seen':
         "Return the same without gradient."

@@ -4,13 +4,17 @@
 
 # %% auto #0
 __all__ = ['CAFFE_MEAN', 'IMAGENET_MEAN', 'IMAGENET_STD', 'LITE0_SHA256', 'BODY_KINDS', 'BODIES', 'Normalize', 'normalization',
-           'CaffeBottleneck', 'still', 'recomputed', 'DeepLabBody', 'load_imagenet', 'lite0_weights', 'fill_in_order',
+           'CaffeBottleneck', 'still', 'recomputing', 'DeepLabBody', 'load_imagenet', 'lite0_weights', 'fill_in_order',
            'Float32', 'depthwise_in_float32', 'Lite0', 'Fuse', 'Lite0Body', 'Residual', 'PlainBody', 'make_body']
 
 # %% ../../nbs/networks/04_bodies.ipynb #b0d1e504
+import functools
 import io
+import operator
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +24,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 from ..core.config import AshError, one_of
 from ..core.files import sha256
+from ..core.registry import Registry
 
 # %% ../../nbs/networks/04_bodies.ipynb #63b5359f
 class Normalize(nn.Module):
@@ -41,8 +46,10 @@ CAFFE_MEAN = (104.00698793, 116.66876762, 122.67891434)  # blue, green, red, of 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def normalization(convention: str) -> Normalize:
-    "Return the conversion of a convention: caffe, torchvision, or symmetric ([-1, 1])."
+def normalization(convention: str | tuple) -> Normalize:
+    "Return the conversion of a convention: caffe, torchvision, symmetric ([-1, 1]), or mean and standard deviation."
+    if not isinstance(convention, str):
+        return Normalize(*convention)
     if convention == 'caffe':
         return Normalize(tuple(m / 255 for m in CAFFE_MEAN), (1 / 255,) * 3, bgr=True)
     if convention == 'torchvision':
@@ -80,19 +87,47 @@ class still:
             m.num_batches_tracked.copy_(count)
 
 # %% ../../nbs/networks/04_bodies.ipynb #b0d1e509
-def recomputed(net: nn.Module, x: Tensor) -> Tensor:
-    """Run a network that keeps its input alone and is run again for each gradient; its hooks run once, on its answer.
-    `net` is a stage of a body; its input needs a gradient."""
-    forward = net.forward
+class recomputing:
+    """Let modules, inside `with`, keep their inputs alone and run again for each gradient. Their hooks run once, on the
+    answer of the first run; running statistics move once."""
 
-    def contexts():  # around the first run, and around each further one
-        return nullcontext(), still(net)
+    def __init__(
+        self,
+        modules: Iterable[nn.Module],  # stages of a body, one after the other
+    ):
+        self.modules = list(modules)
 
-    net.forward = lambda x: checkpoint(forward, x, use_reentrant=False, context_fn=contexts)
-    try:
-        return net(x)
-    finally:
-        del net.forward
+    def __enter__(self):
+        for m in self.modules:
+            m.forward = functools.partial(self.run, m, m.forward)
+
+    def __exit__(self, *error):
+        for m in self.modules:
+            del m.forward
+
+    @staticmethod
+    def run(
+        module: nn.Module,  # a stage
+        forward: Callable,  # what it computes
+        *args,  # its inputs
+        **kwargs,  # likewise
+    ) -> Any:  # its answer
+        "Compute a stage, now and again for each gradient."
+
+        def contexts():  # around the first run, and around each further one
+            return nullcontext(), still(module)
+
+        return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+
+# %% ../../nbs/networks/04_bodies.ipynb #977faa08
+def _itself(body):
+    "Return a body all of which may come trained."
+    return body
+
+
+def _stages(body):
+    "List the four stages of a ResNet."
+    return [body.layer1, body.layer2, body.layer3, body.layer4]
 
 # %% ../../nbs/networks/04_bodies.ipynb #ceab98d1
 class DeepLabBody(ResNet):
@@ -102,7 +137,8 @@ class DeepLabBody(ResNet):
     stride = 8  # pixels a position
     dilations = (6, 12, 18, 24)  # of the heads' branches, in positions
     early = ('layer1', 256)  # where early features come out, and how many channels they have
-    checkpointing = False  # whether to compute stages anew for their gradients, to save memory
+    backbone = property(_itself)  # what may have been trained before
+    stages = property(_stages)  # what `recomputing` takes
 
     def __init__(
         self,
@@ -126,8 +162,8 @@ class DeepLabBody(ResNet):
     ) -> Tensor:  # (B, 2048, h, w), stride 8
         "Return the map of the last stage."
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))  # (B, 64, ...), stride 4
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = recomputed(stage, x) if self.checkpointing and x.requires_grad else stage(x)
+        for stage in self.stages:
+            x = stage(x)
         return x
 
 # %% ../../nbs/networks/04_bodies.ipynb #5fb9cb37
@@ -265,6 +301,8 @@ class Lite0Body(nn.Module):
 
     features, stride, dilations = 64, 4, (1, 6, 12, 18)
     early = ('lite0.stages.0', 24)
+    backbone = property(operator.attrgetter('lite0'))
+    stages = property(lambda self: [self.lite0.stem, *self.lite0.stages])
 
     def __init__(self, pretrained: bool = True):
         super().__init__()
@@ -311,6 +349,8 @@ class PlainBody(nn.Sequential):
 
     features, stride, dilations = 64, 8, (1, 3, 6, 9)
     early = ('1', 32)
+    backbone = property(_itself)
+    stages = property(list)
 
     def __init__(self):
         stem = nn.Sequential(nn.Conv2d(3, 24, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(24), nn.ReLU())
@@ -322,8 +362,10 @@ class PlainBody(nn.Sequential):
         )
 
 # %% ../../nbs/networks/04_bodies.ipynb #b0d1e530
-BODY_KINDS = {'resnet101': DeepLabBody, 'lite0': Lite0Body, 'plain': PlainBody}
-BODIES = tuple(BODY_KINDS)
+BODY_KINDS = Registry('body', 'ash_nb.networks.bodies')  # name -> class, or function, that builds one
+for _name, _kind in (('resnet101', DeepLabBody), ('lite0', Lite0Body), ('plain', PlainBody)):
+    BODY_KINDS.register(_name, _kind, 'ash_nb.networks.bodies')
+BODIES = ('resnet101', 'lite0', 'plain')
 
 # %% ../../nbs/networks/04_bodies.ipynb #b0d1e53b
 def _resnet101(pretrained, convention):
@@ -340,14 +382,19 @@ def _resnet101(pretrained, convention):
 
 # %% ../../nbs/networks/04_bodies.ipynb #9c2a6b89
 def make_body(
-    name: str,  # one of BODIES
+    name: str,  # one of BODY_KINDS, or timm/NAME
     pretrained: bool = True,  # start from ImageNet weights; plain has none
     convention: str = '',  # resnet101: caffe or torchvision; empty: torchvision when pretrained, else caffe
-) -> tuple:  # the body, and the convention of its images
+    **options,  # of timm/NAME: what TimmBody takes
+) -> tuple:  # the body, and the convention of its images: a name, or mean and standard deviation
     "Build a body by name. Raises AshError for an unknown name or convention, or for weights that are missing."
-    one_of(name, BODIES, 'body')
+    if name.startswith('timm/'):
+        from ash_nb.networks.any_body import TimmBody
+
+        body = TimmBody(name, pretrained, **options)
+        return body, body.convention
+    kind = BODY_KINDS.choose(name)
     if name == 'resnet101':
         return _resnet101(pretrained, convention)
-    if name == 'plain':
-        return BODY_KINDS[name](), 'symmetric'
-    return BODY_KINDS[name](pretrained), 'symmetric'
+    body = kind() if name == 'plain' else kind(pretrained)
+    return body, getattr(body, 'convention', 'symmetric')
