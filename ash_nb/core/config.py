@@ -201,6 +201,8 @@ class _Data:
     flip: float = setting(0.5, most=1)  # probability of a horizontal flip
     # strength of photometric changes to every image that the segmenter learns from; 0 = none (paper), 1 = strong
     jitter: float = setting(0.0, most=1)
+    # which changes: ours, or with jitter=1 those of RobustNet's protocol (colour jitter of every second image, blur of all)
+    augmentation: str = setting('ash_nb', ('ash_nb', 'robustnet'))
     batch_size: int = setting(1, above=0)  # images a step
     skip_bad: bool = False  # put the next sample in the place of one that cannot be read, and list it; False: stop
     target: str = ''  # data set whose images are given, without labels, to methods that adapt; empty for all others
@@ -295,6 +297,8 @@ def check_together(c: 'Config') -> None:
         raise AshError('scenes = 0: a procedural source needs at least 1')
     if c.hold_out and 'streetworld' in c.source:
         raise AshError('hold_out: StreetWorld has a split val of its own; leave hold_out at 0')
+    if c.augmentation != 'ash_nb' and c.jitter != 1:
+        raise AshError(f'augmentation = {c.augmentation!r} has one strength, and jitter is {c.jitter}: set jitter=1')
     if c.scale_min > c.scale_max:
         raise AshError(f'scale_min = {c.scale_min} is above scale_max = {c.scale_max}')
     if min(c.width, c.height) < 64:

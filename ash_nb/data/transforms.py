@@ -6,6 +6,7 @@
 __all__ = ['cover', 'RandomScaledCrop', 'train_transform', 'eval_transform', 'photometric']
 
 # %% ../../nbs/data/16_transforms.ipynb #51704042
+import functools
 from typing import Any
 
 import torch
@@ -105,12 +106,32 @@ def _photometric(x: Tensor, s: float, u: list) -> Tensor:  # (3, H, W) in [0, 1]
         x = x + 0.15 * u[9] * sent(noise, x)
     return x.clamp(0, 1)
 
+# %% ../../nbs/data/16_transforms.ipynb #470c4dee
+_CHANGES = (v2.functional.adjust_brightness, v2.functional.adjust_contrast, v2.functional.adjust_saturation)
+
+
+def _jitter_and_blur(x: Tensor, u: list) -> Tensor:  # (3, H, W) in [0, 1]
+    "Change an image as RobustNet does, as ten numbers u in [0, 1) say."
+    changes = [
+        functools.partial(change, **{name: 0.6 + 0.8 * v}) for change, name, v in zip(_CHANGES, _FACTORS, u[1:4])
+    ]
+    changes.append(functools.partial(v2.functional.adjust_hue, hue_factor=0.2 * u[4] - 0.1))
+    for _, change in sorted(zip(u[5:9], changes), key=lambda pair: pair[0]):
+        x = change(x) if u[0] < 0.5 else x
+    return v2.functional.gaussian_blur(x, [11, 11], [0.15 + 1.15 * u[9]]).clamp(0, 1)
+
+
+_FACTORS = ('brightness_factor', 'contrast_factor', 'saturation_factor')
+
 # %% ../../nbs/data/16_transforms.ipynb #9ff2e777
 def photometric(
     images: Tensor,  # (B, 3, H, W) in [0, 1]
     strength: float,  # 0: nothing changes; 1: strong
     generator: torch.Generator,
+    recipe: str = 'ash_nb',  # or robustnet, at its own strength
 ) -> Tensor:  # (B, 3, H, W) in [0, 1]
     "Change the appearance of each image at random."
     numbers = draw(torch.rand, (len(images), 10), generator).tolist()
+    if recipe == 'robustnet':
+        return torch.stack([_jitter_and_blur(x, u) for x, u in zip(images, numbers)])
     return torch.stack([_photometric(x, strength, u) for x, u in zip(images, numbers)])

@@ -183,7 +183,9 @@ class Learner:
     def jittered(self, images: Tensor, number: int, *name: str) -> Tensor:
         "Return images after the run's photometric changes, if it has any."
         c = self.config
-        return photometric(images, c.jitter, generator(c.seed, 'jitter', number, *name)) if c.jitter else images
+        if not c.jitter:
+            return images
+        return photometric(images, c.jitter, generator(c.seed, 'jitter', number, *name), c.augmentation)
 
     def begin(self, number: int) -> None:
         "Remember what a bad step must not change, set the rates of a step and clear the gradients."

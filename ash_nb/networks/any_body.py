@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check_name', 'build', 'load_file', 'fetch_weights', 'levels', 'chosen_levels', 'in_patches', 'early_level',
            'stages_of', 'dilate_whole_stages', 'keep_depthwise_exact', 'LoRA', 'add_lora', 'merge_lora', 'padded',
-           'needs_padding', 'body_record', 'TimmBody']
+           'needs_padding', 'whose_weights', 'body_record', 'TimmBody']
 
 # %% ../../nbs/networks/09_any_body.ipynb #f7f4db27
 import difflib
@@ -212,14 +212,24 @@ def needs_padding(net: nn.Module, found: list, sure: bool) -> bool:
         told = f'its maps of 97 x 131 pixels have the shapes {sizes}'
     raise AshError(f'{type(net).__name__} does not take images of any size ({told}): choose another body')
 
+# %% ../../nbs/networks/09_any_body.ipynb #feb69746
+def whose_weights(name: str) -> tuple:  # full name with its tag, licence
+    "Say which weights a name of timm's stands for, and under which terms they are."
+    from timm.models import get_pretrained_cfg
+
+    known = get_pretrained_cfg(check_name(name))
+    if known is None or not (known.has_weights or known.tag):
+        return name, 'not stated by timm'
+    tag = f'.{known.tag}' if known.tag else ''
+    return f'timm/{known.architecture}{tag}', known.license or 'not stated by timm'
+
 # %% ../../nbs/networks/09_any_body.ipynb #3b54edfb
 def body_record(net: nn.Module, name: str, pretrained: bool, file: str) -> dict:  # name, weights, licence, SHA-256
     "Fill a network with the weights that are asked for, and say whose they are."
     known = net.pretrained_cfg
     if not pretrained:
         return dict(name=f'timm/{name}', weights='none')
-    whose = f'timm/{known["architecture"]}' + (f'.{known["tag"]}' if known.get('tag') else '')
-    record = dict(name=f'timm/{name}', weights=whose, licence=known.get('license') or 'not stated by timm')
+    record = dict(name=f'timm/{name}', **dict(zip(('weights', 'licence'), whose_weights(f'timm/{name}'))))
     if not file:
         fetch_weights(net, name)
         return record | dict(source=known.get('hf_hub_id') or known.get('url'))

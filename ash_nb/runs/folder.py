@@ -39,6 +39,8 @@ def _read_config(folder: Path) -> Config:
     given = read_json(folder / 'config.json', sealed=True).get('config')
     if not isinstance(given, dict):
         raise AshError(f'{folder}/config.json is not the record of a run: it has no "config"')
+    if 'freeze_norm' in given:  # until one field said what is frozen
+        given['freeze'] = 'norm' if given.pop('freeze_norm') else given.get('freeze', 'none')
     if odd := given.keys() - {f.name for f in fields(Config)}:
         told = f'{folder}/config.json was written by another version of ash_nb: field {min(odd)!r} is unknown here'
         raise AshError(f'{told}; open the run with that version, or train again in a new folder')

@@ -130,8 +130,9 @@ def step_forecast(
     """Forecast the memory and the arithmetic of a training step. Raises AshError for a method that draws sizes
     from numbers. Photometric changes, which need little of either, are left out."""
     precision = 'bf16' if c.precision == 'auto' else c.precision
+    shapes = dict(pretrained=False, body_weights='', jitter=0.0, augmentation='ash_nb', precision=precision)
     try:
-        return _counted_step(replace(c, pretrained=False, body_weights='', jitter=0.0, precision=precision))
+        return _counted_step(replace(c, **shapes))
     except DataDependentOutputException:
         instead = 'ash_segmentation_loss needs about as much, or more'
         raise AshError(f'no forecast of {c.method}: it draws sizes or mixtures on the host; {instead}') from None
