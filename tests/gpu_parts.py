@@ -1068,6 +1068,67 @@ def gaps(p, n) -> dict:
     return dict(idle_ms=sum(idle) / 1e3 / n, gaps_over_10_us=sum(g > 10 for g in idle) / n, longest_gap_ms=longest)
 
 
+# ---------------------------------------------------------------- other bodies
+
+
+@part(90, 'timm')
+def bodies(o, emit):
+    "Steps of the field's protocol and of bodies from timm: memory against the forecast, and the share of the limit."
+    from ash_nb.core.config import AshError
+    from ash_nb.methods.presets import preset
+
+    large = dict(pretrained=False, precision='bf16', stylizer='small', freeze='none')
+    small = dict(width=96, height=64, batch_size=2, pretrained=False, precision='float32')
+    runs = {
+        'robustnet_r50': preset('robustnet_r50', **large),
+        'dinov2_lora': preset('dinov2_lora', **large),
+        'dinov2_linear': preset('dinov2_linear', **large | dict(batch_size=4)),
+        'ash on ConvNeXt-T': preset('gta5', method='ash_segmentation_loss', body='timm/convnext_tiny', **large),
+        'ash on DINOv2-S': preset(
+            'gta5', method='ash_segmentation_loss', body='timm/vit_small_patch14_dinov2', checkpointing=True, **large
+        ),
+    }
+    if not o.full:
+        runs = {
+            'ash on a small ResNet': preset('streetworld', body='timm/test_resnet', **small),
+            'LoRA': preset('streetworld', body='timm/test_vit', lora=2, checkpointing=True, **small),
+        }
+    odd = []
+    for name, c in runs.items():
+        row = body_costs(o, c)
+        emit(name, **row)
+        if o.gpu and not 0.85 < row['measured_over_forecast'] < 1.15:
+            odd.append(name)
+    if odd:
+        raise AshError(f'{", ".join(odd)}: the memory of a step is farther than 15 % from its forecast')
+
+
+def body_costs(o, c) -> dict:
+    "Take steps of a run with random weights: the peak of their memory, their time, and what was forecast."
+    import torch
+
+    from ash_nb.bench import in_a_row, inputs
+    from ash_nb.methods.learner import Learner
+    from ash_nb.methods.step import step
+    from ash_nb.runs.forecast import LiveMemory, step_forecast
+
+    told = step_forecast(c)
+    if o.gpu:
+        forget_peak()
+    with contextlib.nullcontext() if o.gpu else LiveMemory() as memory:
+        learner = Learner(c, o.device)
+        images, labels, styles = inputs(c, o.device)
+        take = functools.partial(step, learner, images, labels, styles if learner.needs('styles') else None, 5)
+        losses = [take() for _ in range(2)][-1]
+    peak = (torch.cuda.max_memory_allocated() if o.gpu else memory.peak) / 2**30
+    ms = in_a_row(take, 4 if o.full else 1, 2 if o.full else 1)['median_ms']
+    finite = all(bool(v.isfinite()) for v in losses.values())
+    row = dict(peak_gb=peak, forecast_gb=told['peak'], measured_over_forecast=peak / told['peak'], finite=finite)
+    return row | dict(
+        median_ms=ms, tflop=told['tflop'], tflop_s=told['tflop'] / ms * 1e3, images_s=c.batch_size / ms * 1e3
+    )
+
+
 # ---------------------------------------------------------------- if time is left
 
 
