@@ -365,8 +365,10 @@ def _compare(args: argparse.Namespace) -> int:  # exit code: 1 where runs are mi
     if args.part:
         _say_part(args.part, runs)
         return 0
-    there = set(runs.method)
-    _show_comparison(args.out, runs, roots, args.baseline if args.baseline in there else None)
+    baseline = args.baseline or words[0]
+    if lost := baseline not in set(runs.method):
+        print(f'no run of {baseline} is finished: differences are to {runs.method[0]}', file=sys.stderr)
+    _show_comparison(args.out, runs, roots, None if lost else baseline)
     return int(len(runs[['method', 'seed']].drop_duplicates()) < len(words) * args.seeds)
 
 # %% ../nbs/workshop/04_cli.ipynb #91d43d18
