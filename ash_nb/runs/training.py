@@ -283,7 +283,7 @@ def _watchers(run: Run, start: int, bar, tensorboard: bool, on_log: Callable | N
 # %% ../../nbs/runs/05_training.ipynb #pa050002
 def _session(run: Run, learner: Learner, start: int, workers: int, progress: bool, *watching) -> Run:
     "Train from step `start` to the end under a bar, and write down what it cost."
-    c, clock, record = run.config, time.perf_counter(), dict(step=start)
+    c, clock, done = run.config, time.perf_counter(), start
     reset_peak(learner.device)
     if is_first_process():
         for name in LOGS:
@@ -292,10 +292,11 @@ def _session(run: Run, learner: Learner, start: int, workers: int, progress: boo
         with _progress_bar(c, start, progress and is_first_process()) as bar:
             watchers = _watchers(run, start, bar, *watching)
             for record in records(run, learner, start, workers, lambda row: [tell(run, row) for tell in watchers]):
+                done = record['step']
                 bar.update()
     finally:
         if is_first_process():
-            log_session(run, learner, start, record['step'], time.perf_counter() - clock)
+            log_session(run, learner, start, done, time.perf_counter() - clock)
     return run
 
 # %% ../../nbs/runs/05_training.ipynb #e1c0de33
