@@ -19,7 +19,7 @@ from itertools import groupby
 from pathlib import Path
 
 from .core.config import AshError, Config, Stopped, field_table, one_of, parse_field, plain_path, settings
-from .methods.presets import PRESETS, preset
+from .methods.presets import PRESETS, preset, written_out
 from .methods.registry import METHODS, Method
 
 # %% ../nbs/workshop/04_cli.ipynb #b386db21
@@ -67,7 +67,7 @@ _root_help = 'its folder, or NAME=FOLDER, as often as needed (default: as settin
 
 def _target_options(p: argparse.ArgumentParser, default: str = None):
     "Add what says on which targets to score; without a default, --target must be given."
-    names = 'data sets or their folders, with commas: camvid, acdc-fog, unseen'
+    names = 'data sets or folders, with commas: camvid, unseen'
     p.add_argument('--target', default=default, required=default is None, help=names)
     p.add_argument('--root', action='append', default=[], metavar='[NAME=]DIR', help=_root_help)
     p.add_argument('--split', help='split of the target (default: val, or the first)')
@@ -103,7 +103,7 @@ def _data_sets(text: str) -> tuple:  # names, name -> folder of those that were 
 # %% ../nbs/workshop/04_cli.ipynb #708d11a9
 def _rule_option(p: argparse.ArgumentParser):
     "Add by which rule is tested."
-    p.add_argument('--rule', default='ash', help='how is tested: ash (default), robustnet, rein, tqdm, ...')
+    p.add_argument('--rule', default='ash', help='how is tested: ash (default), robustnet, rein, ...')
 
 # %% ../nbs/workshop/04_cli.ipynb #bfb41fa4
 def _mean_options(p: argparse.ArgumentParser, of: str, rule: str):
@@ -323,25 +323,36 @@ def _add_compare(subparsers):
     summary = f'Train methods over seeds, evaluate, and print {what}.'
     example = 'ash-nb compare --methods source_only,ash --seeds 3 --target unseen --out runs/c'
     p = _add_verb(subparsers, 'compare', summary, example)
-    names = 'names with commas, e.g. source_only,ash,ash:delta=0; `ash-nb methods` lists them'
+    names = "names with commas, e.g. source_only,'ash:delta=0|1' (two); `ash-nb methods` lists them"
     p.add_argument('--methods', required=True, help=names)
     p.add_argument('--baseline', help='differences are taken to it (default: the first)')
     p.add_argument('--seeds', type=_whole('--seeds'), default=3, help='seeds 0 .. N-1 (default %(default)s)')
     _mean_options(p, 'each target', 'truth')
     _rule_option(p)
     p.add_argument('--out', required=True, help='folder; what it already holds is not trained again')
+    shares = p.add_mutually_exclusive_group()
+    shares.add_argument('--part', default='', metavar='K/N', help='train the K-th of N shares of the runs, no table')
+    shares.add_argument('--collect', action='store_true', help='train nothing: make the tables of what is finished')
     _target_options(p, 'unseen')
     _run_options(p)
     return p
 
+# %% ../nbs/workshop/04_cli.ipynb #pa040c01
+def _say_part(part: str, runs):
+    "Print what a part of a comparison has trained, and how it goes on."
+    cells = runs[['method', 'seed']].drop_duplicates().itertuples(index=False) if len(runs) else []
+    told = ', '.join(f'{word} seed {seed}' for word, seed in cells) or 'none of the runs is its own'
+    again = f'when all parts are, the same command makes the tables, with --collect in place of --part {part}'
+    print(f'part {part} is finished: {told}; {again}')
+
 # %% ../nbs/workshop/04_cli.ipynb #140d0f13
-def _compare(args: argparse.Namespace):
-    "Train methods over seeds, evaluate them, and show the table."
+def _compare(args: argparse.Namespace) -> int:  # exit code: 1 where runs are missing
+    "Train methods over seeds, or a part of them, evaluate them, and show the table."
     from ash_nb.data.datasets import sources_of
     from ash_nb.runs.compare import compare
     from ash_nb.runs.scoring import target_names
 
-    words = [m.strip() for m in args.methods.split(',')]
+    words = written_out([m.strip() for m in args.methods.split(',')])
     names, roots = _data_sets(args.target)
     targets = target_names(','.join(names))
     config = _compare_config(args, targets)
@@ -349,9 +360,16 @@ def _compare(args: argparse.Namespace):
     if args.baseline:
         one_of(args.baseline, words, 'baseline')
     where = (args.split, args.device, args.images, args.protocol, args.workers)
-    how = dict(mean_over=args.mean_over, rule=args.rule)
+    how = dict(mean_over=args.mean_over, rule=args.rule, part=args.part, collect=args.collect)
     runs = compare(words, args.seeds, targets, args.out, config, roots, *where, **how)
-    _show_comparison(args.out, runs, roots, args.baseline)
+    if args.part:
+        _say_part(args.part, runs)
+        return 0
+    baseline = args.baseline or words[0]
+    if lost := baseline not in set(runs.method):
+        print(f'no run of {baseline} is finished: differences are to {runs.method[0]}', file=sys.stderr)
+    _show_comparison(args.out, runs, roots, None if lost else baseline)
+    return int(len(runs[['method', 'seed']].drop_duplicates()) < len(words) * args.seeds)
 
 # %% ../nbs/workshop/04_cli.ipynb #91d43d18
 def _add_predict(subparsers):

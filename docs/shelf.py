@@ -27,7 +27,7 @@ ROOMS = (
     Room(
         'start',
         'Start here',
-        'the whole job in one sitting, the preview, your own streets, your own hallucinator, a GPU',
+        'the whole job in one sitting, the preview, your own streets, your own hallucinator, a GPU, tracking',
     ),
     Room('data', 'Data', 'classes, pictures, procedural streets and paintings, data sets, loaders'),
     Room('networks', 'Networks', 'AdaIN and noise, encoder and decoder, segmenter, discriminator, weights'),

@@ -192,7 +192,7 @@ def measure(o, file, wanted, again, missing, start) -> dict:  # the run's record
             write_json(file, whole)
 
         begin, lacks = time.monotonic(), ', '.join(n for n in p.needs if n in missing)
-        limit = min(p.limit, o.end - begin)
+        limit = min(p.limit * o.patience, o.end - begin)
         if lacks:
             entry['state'] = f'skipped: needs {lacks}, neither installed here nor in wheels/: make gpu-wheels'
         elif limit < LEAST:
@@ -231,6 +231,7 @@ def options(argv):
     p.add_argument('--size', choices=('full', 'small'), help='default: full on a GPU, small on a CPU')
     p.add_argument('--parts', default='', help=f'only these, with commas, of: {", ".join(PARTS)}')
     p.add_argument('--seconds', type=float, default=470.0, help='when to end at the latest')
+    p.add_argument('--patience', type=float, default=1.0, help="times a part's limit: more where others compute, too")
     p.add_argument('--json', type=Path, help='file for the results')
     p.add_argument(
         '--wheels', type=Path, default=ROOT / 'wheels', help='folder of wheels for packages that are missing'
@@ -262,7 +263,7 @@ def main(argv=None) -> int:
         import ash_nb.runs.compare  # once, before the children are forked; the GPU is not touched
 
         full = (a.size or ('full' if a.device == 'cuda' else 'small')) == 'full'
-        o = Options(a.device, full, start + a.seconds)
+        o = Options(a.device, full, start + a.seconds, a.patience)
         try:
             run = measure(o, a.file, a.wanted, a.again, missing, start)
         except ash_nb.AshError as e:

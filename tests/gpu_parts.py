@@ -35,6 +35,7 @@ class Options:
     device: str  # cpu or cuda
     full: bool  # the paper's sizes; False: the smallest
     end: float  # by time.monotonic()
+    patience: float = 1.0  # times the limit of a part
 
     @property
     def gpu(self):

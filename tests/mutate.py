@@ -66,7 +66,7 @@ ASIDE = {
     'reset_peak',
     'log_session',
     '_peak_mb',
-    'tensorboard_writer',
+    'tensorboard_log',
     '_session',
     '_show',
     'pick_device',

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 root = Path(__file__).parent.parent
+CORES = max(1, min(4, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1))
 bin = Path(sys.executable).parent
 env = os.environ | {
     'OMP_NUM_THREADS': '1',
@@ -35,7 +36,7 @@ def count(pattern, text) -> int:
 
 def notebooks() -> tuple:  # how many passed, how many failed
     "Execute every notebook; none at all is a failure."
-    code, text = run(bin / 'nbdev-test', '--timing', '--n-workers', '2')
+    code, text = run(bin / 'nbdev-test', '--timing', '--n-workers', str(CORES))
     failed = len(re.findall(r'^\t\S+\.ipynb$', text, re.M)) or int(code != 0)
     done = len(re.findall(r'\.ipynb: \d+ secs$', text, re.M))
     return max(0, done - failed), failed or int(done == 0)
@@ -43,7 +44,13 @@ def notebooks() -> tuple:  # how many passed, how many failed
 
 def tests() -> tuple:  # how many passed, how many failed
     "Run pytest; no test at all is a failure."
-    code, text = run(sys.executable, '-m', 'pytest', '-rs')
+    spread = (
+        '-n',
+        str(CORES),
+        '--dist',
+        'worksteal',
+    )  # one process a core, each takes from the others when it has no more
+    code, text = run(sys.executable, '-m', 'pytest', '-rs', *spread)
     last = text.splitlines()[-1] if text else ''
     return count(r'(\d+) passed', last), count(r'(\d+) (?:failed|error)', last) or int(code != 0)
 

@@ -13,21 +13,18 @@ import torch
 from ash_nb.methods.registry import METHODS
 
 
-def python(n, port):
-    "Begin a command line that runs in n processes under torchrun, or in one without it."
-    return (
-        [sys.executable]
-        if n == 1
-        else [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', str(n), '--master-port', str(port)]
-    )
+def python(n):
+    "Begin a command line that runs in n processes under torchrun, on a free port, or in one without it."
+    torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(n)]
+    return [sys.executable, *(torchrun if n > 1 else [])]
 
 
-def spawn(n, code, folder, port):
+def spawn(n, code, folder):
     "Run Python code in n processes under torchrun, or in this environment alone for n = 1."
     file = Path(folder) / f'code{n}.py'
     file.write_text(code)
     done = subprocess.run(
-        [*python(n, port), str(file)],
+        [*python(n), str(file)],
         capture_output=True,
         text=True,
         env=os.environ | {'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''},
@@ -81,12 +78,7 @@ leave()
 def test_gradients_equal_those_of_one_process(tmp_path, n, noise):
     answers = []
     for k in (1, n):
-        spawn(
-            k,
-            f'NOISE, FILE = {noise!r}, {str(tmp_path / f"{k}.pt")!r}\n' + STEPS,
-            tmp_path,
-            29520 + 10 * n + len(noise),
-        )
+        spawn(k, f'NOISE, FILE = {noise!r}, {str(tmp_path / f"{k}.pt")!r}\n' + STEPS, tmp_path)
         answers.append(torch.load(tmp_path / f'{k}.pt'))
     one, many = answers
     assert one.keys() == many.keys() and {k.split('/')[0] for k in one} == set(METHODS)
@@ -112,9 +104,7 @@ leave()
 
 
 def test_confusion_matrices_are_summed(tmp_path):
-    one, two = (
-        json.loads(spawn(n, EVALUATE, tmp_path, 29561).splitlines()[-1]) for n in (1, 2)
-    )  # gloo may talk before
+    one, two = (json.loads(spawn(n, EVALUATE, tmp_path).splitlines()[-1]) for n in (1, 2))  # gloo may talk before
     assert one == two and np.sum(one[0]) > 0 and len(one[1]) == 7
 
 
@@ -147,7 +137,7 @@ def train(n, out, *more):
     ):
         words += ['--set', s]
     return subprocess.run(
-        [*python(n, 29571), *words],
+        [*python(n), *words],
         capture_output=True,
         text=True,
         timeout=1800,

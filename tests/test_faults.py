@@ -351,7 +351,6 @@ MEMORY, ABOVE = 'most likely for lack of memory: run the same command again', 'w
         ('act = 1 if __name__ == "__main__" else missing', False, f'a loader process ended with exit code 1; {ABOVE}'),
         ('work(kill)', True, f'a process was killed, {MEMORY}, with fewer --workers'),
         ('work(leave)', True, f'a process ended with exit code 3; {ABOVE}'),
-        (PREPARE, True, None),
         ('list(Loader(local(), 1, num_workers=1))', True, 'a loader process cannot be sent what it needs ('),
     ],
 )

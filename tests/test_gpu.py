@@ -29,7 +29,9 @@ env = os.environ | {'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1', 'PYTHONPATH': s
 
 def measure(file, *more):
     "Run the command line."
-    return subprocess.run([*words, '--json', str(file), *more], capture_output=True, text=True, env=env, timeout=400)
+    patience = ['--patience', '20', '--seconds', '3000']  # other tests run beside this one
+    said = [*words, '--json', str(file), *patience, *more]
+    return subprocess.run(said, capture_output=True, text=True, env=env, timeout=3000)
 
 
 def parts(file):
@@ -39,7 +41,8 @@ def parts(file):
 def test_killed_and_on_again(tmp_path):
     "SIGKILL in the midst of the second part: what was measured is there; the same command keeps it and does the rest."
     file = tmp_path / 'gpu.json'
-    driver = subprocess.Popen([*words, '--json', str(file)], env=env, stdout=subprocess.DEVNULL)
+    patient = ['--patience', '20', '--seconds', '3000']
+    driver = subprocess.Popen([*words, '--json', str(file), *patient], env=env, stdout=subprocess.DEVNULL)
 
     def begun():
         return file.exists() and parts(file).get('step', {}).get('rows')

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from conftest import MANY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -25,7 +26,7 @@ from ash_nb.data.streetworld.appearances import street
 from ash_nb.data.streetworld.paintings import painting
 from ash_nb.look.figures import stylize_file
 
-FILES = int(os.environ.get('ASH_FUZZ_FILES', 2000))
+FILES = int(os.environ.get('ASH_FUZZ_FILES', 700 * MANY))
 
 
 def generated(n):

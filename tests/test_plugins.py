@@ -74,9 +74,19 @@ def test_a_broken_module_is_named(folder, text, told):
 
 
 def test_which_module_was_imported_first_changes_nothing():
-    script = 'import sys; [__import__(m) for m in sys.argv[1:]]\n'
-    script += 'from ash_nb.hallucinators.contract import HALLUCINATORS; print(*HALLUCINATORS)'
+    script = """if True:
+        import os, sys, torch, torchvision, timm, pandas, scipy  # once: each order is a fork of this process
+        for order in sys.argv[1:]:
+            if os.fork() == 0:
+                for module in order.split():
+                    __import__(module)
+                from ash_nb.hallucinators.contract import HALLUCINATORS
+                print(*HALLUCINATORS, flush=True)
+                os._exit(0)
+            assert os.wait()[1] == 0
+    """
     modules = ['ash_nb.hallucinators.' + m for m in ('gate', 'features', 'images', 'asm', 'ash')]
     orders = [[], modules, modules[::-1], modules[2:3]]
-    found = {subprocess.run([sys.executable, '-c', script, *o], capture_output=True, text=True).stdout for o in orders}
-    assert len(found) == 1 and 'ash' in found.pop().split()
+    words = [sys.executable, '-c', script, *(' '.join(order) for order in orders)]
+    found = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(found) == len(orders) and len(set(found)) == 1 and 'ash' in found[0].split()

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import secrets
 from pathlib import Path
 
 from .config import AshError
@@ -64,14 +65,15 @@ def _drop_quietly(path: Path):
 # %% ../../nbs/core/03_files.ipynb #ecff4e6d
 def write_atomic(path: str | Path, data: bytes) -> Path:  # the file
     "Write a file so that it is whole or not there. Raises AshError naming the file and the reason."
-    path, part = Path(path), Path(f'{path}.part')
+    path, part = Path(path), Path(f'{path}.{secrets.token_hex(4)}.part')  # a name that no other process has
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_through(part, data)
         os.replace(part, path)
     except OSError as e:
-        _drop_quietly(part)
         raise cannot_write(path, e) from None
+    finally:
+        _drop_quietly(part)
     flush_folder(path.parent)
     return path
 

@@ -327,14 +327,15 @@ def comparison_notes(
     folder: str | Path,  # of a comparison
     runs: pd.DataFrame,  # of runs.csv
 ) -> list:  # sentences
-    "Say which classes the means of a comparison are over, which have no partner, and why a column of it is empty."
+    "Say which classes the means of a comparison are over, which have no partner, and which runs are missing."
     file = Path(folder) / 'protocol.json'
     record = read_json(file) if file.is_file() else {}
     rules, targets = record.get('checkpoint_rules', {}), record.get('targets', {})
     left = [f'{t}: {about["unscored"]}' for t, about in dict(targets).items() if about.get('unscored')]
     why = str(rules.get('best_on_source', '')) if isinstance(rules, dict) else ''
     tested = [f'tested by rule {" and ".join(runs.rule.unique())}'] if 'rule' in runs else []
-    return mean_basis(runs) + left + tested + [f'best on source: {why}'] * why.startswith('none, because ')
+    lost = [f'missing: {name} ({why})' for name, why in dict(record.get('missing', {})).items()]
+    return lost + mean_basis(runs) + left + tested + [f'best on source: {why}'] * why.startswith('none, because ')
 
 # %% ../../nbs/look/04_report.ipynb #rp000058
 TABLE = (

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['BODY_DATA', 'FIGURES', 'TABLES', 'Scoring', 'check_words', 'target_record', 'body_data', 'extra_data',
-           'protocol_record', 'look_first', 'session_costs', 'run_columns', 'target_columns', 'cell_rows', 'drop_drawn',
-           'know_protocols', 'rule_kept', 'keep_comparison', 'compare', 'with_rule', 'comparison_table', 'rules_table',
-           'cost_table', 'to_markdown', 'to_latex']
+           'protocol_record', 'look_first', 'session_costs', 'run_columns', 'target_columns', 'cell_rows', 'read_part',
+           'part_of_run', 'what_lacks', 'drop_drawn', 'know_protocols', 'rule_kept', 'keep_comparison', 'compare',
+           'with_rule', 'comparison_table', 'rules_table', 'cost_table', 'to_markdown', 'to_latex']
 
 # %% ../../nbs/runs/07_compare.ipynb #51be3d41
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -27,16 +28,18 @@ from torch.utils.data import Dataset
 from ..core.config import AshError, Config, one_of, plain_path
 from ..core.devices import pick_device
 from ..core.distributed import lost_process, process_died, ready_to_start
-from ..core.files import read_json, write_atomic, write_json
+from ..core.files import read_json, sha256, write_atomic, write_json
 from ..data.datasets import space_of, taught_by
 from ..data.labels import CITYSCAPES, LabelSpace, known_protocol
-from ..methods.presets import method_settings, preset, with_method
+from ..methods.presets import method_settings, preset, with_method, written_out
 from ..methods.registry import METHODS, adapts
 from ..numbers.analysis import summarise, with_world_mean
 from ..numbers.evaluation import MEAN_OVER, fits, protocol_records
 from ..numbers.rules import TestRule, rule_of
 from .batches import first_samples, read_sample
-from .folder import Run, run_name
+from .folder import Run, only_one, run_name
+from .log import check_callback, forgiving
+from .record import refuse_other
 from .training import train
 
 # %% ../../nbs/runs/07_compare.ipynb #42a1bd1b
@@ -84,11 +87,12 @@ def check_words(what: str, words: Sequence) -> list:
     words = list(words)
     if not words:
         raise AshError(f'no {what} given: name at least one')
-    if what == 'method':
-        for word in words:
-            method_settings(word)
-    if len(set(words)) < len(words):
-        raise AshError(f'{what}s {",".join(words)}: one is named twice')
+    meaning = {}
+    for word in words:
+        means = str(sorted(method_settings(word).items()) if what == 'method' else word)
+        if means in meaning:
+            raise AshError(f'{what}s {",".join(words)}: one is named twice, as {meaning[means]} and as {word}')
+        meaning[means] = word
     return words
 
 # %% ../../nbs/runs/07_compare.ipynb #1302bbf8
@@ -227,13 +231,77 @@ def cell_rows(run: Run, word: str, device: str | torch.device, scoring: Scoring)
 _worker = {}  # of a worker process: its device
 
 
-def _cell(cell: tuple, config, out, scoring, known, workers, progress, device=None) -> list:
+def _cell(cell: tuple, config, out, scoring, known, workers, on_log, progress, device=None) -> list:
     "Train what is missing of one method and seed, and score it."
     word, seed = cell
     device = pick_device(device or _worker['device'])
-    run = train(with_method(config, word, seed), Path(out) / run_name(word, seed), str(device), workers, progress)
+    c, folder = with_method(config, word, seed), Path(out) / run_name(word, seed)
+    run = train(c, folder, str(device), workers, progress, on_log=on_log)
     remember_labels(known)
-    return cell_rows(run, word, device, scoring)
+    rows = cell_rows(run, word, device, scoring)
+    if on_log:
+        scores = {f'miou/{row["target"]}': row['miou'] for row in rows}
+        forgiving(on_log)(run, dict(step=rows[0]['step'], **scores))
+    return rows
+
+# %% ../../nbs/runs/07_compare.ipynb #pa070002
+def read_part(
+    text: str,  # K/N, the first part is 1
+) -> tuple[int, int]:  # K, N
+    "Read which part of how many is meant. Raises AshError for what is no part."
+    found = re.fullmatch(r'([0-9]+)/([0-9]+)', str(text).strip())
+    k, n = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= k <= n:
+        raise AshError(f'part {str(text)!r}: expected K/N with K from 1 to N, for example 2/4')
+    return k, n
+
+
+def part_of_run(
+    word: str,  # of its method
+    seed: int,
+    parts: int,  # how many
+) -> int:  # 1 .. parts
+    "Tell which part of a comparison trains a run."
+    return int(sha256(run_name(word, seed).encode()), 16) % parts + 1
+
+# %% ../../nbs/runs/07_compare.ipynb #pa070005
+def what_lacks(run: Run, config: Config) -> str:  # '' for a run that is finished and whole
+    "Say what a run of a comparison lacks. Raises AshError when its folder holds another run."
+    if not (run.path / 'config.json').is_file():
+        return 'not begun'
+    refuse_other(run, config)
+    if not run.finished:
+        return f'after step {step_of(run, -1) if run.checkpoints else 0} of {config.steps}'
+    try:
+        with only_one(run.path):  # its last checkpoint is there, but older ones are about to go
+            return run.damage()
+    except AshError as e:
+        return str(e)
+
+# %% ../../nbs/runs/07_compare.ipynb #pa070007
+def _share(cells: list, part: str) -> list:
+    "Choose the cells of one part; all of them where there is none."
+    if not part:
+        return cells
+    k, n = read_part(part)
+    return [cell for cell in cells if part_of_run(*cell, n) == k]
+
+
+def _there(
+    cells: list,
+    config: Config,
+    out: Path,
+) -> tuple:  # the cells that are finished, and name -> what it lacks for those that are not
+    "Find the finished runs, and say what is missing. Raises AshError when none is there."
+    lacks = {cell: what_lacks(Run(out / run_name(*cell)), with_method(config, *cell)) for cell in cells}
+    missing = {run_name(*cell): why for cell, why in lacks.items() if why}
+    told = ', '.join(f'{name} ({why})' for name, why in missing.items())
+    if len(missing) == len(cells):
+        raise AshError(f'{out}: none of the {len(cells)} runs is finished: {told}; train them with --part first')
+    if missing:
+        again = 'start their parts again with the same command, then collect again'
+        print(f'{out}: {len(missing)} of {len(cells)} runs are missing: {told}; {again}', file=sys.stderr)
+    return [cell for cell in cells if not lacks[cell]], missing
 
 # %% ../../nbs/runs/07_compare.ipynb #310b20d0
 def _take_device(devices, threads):
@@ -335,9 +403,20 @@ def keep_comparison(
     write_atomic(out / 'runs.csv', text)
     return runs
 
+# %% ../../nbs/runs/07_compare.ipynb #pa070011
+def _check_asked(seeds: int, on_log: Callable | None, part: str, collect: bool):
+    "Raise AshError for numbers and words that a comparison cannot be made of."
+    check_callback(on_log)
+    if seeds < 1:
+        raise AshError(f'seeds = {seeds}: expected at least 1')
+    if part and collect:
+        raise AshError(f'part {part} and collect: first all parts are trained, then they are collected')
+    if part:
+        read_part(part)
+
 # %% ../../nbs/runs/07_compare.ipynb #86372d0f
 def compare(
-    methods: Sequence,  # words of methods, the first is the baseline
+    methods: Sequence,  # words of methods, the first is the baseline; ash:delta=0|1 is two
     seeds: int,  # how many seeds: 0 .. seeds-1
     targets: Sequence,  # names of targets
     out: str | Path,  # folder of the comparison
@@ -351,21 +430,25 @@ def compare(
     progress: bool = True,  # show progress bars
     mean_over: str = 'truth',  # which classes the means are over, one of MEAN_OVER
     rule: str | TestRule = 'ash',  # of the test
+    on_log: Callable = None,  # is called with a run and each row of its metrics.csv, and at last its scores
+    part: str = '',  # K/N: train and score only this share of the runs, and write no table
+    collect: bool = False,  # train nothing: score the runs that are finished
 ):  # pandas.DataFrame: a row per method, seed and target
     "Train every method with every seed, evaluate on every target, and write runs.csv and protocol.json."
     import pandas as pd
 
-    methods, config = check_words('method', methods), config or preset('streetworld')
-    if seeds < 1:
-        raise AshError(f'seeds = {seeds}: expected at least 1')
+    _check_asked(seeds, on_log, part, collect)
+    methods, config = check_words('method', written_out(methods)), config or preset('streetworld')
     out = plain_path(out)
     targets, known = check_words('target', targets), (space_of(config), taught_by(config))
     scoring = Scoring(targets, roots or {}, split, images, protocol, mean_over, rule_of(rule), *known)
     record = look_first(config, methods, seeds, scoring, progress)
-    work = partial(_cell, config=config, out=out, scoring=scoring, known=known_labels(), workers=workers)
-    cells = [(word, seed) for seed in range(seeds) for word in methods]
+    work = partial(_cell, config=config, out=out, scoring=scoring, known=known_labels(), workers=workers, on_log=on_log)
+    cells = _share([(word, seed) for seed in range(seeds) for word in methods], part)
+    cells, missing = _there(cells, config, out) if collect else (cells, {})
     devices = [str(pick_device(d.strip())) for d in str(device).split(',')]
-    return keep_comparison(out, record, pd.DataFrame(_all_rows(cells, work, devices, progress)))
+    runs = pd.DataFrame(_all_rows(cells, work, devices, progress))
+    return runs if part else keep_comparison(out, record | ({'missing': missing} if missing else {}), runs)
 
 # %% ../../nbs/runs/07_compare.ipynb #3ce05eb2
 def with_rule(

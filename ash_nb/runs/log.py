@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['append_row', 'truncate_log', 'log_losses', 'log_skipped', 'reset_peak', 'peak_memory', 'log_session',
-           'tensorboard_writer']
+           'check_callback', 'forgiving', 'tensorboard_log']
 
 # %% ../../nbs/runs/04_log.ipynb #d1c0de04
 import csv
 import errno
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -92,11 +93,12 @@ def log_losses(
     run: Run,
     step: int,
     losses: dict,  # name -> tensor
-):
+) -> dict:  # the row: step, and the numbers as the file has them
     "Append the losses, averaged over the processes, to metrics.csv."
     losses = {k: f'{float(averaged(v)):.8g}' for k, v in losses.items()}
     if is_first_process():
         append_row(run.path / 'metrics.csv', dict(step=step, **losses))
+    return dict(step=step) | {k: float(v) for k, v in losses.items()}
 
 # %% ../../nbs/runs/04_log.ipynb #d1c0de1f
 def _one_line(text) -> str:
@@ -159,14 +161,48 @@ def log_session(run: Run, learner: Learner, start: int, end: int, seconds: float
         if not failing:
             print(e, file=sys.stderr)
 
+# %% ../../nbs/runs/04_log.ipynb #pa040001
+def check_callback(on_log: Callable | None):
+    "Raise AshError for what is given as `on_log` and cannot be called."
+    if on_log is not None and not callable(on_log):
+        raise AshError(f'on_log = {on_log!r}: expected a function that takes a run and a row, or None')
+
+
+def forgiving(
+    on_log: Callable,  # takes run, row
+) -> Callable:
+    "Return a callback that tells each kind of error of `on_log` once, and goes on."
+    told = set()
+
+    def tell(run: Run, row: dict):
+        try:
+            on_log(run, row)
+        except Exception as e:
+            if type(e) not in told:
+                name = getattr(on_log, '__qualname__', type(on_log).__name__)
+                what = f'{name} could not log step {row["step"]} of {run.path}: {type(e).__name__}: {_one_line(e)}'
+                print(f'{what}; training goes on, and metrics.csv has every row', file=sys.stderr)
+            told.add(type(e))
+
+    return tell
+
 # %% ../../nbs/runs/04_log.ipynb #9699348c
-def tensorboard_writer(
-    folder: Path | str,  # of the run
+def tensorboard_log(
+    run: Run,
     start: int,  # steps that are done
-):  # SummaryWriter
-    "Open the TensorBoard log of a run. Raises AshError when the package is missing."
+) -> Callable:  # takes run, row
+    "Return a callback that writes rows to the run's folder tensorboard/. Raises AshError when the package is missing."
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise AshError('--tensorboard needs a package that is not installed: pip install tensorboard') from None
-    return SummaryWriter(str(Path(folder) / 'tensorboard'), purge_step=start + 1)
+    board = SummaryWriter(str(run.path / 'tensorboard'), purge_step=start + 1)
+
+    def tell(run: Run, row: dict):
+        for name in row.keys() - {'step'}:
+            board.add_scalar(name, row[name], row['step'])
+        board.flush()
+        if row['step'] == run.config.steps:
+            board.close()
+
+    return tell

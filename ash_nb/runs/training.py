@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -44,11 +44,13 @@ from ash_nb.runs.batches import (
 from .folder import LOGS, Run, only_one, write_learner
 from ash_nb.runs.log import (
     append_row,
+    check_callback,
+    forgiving,
     log_losses,
     log_session,
     log_skipped,
     reset_peak,
-    tensorboard_writer,
+    tensorboard_log,
     truncate_log,
 )
 from .record import other_conditions, prepare_run, refuse_other
@@ -155,16 +157,16 @@ def _due(c: Config, done: int, every: int) -> bool:
     return done % every == 0 or done == c.steps
 
 # %% ../../nbs/runs/05_training.ipynb #e1c0de35
-def _log(run: Run, learner: Learner, done: int, losses: dict, skipped: list, probe: torch.Tensor | None):
-    "Write the rows that are due after a step; those of Figure 4 only where there is a probe image."
+def _log(run: Run, learner: Learner, done: int, losses: dict, skipped: list, probe: torch.Tensor | None) -> dict:
+    "Write the rows that are due after a step, those of Figure 4 only where there is a probe image; return the losses'."
     c = learner.config
     if c.skip_bad:
         log_skipped(run, done, skipped)
-    if _due(c, done, c.log_every):
-        log_losses(run, done, losses)
+    row = log_losses(run, done, losses) if _due(c, done, c.log_every) else {}
     if probe is not None and _due(c, done, c.classwise_every):
-        for row in classwise_rows(learner, probe, done):
-            append_row(run.path / 'classwise.csv', row)
+        for shares in classwise_rows(learner, probe, done):
+            append_row(run.path / 'classwise.csv', shares)
+    return row
 
 # %% ../../nbs/runs/05_training.ipynb #e1c0de19
 def _save(run: Run, learner: Learner, done: int):
@@ -179,6 +181,7 @@ def records(
     learner: Learner,  # as it is after step `start`
     start: int,  # steps that are done
     workers: int = 0,  # loader processes a role
+    told: Callable = None,  # is given each row of metrics.csv, in the first process, when step and checkpoint are done
 ) -> Iterator[dict]:  # step and losses
     "Train to the last step; log, save and yield a record per step. Raises Stopped when it was asked to stop."
     c, recent = run.config, deque(maxlen=9)
@@ -188,10 +191,12 @@ def records(
             recent.append((number, batch, styles, target))
             with inspected(run, learner, recent):
                 losses, done = step(learner, batch['images'], batch['labels'], styles, number, target), number + 1
-                _log(run, learner, done, losses, batch['skipped'], probe)
+                row = _log(run, learner, done, losses, batch['skipped'], probe)
                 stop = any_process(bool(asked))
                 if stop or _due(c, done, c.checkpoint_every):
                     _save(run, learner, done)
+            if row and told and is_first_process():
+                told(row)
             while recent[0][0] < number - learner.guard.lag:
                 recent.popleft()
             yield dict(step=done, **losses)
@@ -267,35 +272,31 @@ def _progress_bar(c: Config, start: int, shown: bool) -> Iterator:
     finally:
         _end_bar(bar, name)
 
-# %% ../../nbs/runs/05_training.ipynb #e1c0de31
-def _show_record(record: dict, bar, board):
-    "Show the losses of a record in the bar and, where there is one, on a TensorBoard."
-    losses = {k: float(v) for k, v in record.items() if k != 'step'}
-    _show(bar, losses)
-    if board:
-        for name, loss in losses.items():
-            board.add_scalar(name, loss, record['step'])
-
 # %% ../../nbs/runs/05_training.ipynb #e1c0de2b
-def _session(run: Run, learner: Learner, start: int, workers: int, progress: bool, tensorboard: bool) -> Run:
+def _watchers(run: Run, start: int, bar, tensorboard: bool, on_log: Callable | None) -> list:  # of callbacks
+    "List who is told each row: the bar, TensorBoard, and what the caller has given."
+    watching = [lambda run, row: _show(bar, {k: v for k, v in row.items() if k != 'step'})]
+    if tensorboard and is_first_process():
+        watching.append(tensorboard_log(run, start))
+    return watching + [forgiving(on_log)] * (on_log is not None)
+
+# %% ../../nbs/runs/05_training.ipynb #pa050002
+def _session(run: Run, learner: Learner, start: int, workers: int, progress: bool, *watching) -> Run:
     "Train from step `start` to the end under a bar, and write down what it cost."
-    c, clock, record = run.config, time.perf_counter(), dict(step=start)
+    c, clock, done = run.config, time.perf_counter(), start
     reset_peak(learner.device)
     if is_first_process():
         for name in LOGS:
             truncate_log(run.path / name, start)
-    board = tensorboard_writer(run.path, start) if tensorboard and is_first_process() else None
     try:
         with _progress_bar(c, start, progress and is_first_process()) as bar:
-            for record in records(run, learner, start, workers):
+            watchers = _watchers(run, start, bar, *watching)
+            for record in records(run, learner, start, workers, lambda row: [tell(run, row) for tell in watchers]):
+                done = record['step']
                 bar.update()
-                if record['step'] % c.log_every == 0:
-                    _show_record(record, bar, board)
     finally:
-        if board:
-            board.close()
         if is_first_process():
-            log_session(run, learner, start, record['step'], time.perf_counter() - clock)
+            log_session(run, learner, start, done, time.perf_counter() - clock)
     return run
 
 # %% ../../nbs/runs/05_training.ipynb #e1c0de33
@@ -325,8 +326,10 @@ def train(
     workers: int = None,  # loader processes; default: as settings.ini says
     progress: bool = True,  # show a progress bar
     tensorboard: bool = False,  # write the losses to the run's folder tensorboard/ too
+    on_log: Callable = None,  # is called with the run and each row of metrics.csv, in the first process
 ) -> Run:
     "Train a run, or go on with it. Raises AshError for mistakes in what was given, Stopped when interrupted."
+    check_callback(on_log)
     own = settings()
     workers = own['workers'] if workers is None else workers
     if workers:
@@ -343,4 +346,4 @@ def train(
         learner = ready_learner(config, device)
         with only_one(run.path):
             start = _begin(run, learner)
-            return _session(run, learner, start, workers, progress, tensorboard)
+            return _session(run, learner, start, workers, progress, tensorboard, on_log)
