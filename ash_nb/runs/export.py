@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BODY_TERMS', 'RENDERED', 'needed', 'Summed', 'onnx_graph', 'onnx_answer', 'probes', 'onnx_difference', 'onnx_about',
-           'write_onnx', 'page_of', 'terms_of', 'body_terms', 'data_rows', 'scores_of', 'sister_rows', 'card_table',
-           'percent', 'score_table', 'class_table', 'access_of', 'limits_of', 'card_head', 'network_facts',
-           'training_facts', 'file_rows', 'card_values', 'card_numbers', 'model_card', 'chosen_checkpoint',
-           'whole_folder', 'export_run', 'push_model']
+           'write_onnx', 'page_of', 'terms_of', 'body_terms', 'data_rows', 'measured_rows', 'scores_of', 'sister_rows',
+           'card_table', 'percent', 'score_table', 'class_table', 'access_of', 'limits_of', 'card_head',
+           'network_facts', 'training_facts', 'file_rows', 'card_values', 'rule_lines', 'card_numbers', 'model_card',
+           'chosen_checkpoint', 'whole_folder', 'export_run', 'push_model']
 
 # %% ../../nbs/runs/11_export.ipynb #e09dc370
 import json
@@ -28,6 +28,7 @@ from ..data.datasets import data_root, described, for_each, sources_of
 from ..methods.registry import METHODS, adapts, label_of, needs
 from ..networks.segmenter import Segmenter
 from ..numbers.evaluation import Evaluation, kept_evaluations
+from ..numbers.rules import RULES
 from .compare import comparison_table, know_protocols, to_markdown
 from .folder import Run, load_run, run_name
 from .model import record_in, write_model
@@ -76,7 +77,7 @@ def onnx_graph(
     names = dict(input_names=['images'], output_names=['logits'], dynamic_shapes=(_sides(size),))
     try:
         with torch.no_grad():
-            ask = (Summed(segmenter), (torch.rand(2, 3, height, width),))
+            ask = (Summed(segmenter).eval(), (torch.rand(2, 3, height, width),))
             made = torch.onnx.export(*ask, dynamo=True, optimize=size is None, verbose=False, **names)
     except (torch.onnx.OnnxExporterError, ValueError, RuntimeError) as e:
         remedy = 'leave out --onnx' if size else f'fix the size, --onnx-size {width}x{height}, or leave out --onnx'
@@ -162,7 +163,7 @@ def page_of(name: str, root: str = ''):  # Description; None: there is no page
 def terms_of(name: str, root: str = '') -> tuple:  # title, terms
     "Say what a data set is called, and under which terms it is had."
     if name.startswith(('streetworld', 'procedural')):
-        return f'{name}, drawn by ash_nb from a seed', "the kit's own (MIT)"
+        return f'{name} (drawn by ash_nb from a seed)', "the kit's own (MIT)"
     page = page_of(name, root)
     found = page.obtain if page else {}
     doubt = ' (from memory, not verified)' if 'terms' in str(found.get('unverified', '')) else ''
@@ -202,6 +203,12 @@ def data_rows(run: Run) -> list:  # of (what for, what, terms)
     what, licence = body_terms(c, run.record)
     return rows + ([('first weights of the body', what, licence)] if what else [])
 
+# %% ../../nbs/runs/11_export.ipynb #dfd0f1fe
+def measured_rows(run: Run, scores: Sequence) -> list:  # scores: of Evaluation; -> of (what for, what, terms)
+    "List the data that a model is only measured on."
+    names = dict.fromkeys(e.target for e in scores if e.target not in sources_of(run.config))
+    return [('measured on, not learned', *terms_of(name)) for name in names]
+
 # %% ../../nbs/runs/11_export.ipynb #6586912a
 def scores_of(run: Run, checkpoint: int = -1) -> list:  # of Evaluation
     "Read the evaluations that a run keeps of one of its checkpoints."
@@ -223,6 +230,9 @@ def sister_rows(run: Run):  # DataFrame of text; None: the run is in no comparis
         table = comparison_table(runs)
     except (ValueError, AttributeError, KeyError):
         raise AshError(f'{file} cannot be read as the table of a comparison: run ash-nb compare again') from None
+    if 'mean_over' in runs:
+        over = runs.drop_duplicates('target').set_index('target').mean_over
+        table = table.assign(**{'mean over classes in': table.target.map(over).fillna('').str.replace('_', ' ')})
     return table[table.method == words[0]].drop(columns='method') if words else None
 
 # %% ../../nbs/runs/11_export.ipynb #b5778830
@@ -349,39 +359,52 @@ def _terms(licence: str) -> str:
     return f'{none} passed on depends on the terms of what they learned from, in the table above.'
 
 # %% ../../nbs/runs/11_export.ipynb #8bfd9347
-def _onnx_facts(record: dict) -> dict | None:
-    "Say of a graph which sizes it takes."
+def _onnx_facts(c: Config, record: dict) -> dict | None:
+    "Say of a graph which sizes it takes, and to which size pictures are brought before."
     if 'onnx' not in record:
         return None
-    size = record['onnx']['size']
-    said = 'of any size' if size == 'any' else f'of {size[0]} x {size[1]} (width x height) alone'
-    return record['onnx'] | dict(said=said)
+    size, test = record['onnx']['size'], f'{c.test_width} x {c.test_height}'
+    fixed = '' if size == 'any' else f'{size[0]} x {size[1]}'
+    said = f'of {fixed} (width x height) alone' if fixed else 'of any size'
+    other = f'; the numbers below are of pictures at {test}' if fixed not in ('', test) else ''
+    return record['onnx'] | dict(said=said, before=fixed or test, other=other)
 
 # %% ../../nbs/runs/11_export.ipynb #f9d208b6
-def card_values(run: Run, record: dict) -> dict:
+def card_values(run: Run, record: dict, scores: list = ()) -> dict:  # scores: of Evaluation
     "Collect what the card says of network, classes, data and training."
     c, space = run.config, run.space
     sources = ' and '.join(terms_of(n)[0] for n in sources_of(c))
-    lead = f'Labels street pictures: a semantic segmenter that has learned on {sources} by {label_of(c.method)}.'
+    lead = (
+        f'Labels street pictures: a semantic segmenter that has learned on {sources}, with method {label_of(c.method)}.'
+    )
     known = dict(classes=space.classes, space=f'label space {space.name}', stride=record['input']['stride'])
-    seen = dict(data=card_table(('what for', 'what', 'terms'), data_rows(run)), access=access_of(run))
+    seen = dict(
+        data=card_table(('what for', 'what', 'terms'), [*data_rows(run), *measured_rows(run, scores)]),
+        access=access_of(run),
+    )
     made = dict(files=card_table(('file', 'what'), file_rows(record)), weights=record['weights']['sha256'])
-    facts = dict(network=network_facts(c, record), training=training_facts(c, record), onnx=_onnx_facts(record))
-    size = dict(size=f'{c.test_width} x {c.test_height}', run=run.path.name, version=record['ash_nb'])
+    facts = dict(network=network_facts(c, record), training=training_facts(c, record), onnx=_onnx_facts(c, record))
+    facts |= dict(run=run.path.name, version=record['ash_nb'])
     untaught = [k for k in space.classes if k not in run.taught]
-    return dict(lead=lead, untaught=untaught, **known, **seen, **made, **facts, **size)
+    return dict(lead=lead, untaught=untaught, **known, **seen, **made, **facts)
+
+# %% ../../nbs/runs/11_export.ipynb #10987fb8
+def rule_lines(scores: list) -> list:  # scores: of Evaluation; -> of sentences
+    "Say of each test rule what it is."
+    known = {e.rule: e.rule_hash for e in scores}
+    told = {name: RULES[name].source if name in RULES else '' for name in known}
+    return [f'Rule {name}, hash {h}' + (f': {told[name]}.' if told[name] else '.') for name, h in known.items()]
 
 # %% ../../nbs/runs/11_export.ipynb #34448f79
-def card_numbers(run: Run, checkpoint: int) -> dict:
+def card_numbers(run: Run, scores: list) -> dict:  # scores: of Evaluation
     "Collect what the card says of a checkpoint's quality and its limits."
-    scores, sisters = scores_of(run, checkpoint), sister_rows(run)
+    sisters = sister_rows(run)
     seeds = '' if sisters is None else card_table(sisters.columns, sisters.values)
     limits = limits_of(run, scores, bool(seeds))
     if not scores:
-        return dict(scores='', by_class='', seeds=seeds, limits=limits)
-    return dict(
-        scores=score_table(scores, sources_of(run.config)), by_class=class_table(scores), seeds=seeds, limits=limits
-    )
+        return dict(scores='', rules=[], by_class='', seeds=seeds, limits=limits)
+    tables = dict(scores=score_table(scores, sources_of(run.config)), by_class=class_table(scores))
+    return tables | dict(rules=rule_lines(scores), seeds=seeds, limits=limits)
 
 # %% ../../nbs/runs/11_export.ipynb #b2554d50
 def model_card(
@@ -395,11 +418,12 @@ def model_card(
     import jinja2
     from huggingface_hub import ModelCard
 
-    values = card_values(run, record) | card_numbers(run, checkpoint) | dict(name=name, terms=_terms(licence))
+    scores = scores_of(run, checkpoint)
+    values = card_values(run, record, scores) | card_numbers(run, scores) | dict(name=name, terms=_terms(licence))
     text = resources.files('ash_nb').joinpath('assets', 'model_card.md').read_text(encoding='utf-8')
     how = dict(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     body = jinja2.Environment(**how).from_string(text).render(values)
-    return str(ModelCard(f'---\n{card_head(name, run, scores_of(run, checkpoint), licence)}\n---\n\n{body}'))
+    return str(ModelCard(f'---\n{card_head(name, run, scores, licence)}\n---\n\n{body}'))
 
 # %% ../../nbs/runs/11_export.ipynb #03273f9a
 def _of_step(run: Run, rule: str, steps: list) -> tuple:  # its place in the list, the rule in words
