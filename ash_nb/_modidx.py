@@ -1923,6 +1923,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'ash_nb.runs.export._refused': ('runs/export.html#_refused', 'ash_nb/runs/export.py'),
                                     'ash_nb.runs.export._result': ('runs/export.html#_result', 'ash_nb/runs/export.py'),
                                     'ash_nb.runs.export._sides': ('runs/export.html#_sides', 'ash_nb/runs/export.py'),
+                                    'ash_nb.runs.export._tell_if_slow': ('runs/export.html#_tell_if_slow', 'ash_nb/runs/export.py'),
                                     'ash_nb.runs.export._terms': ('runs/export.html#_terms', 'ash_nb/runs/export.py'),
                                     'ash_nb.runs.export.access_of': ('runs/export.html#access_of', 'ash_nb/runs/export.py'),
                                     'ash_nb.runs.export.body_terms': ('runs/export.html#body_terms', 'ash_nb/runs/export.py'),

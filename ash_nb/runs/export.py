@@ -13,6 +13,7 @@ __all__ = ['BODY_TERMS', 'RENDERED', 'needed', 'Summed', 'onnx_graph', 'onnx_ans
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module, resources
@@ -129,6 +130,13 @@ def onnx_about(run: Run, weights: str, stride: int) -> dict:  # name -> text
     gives = dict(logits="sum of both heads' logits, (B, C, h, w) at the stride; resize them, then argmax")
     return told | takes | gives | dict(test_size=f'{c.test_width}x{c.test_height}', ash_nb=__version__, sha256=weights)
 
+# %% ../../nbs/runs/11_export.ipynb #bc658523
+def _tell_if_slow(segmenter: Segmenter, seen: tuple, size: tuple | None):
+    "Say that tracing takes minutes, where paddings depend on the size and no size is fixed."
+    if not size and any(type(m).__name__ == 'Conv2dSame' for m in segmenter.modules()):
+        faster = f'--onnx-size {seen[0]}x{seen[1]} is a matter of seconds'
+        print(f'this body takes some two minutes to be traced for pictures of any size; {faster}', file=sys.stderr)
+
 # %% ../../nbs/runs/11_export.ipynb #da112731
 def write_onnx(
     run: Run,
@@ -140,6 +148,7 @@ def write_onnx(
     needed('onnx', 'onnxscript', 'onnxruntime')
     segmenter, c = run.segmenter(checkpoint), run.config
     seen = size or (c.test_width, c.test_height)
+    _tell_if_slow(segmenter, seen, size)
     graph = onnx_graph(segmenter, seen, size, onnx_about(run, run.mark(checkpoint)['weights'], segmenter.stride))
     worst, share = onnx_difference(segmenter, graph, [(1, *seen[::-1])] if size else probes(seen))
     if share > 1e-4:
