@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BODY_TERMS', 'RENDERED', 'needed', 'Summed', 'onnx_graph', 'onnx_answer', 'probes', 'onnx_difference', 'onnx_about',
-           'write_onnx', 'page_of', 'terms_of', 'body_terms', 'data_rows', 'measured_rows', 'scores_of', 'sister_rows',
-           'card_table', 'percent', 'score_table', 'class_table', 'access_of', 'limits_of', 'card_head',
-           'network_facts', 'training_facts', 'file_rows', 'card_values', 'rule_lines', 'card_numbers', 'model_card',
-           'chosen_checkpoint', 'whole_folder', 'export_run', 'push_model']
+           'write_onnx', 'page_of', 'terms_of', 'first_weights', 'body_terms', 'data_rows', 'measured_rows',
+           'scores_of', 'sister_rows', 'card_table', 'percent', 'score_table', 'class_table', 'access_of', 'limits_of',
+           'card_head', 'network_facts', 'training_facts', 'file_rows', 'card_values', 'rule_lines', 'card_numbers',
+           'model_card', 'exported_checkpoint', 'whole_folder', 'export_run', 'push_model']
 
 # %% ../../nbs/runs/11_export.ipynb #e09dc370
 import json
@@ -184,16 +184,27 @@ BODY_TERMS = {  # of the weights that bodies start from: what they are, licence
     'lite0': ('ImageNet weights of EfficientNet-Lite0 (timm tf_efficientnet_lite0)', 'Apache-2.0'),
     'resnet101': ("torchvision's ImageNet weights of ResNet-101", 'BSD-3-Clause, as torchvision'),
 }
+_unknown = 'not known to the kit: ask its makers'
 
 
+def first_weights(body: str) -> tuple:  # what they are, licence
+    "Say which weights a body of this name starts from; for one of timm, its own record says it."
+    if not body.startswith('timm/'):
+        return BODY_TERMS.get(body, (f'weights of {body}', _unknown))
+    import timm
+
+    known = timm.get_pretrained_cfg(body.removeprefix('timm/'))
+    return f'weights of {body}', (known and known.license) or _unknown
+
+# %% ../../nbs/runs/11_export.ipynb #3b273176
 def body_terms(c: Config, record: dict) -> tuple:  # what the body's first weights are, their licence; ('', ''): none
-    "Say which weights the body started from. `record` is that of the run; a licence in it is the one that counts."
-    said = str(record.get('licence', ''))
+    "Say which weights a run's body started from. What the run's record says of them is what counts."
+    said = record.get('body', {}).get('licence', '') if isinstance(record.get('body', {}), dict) else ''
     if c.body_weights:
-        return f'the file {Path(c.body_weights).name}', said or 'not known to the kit: ask its makers'
+        return f'the file {Path(c.body_weights).name}', said or _unknown
     if not c.pretrained or c.body == 'plain':
         return '', ''
-    what, licence = BODY_TERMS.get(c.body, (f'weights of {c.body}', 'not known to the kit: ask its makers'))
+    what, licence = first_weights(c.body)
     return what, said or licence
 
 # %% ../../nbs/runs/11_export.ipynb #54da4316
@@ -443,22 +454,22 @@ def _of_step(run: Run, rule: str, steps: list) -> tuple:  # its place in the lis
     raise AshError(f'checkpoint {rule!r}: expected last, best_on_source, or one of the steps that are kept, {kept}')
 
 # %% ../../nbs/runs/11_export.ipynb #d9ca690f
-def chosen_checkpoint(
+def exported_checkpoint(
     run: Run,
     rule: str = 'last',  # last, best_on_source, or a step
     device: str | torch.device = 'cpu',  # where checkpoints are scored
-) -> tuple:  # its place in the list, the rule in words
+) -> tuple:  # a run, the place of its checkpoint in the list, the rule in words
     "Choose a checkpoint. Raises AshError for a rule that is none, or cannot choose."
     run.checkpoint()
     steps = [run.mark(k)['step'] for k in range(len(run.checkpoints))]
     if rule == 'last':
-        return len(steps) - 1, 'the last' if run.finished else 'the newest of a run that is not finished'
+        return run, len(steps) - 1, 'the last' if run.finished else 'the newest of a run that is not finished'
     if rule == 'best_on_source':
         best = best_of(source_scores(run, device, None))
         if best is None:
             raise AshError(f'{run.path}: its source has no validation split to choose by; say --checkpoint last')
-        return best, "the best on the source's validation split"
-    return _of_step(run, rule, steps)
+        return run, best, "the best on the source's validation split"
+    return run, *_of_step(run, rule, steps)
 
 # %% ../../nbs/runs/11_export.ipynb #06882ce2
 def _refuse_occupied(out: Path):
@@ -496,7 +507,7 @@ def export_run(
     "Write a run as a model that needs nothing else. Raises AshError before anything is written, or leaves nothing."
     run, out = run if isinstance(run, Run) else load_run(run), plain_path(out)
     _refuse_occupied(out)
-    which, rule = chosen_checkpoint(run, str(checkpoint), pick_device(str(device)))
+    run, which, rule = exported_checkpoint(run, str(checkpoint), pick_device(str(device)))
     with whole_folder(out) as part:
         more = dict(onnx=write_onnx(run, part, which, onnx_size)) if onnx or onnx_size else {}
         record = write_model(run, part, which, rule, licence=licence, **more)
