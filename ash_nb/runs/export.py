@@ -70,7 +70,7 @@ def onnx_graph(
     segmenter: Segmenter,  # on a CPU, in eval mode
     example: tuple,  # (width, height) of the images that it is traced with
     size: tuple | None = None,  # (width, height) that is fixed; None: any
-    about: dict = {},  # name -> text, kept in the file
+    about: dict | None = None,  # name -> text, kept in the file
 ) -> bytes:
     "Trace a segmenter as an ONNX graph. Raises AshError for a network that cannot be traced, or a missing package."
     needed('onnx', 'onnxscript')
@@ -83,7 +83,7 @@ def onnx_graph(
     except (torch.onnx.OnnxExporterError, ValueError, RuntimeError) as e:
         remedy = 'leave out --onnx' if size else f'fix the size, --onnx-size {width}x{height}, or leave out --onnx'
         raise AshError(f'the network cannot be written as an ONNX graph ({str(e).splitlines()[0]}): {remedy}') from None
-    made.model.metadata_props.update(about)
+    made.model.metadata_props.update(about or {})
     return made.model_proto.SerializeToString()
 
 # %% ../../nbs/runs/11_export.ipynb #99751ae7

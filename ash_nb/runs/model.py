@@ -150,7 +150,7 @@ def load_model(
     path: Path | str,  # a folder that `ash-nb export` has written
     device: str | torch.device = 'cpu',  # where
 ) -> Model:
-    "Open an exported model; nothing but its folder is read. Raises AshError for one that is damaged, or of other weights."
+    "Open an exported model; nothing but its folder is read. Raises AshError for one that is damaged or newer."
     folder = plain_path(path)
     record, file, remedy = record_in(folder), folder / 'model.safetensors', 'fetch it again, or export the run again'
     config, space = config_in(record, folder / 'model.json'), space_in(record)
