@@ -11,6 +11,8 @@ _home = {
     'load_official': 'official',
     'train': 'runs.training',
     'load_run': 'runs.folder',
+    'load_model': 'runs.model',
+    'export_run': 'runs.export',
     'evaluate_run': 'runs.scoring',
     'compare': 'runs.compare',
 }

@@ -256,7 +256,7 @@ def _add_evaluate(subparsers):
     summary = 'Score a trained run on targets that it has not seen.'
     example = 'ash-nb evaluate runs/a --target camvid --root CamVid --json out.json'
     p = _add_verb(subparsers, 'evaluate', summary, example)
-    p.add_argument('run', help='run folder')
+    p.add_argument('run', help='run folder, or that of an exported model')
     _target_options(p)
     _mean_options(p, 'the target', 'truth_or_prediction')
     _rule_option(p)
@@ -270,17 +270,18 @@ def _evaluate(args: argparse.Namespace):
     from ash_nb.core.devices import pick_device
     from ash_nb.numbers.rules import rule_of
     from ash_nb.runs.batches import read_sample
-    from ash_nb.runs.folder import load_run
+    from ash_nb.runs.folder import Run
+    from ash_nb.runs.model import open_trained
     from ash_nb.runs.scoring import evaluate_run, open_target, target_names
 
-    run, device, results = load_run(args.run), pick_device(args.device), []
+    run, device, results = open_trained(args.run), pick_device(args.device), []
     names, roots = _data_sets(args.target)
     targets = target_names(','.join(names))
     roots |= _roots(args.root, targets)
     rule_of(args.rule)
     for t in targets:
         read_sample(open_target(t, roots.get(t), args.split, args.images, space=run.space), labelled=True)
-    if run.checkpoints and not run.finished:
+    if isinstance(run, Run) and run.checkpoints and not run.finished:
         done = run.checkpoints[-1].name[5:].lstrip('0')
         print(f'{run.path} is not finished: scored after {done} of {run.config.steps} steps', file=sys.stderr)
     ask = dict(protocol=args.protocol, mean_over=args.mean_over, rule=args.rule)
@@ -374,10 +375,12 @@ def _compare(args: argparse.Namespace) -> int:  # exit code: 1 where runs are mi
 # %% ../nbs/workshop/04_cli.ipynb #91d43d18
 def _add_predict(subparsers):
     "Add the verb predict."
-    summary = "Segment pictures by a run: ids as PNG, which others' tools read; colours, overlays, probabilities."
+    summary = (
+        "Segment pictures by a run or a model: ids as PNG, which others' tools read; colours, overlays, probabilities."
+    )
     example = 'ash-nb predict runs/a streets/ more/*.jpg --out predictions --overlays'
     p = _add_verb(subparsers, 'predict', summary, example)
-    p.add_argument('run', help='run folder')
+    p.add_argument('run', help='run folder, or that of an exported model')
     p.add_argument('paths', nargs='+', metavar='PATH', help='files, folders (with all folders in them), patterns')
     p.add_argument('--out', required=True, help='folder of the predictions')
     _rule_option(p)
@@ -404,6 +407,50 @@ def _predict(args: argparse.Namespace) -> int:  # exit code: 1 where a picture c
     if bad:
         print(f'{len(bad)} could not be read: {", ".join(map(str, bad))}', file=sys.stderr)
     return int(bool(bad))
+
+# %% ../nbs/workshop/04_cli.ipynb #c0de7d01
+def _add_export(subparsers):
+    "Add the verb export."
+    summary = 'Write a run as a model that opens with nothing else at hand: weights, record, card, ONNX on request.'
+    example = 'ash-nb export runs/a --out street-labels --onnx'
+    p = _add_verb(subparsers, 'export', summary, example)
+    p.add_argument('run', help='run folder; with --push alone, that of an exported model')
+    p.add_argument('--out', help='folder of the model, a new one')
+    rule = 'last, best_on_source, or the step of one that is kept (default %(default)s)'
+    p.add_argument('--checkpoint', default='last', help=rule)
+    p.add_argument('--onnx', action='store_true', help='also write model.onnx, for pictures of any size')
+    p.add_argument('--onnx-size', metavar='WxH', help='also write model.onnx, for pictures of this size alone')
+    p.add_argument('--licence', default='', help='of the weights, as hubs name it, e.g. mit (default: none is named)')
+    p.add_argument(
+        '--push', metavar='OWNER/NAME', help='bring the model to the Hugging Face hub; a new place is private'
+    )
+    p.add_argument('--device', default=settings()['device'], help='where best_on_source scores (default %(default)s)')
+    return p
+
+# %% ../nbs/workshop/04_cli.ipynb #c0de7d03
+def _exported(args: argparse.Namespace) -> Path:  # the folder of the model
+    "Write the model that is asked for, or find the one that is named. Raises AshError where neither is said."
+    from ash_nb.runs.export import export_run
+
+    if args.out:
+        size = args.onnx_size and _size(args.onnx_size, '--onnx-size')
+        how = dict(onnx=args.onnx, onnx_size=size, licence=args.licence, device=args.device)
+        return export_run(args.run, args.out, args.checkpoint, **how)
+    if args.push and (Path(args.run) / 'model.json').is_file():
+        return Path(args.run)
+    raise AshError('say where to write the model, for example --out street-labels')
+
+
+def _export(args: argparse.Namespace):
+    "Write a run as a model, and bring it to a hub if one is named."
+    from ash_nb.runs.export import push_model
+
+    out = _exported(args)
+    if args.out:
+        size = sum(p.stat().st_size for p in out.iterdir()) / 1e6
+        print(f'written: {out}, {size:.1f} MB; open it with ash_nb.load_model, ash-nb predict or evaluate')
+    if args.push:
+        print(f'pushed: {push_model(out, args.push)}')
 
 # %% ../nbs/workshop/04_cli.ipynb #530b9a05
 def _add_stylize(subparsers):
@@ -467,12 +514,12 @@ def _demo(args: argparse.Namespace):
     demo(args.out, args.steps, args.device)
 
 # %% ../nbs/workshop/04_cli.ipynb #76f96788
-def _size(text: str) -> tuple:  # width, height
+def _size(text: str, option: str = '--size') -> tuple:  # width, height
     "Read a size such as 1280x720."
     try:
-        w, h = (_whole('--size')(v) for v in text.split('x'))
+        w, h = (_whole(option)(v) for v in text.split('x'))
     except (AshError, ValueError):
-        raise AshError(f'--size {text}: expected WIDTHxHEIGHT, for example 1280x720') from None
+        raise AshError(f'{option} {text}: expected WIDTHxHEIGHT, for example 1280x720') from None
     return w, h
 
 # %% ../nbs/workshop/04_cli.ipynb #4e74ccc8
@@ -684,9 +731,10 @@ def _verbs() -> list:
     "Pair what adds each verb with what does it, in the order of the help."
     told = [(_add_methods, _methods), (_add_fields, _fields)]
     learned = [(_add_train, _train), (_add_evaluate, _evaluate), (_add_compare, _compare)]
-    drawn = [(_add_predict, _predict), (_add_stylize, _stylize), (_add_figures, _figures)]
+    used = [(_add_predict, _predict), (_add_export, _export)]
+    drawn = [(_add_stylize, _stylize), (_add_figures, _figures)]
     others = [(_add_check, _check), (_add_prepare, _prepare), (_add_bench, _bench), (_add_demo, _demo)]
-    return [*told, *learned, *drawn, *others]
+    return [*told, *learned, *used, *drawn, *others]
 
 # %% ../nbs/workshop/04_cli.ipynb #5eb5d00d
 def parser() -> argparse.ArgumentParser:

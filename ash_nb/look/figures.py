@@ -18,7 +18,8 @@ import pandas as pd
 import torch
 
 from ..core.config import AshError, Config, generator
-from ..core.files import read_json, recorded_digest, write_atomic, write_json
+from ..core.devices import computed_in
+from ..core.files import read_json, write_atomic, write_json
 from ..data.datasets import for_each, open_dataset, sources_of
 from ..data.labels import CITYSCAPES, IGNORE, PROTOCOLS, LabelSpace
 from ..data.pictures import SUFFIXES, read_picture
@@ -27,6 +28,7 @@ from . import plots
 from .pages import save_stills
 from .report import folder_report
 from ..methods.learner import Learner
+from ..methods.registry import hallucinator_of
 from ..networks.stylizer import small_stylizer
 from ..numbers.analysis import class_table, compare_table, with_world_mean
 from ..numbers.evaluation import class_maps, confusion_matrix, find_evaluation, iou, predict
@@ -157,13 +159,13 @@ def predictions(
     target: str = '',  # name of the data set, for the rule
 ) -> list:  # (H, W) train ids each
     "Segment labelled samples by a run's last checkpoint, at their labels' size, as its evaluation does."
-    learner, size = run.learner(device=device), (run.config.test_width, run.config.test_height)
+    segmenter, size = run.segmenter(device=device), (run.config.test_width, run.config.test_height)
     rule = rule_of('ash' if input_of(rule_of(rule), target).square else rule)  # a square that is cut out is no picture
     out = []
-    with learner.autocast(), torch.inference_mode():
+    with computed_in(run.config.precision, device), torch.inference_mode():
         for s in samples:
             seen = see(dict(image=s['image'], name=''), rule, target, size) | dict(size=tuple(s['label'].shape))
-            ((_, scores),) = class_maps(learner.segmenter, [seen], device, rule)
+            ((_, scores),) = class_maps(segmenter, [seen], device, rule)
             out.append(scores.max(0).indices.cpu().numpy())
     return out
 
@@ -304,16 +306,16 @@ def drop_older(
     folder: Path,  # its figures
 ):
     "Remove the figures of a run that were drawn of another checkpoint than its newest."
-    mark, weights = folder / 'drawn.json', recorded_digest(run.checkpoints[-1] / 'segmenter.safetensors')
+    mark, weights = folder / 'drawn.json', run.mark()['weights']
     if mark.is_file() and read_json(mark).get('weights') == weights:
         return
     drop_drawn(folder, FIGURES)
     write_json(mark, dict(weights=weights))
 
 # %% ../../nbs/look/05_figures.ipynb #44hall01
-def hallucination_figures(run: Run, learner: Learner, folder: Path) -> list:  # files written
-    "Draw restyled streets and Figure 4 of a run that has a hallucinator into a folder."
-    if not isinstance(learner.hallucinator, AdaINHallucinator):
+def hallucination_figures(run: Run, learner: Learner | None, folder: Path) -> list:  # files written
+    "Draw restyled streets and Figure 4 of a run that has a hallucinator into a folder; None: it has none."
+    if not (learner and isinstance(learner.hallucinator, AdaINHallucinator)):
         return []
     files = [save_figure(stylization_figure(learner), folder / 'stylization.jpg', True)]
     files.append(preview_stills(run, folder / 'preview.json'))
@@ -346,7 +348,8 @@ def run_figures(
     run = load_run(path)
     target, data = examples_from(run, target, root)
     read_sample(data, labelled=True)
-    learner, folder, method = run.learner(), run.path / 'figures', run.config.method
+    folder, method = run.path / 'figures', run.config.method
+    learner = run.learner() if hallucinator_of(run.config) else None
     drop_older(run, folder)
     files = [save_figure(plots.curves({method: run.metrics}), folder / 'curves.png')]
     examples = qualitative_figure({method: run}, data)

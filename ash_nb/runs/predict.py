@@ -19,16 +19,16 @@ import numpy as np
 import torch
 
 from ..core.config import AshError, plain_path
-from ..core.devices import pick_device
-from ..core.files import read_json, recorded_digest, write_atomic, write_json
+from ..core.devices import computed_in, pick_device
+from ..core.files import read_json, write_atomic, write_json
 from ..data.datasets import data_named
 from ..data.descriptions import describe
 from ..data.labels import CITYSCAPES, LabelSpace, colorize, partners
 from ..data.pictures import find_files, read_picture, tell_left_out
 from ..numbers.evaluation import class_maps
 from ..numbers.rules import TestRule, input_of, rule_of, see
-from .folder import Run, load_run
-from .scoring import step_of
+from .folder import Run
+from .model import Model, open_trained, segmenter_of
 
 # %% ../../nbs/runs/09_predict.ipynb #88074522
 def as_image(
@@ -53,11 +53,11 @@ def _refuse_cut(rule: TestRule, target: str):
 
 # %% ../../nbs/runs/09_predict.ipynb #be492d2e
 class Predictor:
-    "Segment pictures by a checkpoint of a run, under a rule. Raises AshError for a run without checkpoint."
+    "Segment pictures by a checkpoint of a run, or by a model. Raises AshError for a run without checkpoint."
 
     def __init__(
         self,
-        run: Run,
+        run: Run | Model,
         rule: str | TestRule = 'ash',
         checkpoint: int = -1,  # which of the run's checkpoints
         device: str | torch.device = 'cpu',
@@ -65,19 +65,20 @@ class Predictor:
     ):
         self.rule, self.target, self.space = rule_of(rule), target, run.space
         _refuse_cut(self.rule, target)
-        self.learner = run.learner(checkpoint, pick_device(str(device)))
+        self.config, self.device = run.config, pick_device(str(device))
+        self.segmenter = segmenter_of(run, checkpoint, self.device)
 
     def ready(self, image: torch.Tensor, name: str = 'picture') -> dict:
         "Prepare a picture (3, H, W): what is seen, and the size that it had."
-        c = self.learner.config
+        c = self.config
         sample = see(dict(image=image, name=name), self.rule, self.target, (c.test_width, c.test_height))
         return sample | dict(size=tuple(image.shape[-2:]))
 
     @torch.inference_mode()
     def scores(self, samples: list, batch: int = 1) -> Iterator:  # of (C, H, W), at the size that each picture had
         "Score the classes of each pixel of prepared pictures, which go through the network together."
-        with self.learner.autocast():
-            found = class_maps(self.learner.segmenter, samples, self.learner.device, self.rule, batch)
+        with computed_in(self.config.precision, self.device):
+            found = class_maps(self.segmenter, samples, self.device, self.rule, batch)
             yield from (scores for _, scores in found)
 
 # %% ../../nbs/runs/09_predict.ipynb #21830968
@@ -92,15 +93,15 @@ def ids_of(scores: torch.Tensor) -> np.ndarray:  # (H, W) uint8 train ids
 
 # %% ../../nbs/runs/09_predict.ipynb #579a5a9c
 def predict_image(
-    run: Run,
+    run: Run | Model,
     image: Any,  # as for `as_image`
     probabilities: bool = False,  # return them, (C, H, W), in place of train ids
     batch: int = 4,  # windows that go through the network together
     **how,  # rule, checkpoint, device, target as for `Predictor`
 ) -> np.ndarray:  # (H, W) uint8 train ids of the run's label space, at the picture's own size
     "Segment a picture by a run; the networks stay loaded for the next picture."
-    rule, place = rule_of(how.get('rule', 'ash')), run.checkpoints[how.get('checkpoint', -1) :]
-    key = (rule.hash, str(place[:1]), str(how.get('device', 'cpu')), how.get('target', ''))
+    rule, judged = rule_of(how.get('rule', 'ash')), run.mark(how.get('checkpoint', -1))
+    key = (rule.hash, judged, str(how.get('device', 'cpu')), how.get('target', ''))
     if getattr(run, '_predictor', (None,))[0] != key:
         run._predictor = key, Predictor(run, **how)
     predictor = run._predictor[1]
@@ -266,16 +267,15 @@ def _segment(by: Predictor, some: list, batch: int, write: Callable):
         write(name, image, scores)
 
 # %% ../../nbs/runs/09_predict.ipynb #aa4311be
-def record_of(run: Run, by: Predictor, checkpoint: int, ids: str | Sequence) -> dict:
+def record_of(run: Run | Model, by: Predictor, checkpoint: int, ids: str | Sequence) -> dict:
     "Describe how predictions are made."
-    weights = recorded_digest(run.checkpoints[checkpoint] / 'segmenter.safetensors')
-    about = dict(run=run.path.name, step=step_of(run, checkpoint), weights=weights, rule=by.rule.name)
+    about = dict(run=run.path.name, **run.mark(checkpoint), rule=by.rule.name)
     kept = ids if isinstance(ids, str) else list(map(int, ids))
     return about | dict(rule_hash=by.rule.hash, target=by.target, ids=kept, label_space=by.space.json())
 
 # %% ../../nbs/runs/09_predict.ipynb #ae0fcbc3
 def predict_files(
-    run: Run | str | Path,  # a run with a checkpoint, or its folder
+    run: Run | Model | str | Path,  # a run with a checkpoint, or an exported model, or its folder
     paths: Sequence,  # files, folders and globs
     out: str | Path,  # folder of the predictions
     ids: str | Sequence = 'train',  # as for `id_table`
@@ -288,7 +288,7 @@ def predict_files(
     "Segment pictures and write what is predicted. Raises AshError for what is wrong before anything is written."
     from tqdm.auto import tqdm
 
-    run, out = run if isinstance(run, Run) else load_run(run), plain_path(out)
+    run, out = open_trained(run) if isinstance(run, (str, Path)) else run, plain_path(out)
     pictures, by = pictures_of(paths), Predictor(run, checkpoint=checkpoint, **how)
     names, table, kinds = names_of(pictures), id_table(ids, by.space), ('ids', *also)
     planned = [file_of(out, n, kind) for n in names for kind in kinds]

@@ -137,6 +137,8 @@ def refuse_other(run: Run, config: Config):
 def prepare_run(config: Config, run: Run, learner: Learner = None):  # learner: whose conditions are recorded
     "Write the record of a new run. Raises AshError when the folder cannot be written, or holds another run by now."
     file = run.path / 'config.json'
+    if (run.path / 'model.json').is_file():
+        raise AshError(f'{run.path} is the folder of an exported model: choose another one to train in')
     if is_first_process() and not file.is_file():
         made = provenance()
         if learner:

@@ -24,15 +24,15 @@ import torch
 from torch.utils.data import Dataset
 
 from ..core.config import AshError, Config, one_of
-from ..core.devices import pick_device, run_dtype
-from ..core.files import read_json, recorded_digest, sha256
+from ..core.devices import computed_in, pick_device, run_dtype
+from ..core.files import read_json, sha256
 from ..data.datasets import data_root, described, for_each, open_dataset, sources_of
 from ..data.labels import LabelSpace
 from ..data.pictures import tell_once
 from ..data.prepare import stamp
 from ..data.reading import SegmentationData
 from ..data.streetworld.appearances import UNSEEN
-from ..methods.learner import Learner
+from ..networks.segmenter import Segmenter
 from ash_nb.numbers.evaluation import (
     MEAN_OVER,
     Evaluation,
@@ -44,7 +44,8 @@ from ash_nb.numbers.evaluation import (
 )
 from ..numbers.rules import TestRule, rule_of
 from .batches import _open_once, read_sample
-from .folder import Run, load_run
+from .folder import Run
+from .model import Model, open_trained, segmenter_of
 
 # %% ../../nbs/runs/06_scoring.ipynb #bdbc1336
 UNSEEN_TARGETS = tuple(f'streetworld-{a}' for a in UNSEEN)
@@ -208,13 +209,13 @@ def dtype_of(c: Config, device: str | torch.device) -> str:
     return str(run_dtype(c.precision, torch.device(device))).removeprefix('torch.')
 
 # %% ../../nbs/runs/06_scoring.ipynb #d3e09ffb
-def step_of(run: Run, checkpoint: int) -> int:
+def step_of(run: Run | Model, checkpoint: int) -> int:
     "Return the step at which a run's checkpoint was saved."
-    return int(run.checkpoints[checkpoint].name[5:])
+    return run.mark(checkpoint)['step']
 
 # %% ../../nbs/runs/06_scoring.ipynb #1dead177
 def evaluation_key(
-    run: Run,  # with a checkpoint
+    run: Run | Model,  # a run with a checkpoint
     target: str,  # name of the target
     data: Dataset,  # the target, opened
     root: str | Path = None,  # its folder; None: as settings.ini says
@@ -224,9 +225,7 @@ def evaluation_key(
     rule: str | TestRule = 'ash',  # of the test
 ) -> dict:
     "Collect what decides the score of a checkpoint on a target. Raises AshError for a run that has none."
-    if not run.checkpoints:
-        raise AshError(f'{run.path} has no checkpoint yet: go on with: ash-nb train --out {run.path}')
-    c, folder = run.config, run.checkpoints[checkpoint]
+    judged, c = run.mark(checkpoint), run.config
     return dict(
         target=target,
         split=split,
@@ -235,8 +234,7 @@ def evaluation_key(
         labels=labels_of(data, target).digest,
         files=file_stamps(data),
         test_size=[c.test_width, c.test_height],
-        step=step_of(run, checkpoint),
-        weights=recorded_digest(folder / 'segmenter.safetensors'),
+        **judged,
         precision=dtype_of(c, device),
         rule=rule_of(rule).name,
         rule_hash=rule_of(rule).hash,
@@ -270,12 +268,11 @@ def scored_classes(
     return met.protocol.name
 
 # %% ../../nbs/runs/06_scoring.ipynb #c0a5b69c
-def _evaluate_learner(learner: Learner, data: Dataset, target: str, split: str, protocol: str, **how) -> Evaluation:
-    "Count a learner's predictions on a target, in the precision of the learner."
-    c = learner.config
-    size = dict(width=c.test_width, height=c.test_height, device=learner.device, batch_size=4)
-    with learner.autocast():
-        return evaluate(learner.segmenter, data, target, split, protocol, **size, **how)
+def _evaluate_segmenter(segmenter: Segmenter, c: Config, device, *what, **how) -> Evaluation:
+    "Count a segmenter's predictions on a target, in the precision of its run; `what` and `how` as for `evaluate`."
+    size = dict(width=c.test_width, height=c.test_height, device=device, batch_size=4)
+    with computed_in(c.precision, device):
+        return evaluate(segmenter, *what, **size, **how)
 
 # %% ../../nbs/runs/06_scoring.ipynb #7f9362e6
 def _keep(found: Evaluation, key: dict, path: Path):
@@ -287,7 +284,7 @@ def _keep(found: Evaluation, key: dict, path: Path):
 
 # %% ../../nbs/runs/06_scoring.ipynb #28ad6fdf
 def evaluate_run(
-    run: Run | str | Path,  # a run with a checkpoint, or its folder
+    run: Run | Model | str | Path,  # a run with a checkpoint, or an exported model, or its folder
     target: str,  # name of the target
     root: str | Path = None,  # its folder; None: as settings.ini says
     split: str = None,  # its split; None: val, or the first that it has
@@ -298,8 +295,8 @@ def evaluate_run(
     mean_over: str = 'truth_or_prediction',  # which classes the mean is over, one of MEAN_OVER
     rule: str | TestRule = 'ash',  # of the test
 ) -> Evaluation:
-    "Score a checkpoint on a target and keep the result in the run folder. Raises AshError for what cannot be read."
-    run = run if isinstance(run, Run) else load_run(run)
+    "Score a checkpoint on a target and keep the result in its run folder. Raises AshError for what cannot be read."
+    run = open_trained(run) if isinstance(run, (str, Path)) else run
     device, rule, space = pick_device(str(device)), rule_of(rule), run.space
     data = open_target(target, root, split, images, space=space)
     split = data.split
@@ -307,10 +304,10 @@ def evaluate_run(
     protocol = fits(protocol or own, space)
     one_of(mean_over, MEAN_OVER, 'rule of the mean')
     key = evaluation_key(run, target, data, root, split, device, checkpoint, rule)
-    learner = run.learner(checkpoint, device)
-    key['precision'] = str(learner.dtype).removeprefix('torch.')
-    found = _evaluate_learner(learner, data, target, split, own, rule=rule, space=space)
-    _keep(found, key, evaluation_file(run, key))
+    segmenter, ask = segmenter_of(run, checkpoint, device), (data, target, split, own)
+    found = _evaluate_segmenter(segmenter, run.config, device, *ask, rule=rule, space=space)
+    if isinstance(run, Run):  # an exported model stays as it is
+        _keep(found, key, evaluation_file(run, key))
     return found.under(protocol, mean_over)
 
 # %% ../../nbs/runs/06_scoring.ipynb #5f6c4e6c
