@@ -44,7 +44,7 @@ from ash_nb.runs.compare import (
     to_markdown,
     with_rule,
 )
-from ..runs.folder import Run, load_run, run_name
+from ..runs.folder import Run, judged, load_run, run_name
 from ..runs.scoring import open_target, scored_classes
 from ..runs.training import out_of_memory, probe_image
 
@@ -304,7 +304,7 @@ def drop_older(
     folder: Path,  # its figures
 ):
     "Remove the figures of a run that were drawn of another checkpoint than its newest."
-    mark, weights = folder / 'drawn.json', recorded_digest(run.checkpoints[-1] / 'segmenter.safetensors')
+    mark, weights = folder / 'drawn.json', recorded_digest(judged(run.checkpoints[-1]))
     if mark.is_file() and read_json(mark).get('weights') == weights:
         return
     drop_drawn(folder, FIGURES)

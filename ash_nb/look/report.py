@@ -25,7 +25,7 @@ from .pages import bars, block, cell_text, embed, facts, flip, folded, paragraph
 from ..numbers.analysis import mean_basis, size_effect, summarise
 from ..numbers.evaluation import find_evaluation, kept_evaluations, protocol_matrix
 from ..runs.compare import know_protocols
-from ..runs.folder import run_name, space_in
+from ..runs.folder import judged, run_name, space_in
 
 # %% ../../nbs/look/04_report.ipynb #032a5569
 def _telling_fields(config: dict) -> list:
@@ -184,7 +184,7 @@ def newest_scores(folder: str | Path) -> dict:  # what it is -> Evaluation
     "Find the evaluations of the newest checkpoint of a run that was evaluated."
     found = kept_evaluations(folder)
     last = max((key['step'] for _, key in found), default=0)
-    weights = recorded_digest(Path(folder) / 'checkpoints' / f'step-{last:07d}' / 'segmenter.safetensors')
+    weights = recorded_digest(judged(Path(folder) / 'checkpoints' / f'step-{last:07d}'))
     current = [(e, key) for e, key in found if key['step'] == last and key['weights'] == weights]
     short = [e.target.removeprefix('streetworld-') for e, _ in current]
     return {_score_name(e, key, short.count(name) > 1): e for name, (e, key) in zip(short, current)}

@@ -32,7 +32,7 @@ from .pages import asset, block, css_colour, data_uri, fill
 from .plots import encoded
 from ..networks.adain import channel_stats, perturb, restyle
 from ..numbers.evaluation import full_size, predict
-from ..runs.folder import Run, load_run
+from ..runs.folder import Run, judged, load_run
 
 # %% ../../nbs/look/06_widgets.ipynb #874bbe78
 class Preview:
@@ -74,7 +74,7 @@ class Preview:
         if not self.run.checkpoints:
             raise AshError(f'{self.run.path} has lost its checkpoints: put the folder back, or open another run')
         folder = self.run.checkpoints[self.checkpoint]
-        return f'{folder.name} {recorded_digest(folder / "segmenter.safetensors")}'
+        return f'{folder.name} {recorded_digest(judged(folder))}'
 
     @property
     def learner(self):

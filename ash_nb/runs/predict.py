@@ -27,7 +27,7 @@ from ..data.labels import CITYSCAPES, LabelSpace, colorize, partners
 from ..data.pictures import find_files, read_picture, tell_left_out
 from ..numbers.evaluation import class_maps
 from ..numbers.rules import TestRule, input_of, rule_of, see
-from .folder import Run, load_run
+from .folder import Run, judged, load_run
 from .scoring import step_of
 
 # %% ../../nbs/runs/09_predict.ipynb #88074522
@@ -268,7 +268,7 @@ def _segment(by: Predictor, some: list, batch: int, write: Callable):
 # %% ../../nbs/runs/09_predict.ipynb #aa4311be
 def record_of(run: Run, by: Predictor, checkpoint: int, ids: str | Sequence) -> dict:
     "Describe how predictions are made."
-    weights = recorded_digest(run.checkpoints[checkpoint] / 'segmenter.safetensors')
+    weights = recorded_digest(judged(run.checkpoints[checkpoint]))
     about = dict(run=run.path.name, step=step_of(run, checkpoint), weights=weights, rule=by.rule.name)
     kept = ids if isinstance(ids, str) else list(map(int, ids))
     return about | dict(rule_hash=by.rule.hash, target=by.target, ids=kept, label_space=by.space.json())

@@ -44,7 +44,7 @@ from ash_nb.numbers.evaluation import (
 )
 from ..numbers.rules import TestRule, rule_of
 from .batches import _open_once, read_sample
-from .folder import Run, load_run
+from .folder import Run, judged, load_run
 
 # %% ../../nbs/runs/06_scoring.ipynb #bdbc1336
 UNSEEN_TARGETS = tuple(f'streetworld-{a}' for a in UNSEEN)
@@ -236,7 +236,7 @@ def evaluation_key(
         files=file_stamps(data),
         test_size=[c.test_width, c.test_height],
         step=step_of(run, checkpoint),
-        weights=recorded_digest(folder / 'segmenter.safetensors'),
+        weights=recorded_digest(judged(folder)),
         precision=dtype_of(c, device),
         rule=rule_of(rule).name,
         rule_hash=rule_of(rule).hash,
