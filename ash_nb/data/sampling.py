@@ -126,6 +126,9 @@ class RareClass(Stream):
         few = ~many.any(0) & (layout.counts > 0)
         self.places = [(m | f).nonzero()[:, 0].tolist() for m, f in zip(many.T, few.T)]
 
+    def __getitem__(self, k: int) -> dict:
+        return self.crop_with(k)
+
 # %% ../../nbs/data/19_sampling.ipynb #7ab204af
 def turned(
     places: list,
@@ -145,7 +148,7 @@ def wanted(self: RareClass, k: int) -> tuple:  # class, and places of images tha
 
 
 @patch
-def __getitem__(self: RareClass, k: int) -> dict:
+def crop_with(self: RareClass, k: int) -> dict:
     "Read sample k, and take up to ten crops of it until one shows enough of its class."
     c, places = self.wanted(k)
     _, sample, skipped = self.first(places)
@@ -177,6 +180,9 @@ class ClassUniform(Stream):
         ids = layout.centres[:, 1].long()
         self.middles = [layout.centres[ids == c][:, [0, 2, 3]].tolist() for c in ids.unique()]
 
+    def __getitem__(self, k: int) -> dict:
+        return self.crop_around(k)
+
 # %% ../../nbs/data/19_sampling.ipynb #836df6f6
 @patch
 def middle(self: ClassUniform, k: int) -> list:  # of (sample, row, column), in order of trial; empty: any crop will do
@@ -186,7 +192,7 @@ def middle(self: ClassUniform, k: int) -> list:  # of (sample, row, column), in 
 
 
 @patch
-def __getitem__(self: ClassUniform, k: int) -> dict:
+def crop_around(self: ClassUniform, k: int) -> dict:
     "Read sample k, and crop it around the middle that was drawn, if one was."
     middles = self.middle(k)
     if not middles:

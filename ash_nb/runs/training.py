@@ -56,7 +56,7 @@ from .record import other_conditions, prepare_run, refuse_other
 
 # %% ../../nbs/runs/05_training.ipynb #e1c0de06
 def ready_learner(config: Config, device: str | torch.device) -> Learner:
-    "Make a learner with its weight average and class weights. Raises AshError when style images that it needs are missing."
+    "Make a learner with its average and class weights. Raises AshError when style images that it needs are missing."
     learner = with_average(Learner(config, device, space=space_of(config)))
     if learner.needs('styles'):
         style_data(config)
