@@ -68,6 +68,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'ash_nb.cli._bench': ('workshop/cli.html#_bench', 'ash_nb/cli.py'),
                             'ash_nb.cli._bench_line': ('workshop/cli.html#_bench_line', 'ash_nb/cli.py'),
                             'ash_nb.cli._check': ('workshop/cli.html#_check', 'ash_nb/cli.py'),
+                            'ash_nb.cli._checkpoint_option': ('workshop/cli.html#_checkpoint_option', 'ash_nb/cli.py'),
                             'ash_nb.cli._compare': ('workshop/cli.html#_compare', 'ash_nb/cli.py'),
                             'ash_nb.cli._compare_config': ('workshop/cli.html#_compare_config', 'ash_nb/cli.py'),
                             'ash_nb.cli._data_set_options': ('workshop/cli.html#_data_set_options', 'ash_nb/cli.py'),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.config import AshError, one_of
+from ..core.devices import pick_device
 from ..core.files import cannot_write, load_tensors, recorded_digest, save_tensors, write_json
 from ..methods.learner import Learner
 from .batches import batches
@@ -115,7 +116,7 @@ def _write_average(out: Run, run: Run, folders: Sequence, images: int, device: s
         save_tensors(checkpoint / file.name, mean_of(states))
     record = run.record | dict(averaged=_what(folders, images))
     write_json(out.path / 'config.json', record, sealed=True)
-    learner = out.learner(device=device)
+    learner = out.learner(device=pick_device(str(device)))
     seen = reestimate_norm(learner, source_batches(run, images)) if images else 0
     name = AVERAGE if run.config.ema else 'segmenter.safetensors'
     save_tensors(checkpoint / name, learner.segmenter.state_dict())
@@ -155,12 +156,14 @@ def chosen_checkpoint(
     rule: str = 'last',  # one of CHECKPOINTS
     device: str = 'cpu',  # where
 ) -> tuple:  # a Run, and which of its checkpoints
-    "Find the checkpoint that a rule chooses. Raises AshError for an unknown rule, or where the source has no such split."
+    "Find the checkpoint that a rule chooses. Raises AshError for an unknown rule, or a source without such a split."
+    if not run.checkpoints:
+        return run, -1  # whoever asks it says so
     if one_of(rule, CHECKPOINTS, 'rule of the checkpoint') == 'last':
         return run, -1
     if rule == 'average':
         return average_checkpoints(run, device=device), -1
-    best = best_of(source_scores(run, device, None))
+    best = best_of(source_scores(run, pick_device(str(device)), None))
     if best is None:
         why = no_validation(run.config) or 'no class of it is scored'
         raise AshError(f'best_on_source: {why}; say --checkpoint last')
