@@ -26,18 +26,17 @@ from .scoring import best_of, no_validation, source_scores
 # %% ../../nbs/runs/10_averages.ipynb #f664d8c1
 def mean_of(
     states: Sequence,  # of dicts: name -> tensor
+    only: str = '',  # average only what is called so at the beginning, and take the rest from the first state
 ) -> dict[str, Tensor]:
     "Average tensors by name. Raises AshError for states of different networks."
-    last = states[-1]
-    for state in states:
-        if odd := [k for k, v in last.items() if k not in state or state[k].shape != v.shape]:
-            raise AshError(
-                f'{odd[0]} is not in all of what is to be averaged, or of another shape: average one network'
-            )
-    return {
-        k: torch.stack([s[k].double() for s in states]).mean(0).to(v.dtype) if v.is_floating_point() else v
-        for k, v in last.items()
-    }
+    mean = dict(states[0])
+    for k, v in states[-1].items():
+        if any(k not in s or s[k].shape != v.shape for s in states):
+            raise AshError(f'{k} is not in all of what is to be averaged, or of another shape: average one network')
+        if not k.startswith(only):
+            continue
+        mean[k] = torch.stack([s[k].double() for s in states]).mean(0).to(v.dtype) if v.is_floating_point() else v
+    return mean
 
 # %% ../../nbs/runs/10_averages.ipynb #68c63d07
 def moving_norms(segmenter: nn.Module) -> list:
@@ -111,9 +110,11 @@ def _what(folders: Sequence, images: int) -> dict:
 def _write_average(out: Run, run: Run, folders: Sequence, images: int, device: str):
     "Write the mean of checkpoints into a folder, estimate its statistics, and seal its record last."
     checkpoint = out.path / 'checkpoints' / f'step-{run.config.steps:07d}'
-    for file in sorted(folders[-1].glob('*.safetensors')):
-        states = [load_tensors(f / file.name) for f in folders]
-        save_tensors(checkpoint / file.name, mean_of(states))
+    one_run = len({f.parent for f in folders}) == 1
+    for file in sorted(folders[0].glob('*.safetensors')):
+        several = one_run or file.name.startswith('segmenter')  # what a hallucinator has learned is one run's own
+        states = [load_tensors(f / file.name) for f in (folders if several else folders[:1])]
+        save_tensors(checkpoint / file.name, mean_of(states, '' if one_run else 'body.'))
     record = run.record | dict(averaged=_what(folders, images))
     write_json(out.path / 'config.json', record, sealed=True)
     learner = out.learner(device=pick_device(str(device)))
@@ -127,7 +128,7 @@ def _write_average(out: Run, run: Run, folders: Sequence, images: int, device: s
 
 def average_checkpoints(
     run: Run,  # whose kept checkpoints are averaged
-    others: Sequence = (),  # further runs: then the last checkpoint of each is averaged instead
+    others: Sequence = (),  # further runs: then the bodies of all are averaged, and the heads are those of `run`
     out: str | Path | None = None,  # folder of the average; None: `average` in the run's
     images: int = NORM_IMAGES,  # of the source, over which batch norm is estimated anew; 0: its mean statistics stay
     device: str = 'cpu',  # where
