@@ -105,6 +105,12 @@ def _rule_option(p: argparse.ArgumentParser):
     "Add by which rule is tested."
     p.add_argument('--rule', default='ash', help='how is tested: ash (default), robustnet, rein, ...')
 
+# %% ../nbs/workshop/04_cli.ipynb #3c4d0001
+def _checkpoint_option(p: argparse.ArgumentParser):
+    "Add which checkpoint of a run is asked."
+    what = 'last (default), best_on_source (its own validation split), average (of those that were kept)'
+    p.add_argument('--checkpoint', default='last', metavar='WHICH', help=what)
+
 # %% ../nbs/workshop/04_cli.ipynb #bfb41fa4
 def _mean_options(p: argparse.ArgumentParser, of: str, rule: str):
     "Add which classes to score, and which of them a mean is over."
@@ -260,6 +266,7 @@ def _add_evaluate(subparsers):
     _target_options(p)
     _mean_options(p, 'the target', 'truth_or_prediction')
     _rule_option(p)
+    _checkpoint_option(p)
     p.add_argument('--json', help='file for the result')
     p.add_argument('--device', default=settings()['device'], help='auto, cpu, cuda (default %(default)s)')
     return p
@@ -269,6 +276,7 @@ def _evaluate(args: argparse.Namespace):
     "Score a run on each target; what is scored is told, whatever the next target does."
     from ash_nb.core.devices import pick_device
     from ash_nb.numbers.rules import rule_of
+    from ash_nb.runs.averages import chosen_checkpoint
     from ash_nb.runs.batches import read_sample
     from ash_nb.runs.folder import Run
     from ash_nb.runs.model import open_trained
@@ -284,7 +292,8 @@ def _evaluate(args: argparse.Namespace):
     if isinstance(run, Run) and run.checkpoints and not run.finished:
         done = run.checkpoints[-1].name[5:].lstrip('0')
         print(f'{run.path} is not finished: scored after {done} of {run.config.steps} steps', file=sys.stderr)
-    ask = dict(protocol=args.protocol, mean_over=args.mean_over, rule=args.rule)
+    run, checkpoint = chosen_checkpoint(run, args.checkpoint, device)
+    ask = dict(protocol=args.protocol, checkpoint=checkpoint, mean_over=args.mean_over, rule=args.rule)
     try:
         for t in targets:
             results.append(evaluate_run(run, t, roots.get(t), args.split, device, args.images, **ask))
@@ -384,6 +393,7 @@ def _add_predict(subparsers):
     p.add_argument('paths', nargs='+', metavar='PATH', help='files, folders (with all folders in them), patterns')
     p.add_argument('--out', required=True, help='folder of the predictions')
     _rule_option(p)
+    _checkpoint_option(p)
     p.add_argument('--target', default='', help='data set as whose pictures a rule treats these, e.g. mapillary')
     own = "train ids, or a data set's own, e.g. cityscapes, as its server wants them"
     p.add_argument('--ids', default='train', help=f'what the label maps hold: {own} (default %(default)s)')
@@ -397,11 +407,14 @@ def _add_predict(subparsers):
 # %% ../nbs/workshop/04_cli.ipynb #6f842dce
 def _predict(args: argparse.Namespace) -> int:  # exit code: 1 where a picture could not be read
     "Segment pictures; what cannot be read is told, and the rest is done."
+    from ash_nb.runs.averages import chosen_checkpoint
+    from ash_nb.runs.folder import load_run
     from ash_nb.runs.predict import predict_files
 
     also = [kind for kind in ('colours', 'overlays', 'probabilities') if getattr(args, kind)]
-    how = dict(rule=args.rule, device=args.device, target=args.target)
-    written, bad = predict_files(args.run, args.paths, args.out, args.ids, also, args.batch_size, **how)
+    run, checkpoint = chosen_checkpoint(load_run(args.run), args.checkpoint, args.device)
+    how = dict(rule=args.rule, device=args.device, target=args.target, checkpoint=checkpoint)
+    written, bad = predict_files(run, args.paths, args.out, args.ids, also, args.batch_size, **how)
     done = len(written) // (1 + len(also))
     print(f'{done} picture{"s" * (done != 1)} segmented by rule {args.rule}; written to {args.out}')
     if bad:

@@ -163,6 +163,22 @@ def test_the_same_command_on_two_processes(tmp_path):
     assert train(1, tmp_path / '2').returncode == 0 and load_run(tmp_path / '2').finished
 
 
+@pytest.mark.parametrize('sampling', ['rare_class', 'class_uniform'])
+def test_averages_and_samples_are_those_of_one_process(tmp_path, sampling):
+    from ash_nb import load_run
+    from ash_nb.core.files import load_tensors
+
+    found = []
+    for n in (1, 2):
+        done = train(n, tmp_path / str(n), 'ema=0.9', f'sampling={sampling}')
+        assert done.returncode == 0, done.stderr[-2000:]
+        found.append(load_tensors(load_run(tmp_path / str(n)).checkpoints[-1] / 'segmenter_ema.safetensors'))
+    one, two = found
+    assert one.keys() == two.keys()
+    for k, v in one.items():
+        assert torch.allclose(v.double(), two[k].double(), rtol=2e-3, atol=2e-5), k
+
+
 def test_a_batch_that_cannot_be_divided(tmp_path):
     done = train(2, tmp_path / 'a', 'batch_size=3')
     assert done.returncode and 'batch_size = 3 cannot be divided among 2 processes: set batch_size=4' in done.stderr

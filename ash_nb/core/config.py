@@ -187,6 +187,9 @@ class _Data:
     split: str = 'train'  # split of the source data set; of several with other names: gta5=official_train,synthia=train
     # several sources: each as often as the other (balanced), or each as often as it has images (size)
     mix: str = setting('balanced', ('balanced', 'size'))
+    # how images are drawn: each as often as the other (uniform), rare classes first (rare_class, DAFormer's), or half
+    # of the crops around a class that is drawn uniformly (class_uniform, RobustNet's)
+    sampling: str = setting('uniform', ('uniform', 'rare_class', 'class_uniform'))
     # share of the source's images that is held back for validation, chosen by a hash of their names; 0 = none
     hold_out: float = setting(0.0, below=1)
     label_space: str = ''  # classes to learn: cityscapes, or those of one of the sources; empty: the source's own
@@ -323,6 +326,8 @@ class Config(_Method):
     decay_norms: bool = True  # False: no weight decay on norms, biases and what a timm/NAME body says
     warmup: float = setting(0.05, most=1)  # share of the steps over which rates rise linearly
     power: float = 0.9  # exponent of the polynomial decay
+    # moving average of the segmenter's weights, judged in their place: share of the old that a step keeps; 0 = none
+    ema: float = setting(0.0, below=1)
     # float32, bf16, or auto: bf16 where the device computes it fast
     precision: str = setting('auto', ('auto', 'float32', 'bf16'))
     log_every: int = setting(10, above=0)  # steps between rows of metrics.csv

@@ -36,17 +36,27 @@ class Stream(Dataset):
 
 # %% ../../nbs/data/17_loading.ipynb #c7cfd10c
 @patch
-def read(self: Stream, epoch: int, place: int) -> tuple:  # sample, and (name, reason) of those skipped for it
-    "Read the sample at a place of an epoch's order. Raises AshError when it, or with `skip` every one, is bad."
-    order, skipped = self.order(epoch), []
-    for i in order[place:] + order[:place]:
+def first(
+    self: Stream,
+    places: list,  # of samples, the one that is wanted first
+) -> tuple:  # its place, the sample, and (name, reason) of those skipped for it
+    "Read the first of some samples. Raises AshError when it, or with `skip` every one, is bad."
+    skipped = []
+    for i in places:
         try:
-            return self.data[i], skipped
+            return i, self.data[i], skipped
         except AshError as e:
             if not self.skip:
                 raise
             skipped.append((self.data.names[i], str(e)))
-    raise AshError(f'none of {len(order)} samples can be read: {skipped[0][1]}')
+    raise AshError(f'none of {len(places)} samples can be read: {skipped[0][1]}')
+
+
+@patch
+def read(self: Stream, epoch: int, place: int) -> tuple:  # sample, and (name, reason) of those skipped for it
+    "Read the sample at a place of an epoch's order. Raises AshError when it, or with `skip` every one, is bad."
+    order = self.order(epoch)
+    return self.first(order[place:] + order[:place])[1:]
 
 # %% ../../nbs/data/17_loading.ipynb #7efaf7d9
 @patch
@@ -110,6 +120,7 @@ def loader(
     workers: int = 0,  # processes that prepare them
     part: Sequence = None,  # which samples of each batch; None: all
     skip: bool = False,  # replace samples that cannot be read
+    stream: Callable = Stream,  # makes the numbered samples; others than each in turn: data.sampling
 ) -> Loader:  # of dicts: images (B, 3, H, W) in [0, 1], labels (B, H, W) train ids, names, skipped
     "Iterate over `steps` batches of an endless repeatable stream. Raises AshError for a sample that cannot be read."
     if workers < 0:
@@ -117,7 +128,7 @@ def loader(
     part = range(batch_size) if part is None else part
     numbers = [s * batch_size + i for s in range(start_step, start_step + steps) for i in part]
     return Loader(
-        Stream(data, seed, transform, skip),
+        stream(data, seed, transform, skip),
         len(part),
         sampler=numbers,
         num_workers=workers,

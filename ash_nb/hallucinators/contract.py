@@ -99,6 +99,7 @@ HALLUCINATORS = Registry(
     'ash_nb.hallucinators.features',
     'ash_nb.hallucinators.asm',
     'ash_nb.hallucinators.gate',
+    'ash_nb.hallucinators.later',
     check=check_hallucinator,
 )
 

@@ -41,9 +41,11 @@ def changed(
 class FeatureHallucinator(Hallucinator):
     "Give the segmenter's early features other channel statistics; a subclass says which by `statistics`."
 
+    mixes = True  # whether it needs the other images of the batch
+
     def __init__(self, config: Config, stylizer: nn.Module | None = None):
         super().__init__()
-        if config.batch_size < 2:
+        if self.mixes and config.batch_size < 2:
             raise AshError(f'method {config.method} mixes the images of a batch: set batch_size to 2 or more')
 
     def meet(self, segmenter: Segmenter) -> None:

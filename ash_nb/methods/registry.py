@@ -286,6 +286,31 @@ for _m in _changers:
         _told = f'{_m.name} through a learned gate by class (ours)'
         add_method(_harder(f'gated_{_m.name}', _told, f'gated {_m.label}', _m.colour, _gate_markers[_m.name]))
 
+# %% ../../nbs/methods/01_registry.ipynb #1a7e0002
+_fan = 'Fan et al., ICLR 2023'
+add_method(
+    _harder(
+        'pasta',
+        'Fourier amplitudes times noise that grows with frequency (Chattopadhyay et al. 2023)',
+        'PASTA',
+        '#CC6677',
+        'h',
+        'Chattopadhyay et al., ICCV 2023',
+    ),
+    _harder(
+        'prorandconv',
+        'one random deformable block, one to ten times (Choi et al. 2023)',
+        'ProRandConv',
+        '#997700',
+        'H',
+        'Choi et al., CVPR 2023',
+    ),
+    _harder('np', "early features' channel means perturbed (Fan et al. 2023)", 'NP', '#004488', '<', _fan),
+    _harder(
+        'np_plus', 'the same, by as much as they differ within the batch (Fan et al. 2023)', 'NP+', '#000000', '>', _fan
+    ),
+)
+
 # %% ../../nbs/methods/01_registry.ipynb #f2893e23
 def adapts(config: Config) -> bool:
     "Tell whether a run looks at target images. Raises AshError for an unknown method."

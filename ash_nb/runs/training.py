@@ -24,6 +24,7 @@ from ..core.distributed import any_process, gathered, is_first_process, join, ra
 from ..core.files import save_tensors, write_json
 from ..data.datasets import open_dataset, space_of
 from ..hallucinators.ash import classwise_l1, smooth
+from ..methods.average import average_of, with_average
 from ..methods.guard import NotFinite
 from ..methods.learner import Learner
 from ..methods.losses import class_weights
@@ -57,8 +58,8 @@ from .record import other_conditions, prepare_run, refuse_other
 
 # %% ../../nbs/runs/05_training.ipynb #e1c0de06
 def ready_learner(config: Config, device: str | torch.device) -> Learner:
-    "Make a learner with its class weights. Raises AshError when style images that it needs are missing."
-    learner = Learner(config, device, space=space_of(config))
+    "Make a learner with its average and class weights. Raises AshError when style images that it needs are missing."
+    learner = with_average(Learner(config, device, space=space_of(config)))
     if learner.needs('styles'):
         style_data(config)
     if config.class_balance:
@@ -191,6 +192,8 @@ def records(
             recent.append((number, batch, styles, target))
             with inspected(run, learner, recent):
                 losses, done = step(learner, batch['images'], batch['labels'], styles, number, target), number + 1
+                if average := average_of(learner):
+                    average.update(number)
                 row = _log(run, learner, done, losses, batch['skipped'], probe)
                 stop = any_process(bool(asked))
                 if stop or _due(c, done, c.checkpoint_every):
