@@ -73,7 +73,7 @@ def _target_options(p: argparse.ArgumentParser, default: str = None):
     p.add_argument('--split', help='split of the target (default: val, or the first)')
     p.add_argument('--images', type=_whole('--images'), help='scenes of each StreetWorld target (default 24)')
 
-# %% ../nbs/workshop/04_cli.ipynb #e28862b1
+# %% ../nbs/workshop/04_cli.ipynb #0bba6479
 def _said_roots(given: list, names: list) -> tuple:  # name -> folder, the folder of all that are not named
     "Read what --root says. Raises AshError for an unknown name."
     said, plain = {}, ''
@@ -85,7 +85,7 @@ def _said_roots(given: list, names: list) -> tuple:  # name -> folder, the folde
             said[one_of(name.strip(), names, 'data set in --root')] = str(plain_path(folder.strip()))
     return said, plain
 
-
+# %% ../nbs/workshop/04_cli.ipynb #e28862b1
 def _roots(given: list, names: list, others: list = ()) -> dict:  # name -> folder
     "Say where data sets lie: DIR is the folder of all that are not named. Raises AshError for an unknown name."
     said, plain = _said_roots(given, [*names, *others])
@@ -440,7 +440,7 @@ def _add_export(subparsers):
     p.add_argument('--device', default=settings()['device'], help='where best_on_source scores (default %(default)s)')
     return p
 
-# %% ../nbs/workshop/04_cli.ipynb #c0de7d03
+# %% ../nbs/workshop/04_cli.ipynb #ccdbaa9f
 def _exported(args: argparse.Namespace) -> Path:  # the folder of the model
     "Write the model that is asked for, or find the one that is named. Raises AshError where neither is said."
     from ash_nb.runs.export import export_run
@@ -453,7 +453,7 @@ def _exported(args: argparse.Namespace) -> Path:  # the folder of the model
         return Path(args.run)
     raise AshError('say where to write the model, for example --out street-labels')
 
-
+# %% ../nbs/workshop/04_cli.ipynb #c0de7d03
 def _export(args: argparse.Namespace):
     "Write a run as a model, and bring it to a hub if one is named."
     from ash_nb.runs.export import push_model
@@ -842,7 +842,7 @@ def _drop_unread() -> bool:  # whether a reader has gone
             gone = True
     return gone
 
-# %% ../nbs/workshop/04_cli.ipynb #e93e523d
+# %% ../nbs/workshop/04_cli.ipynb #665d189e
 def main(
     words: list = None,  # None: those of the command line
 ) -> int:  # exit code; 141: the reader of the output went away before the end
@@ -861,6 +861,6 @@ def main(
             raise
     return code
 
-
+# %% ../nbs/workshop/04_cli.ipynb #e93e523d
 if __name__ == '__main__' and '__file__' in globals():
     sys.exit(main())

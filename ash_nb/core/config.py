@@ -204,7 +204,7 @@ class _Data:
     flip: float = setting(0.5, most=1)  # probability of a horizontal flip
     # strength of photometric changes to every image that the segmenter learns from; 0 = none (paper), 1 = strong
     jitter: float = setting(0.0, most=1)
-    # which changes: ours, or with jitter=1 those of RobustNet's protocol (colour jitter of every second image, blur of all)
+    # which changes: ours, or with jitter=1 those of RobustNet's protocol (colours of every second image, blur of all)
     augmentation: str = setting('ash_nb', ('ash_nb', 'robustnet'))
     batch_size: int = setting(1, above=0)  # images a step
     skip_bad: bool = False  # put the next sample in the place of one that cannot be read, and list it; False: stop
@@ -215,10 +215,10 @@ class _Data:
 # %% ../../nbs/core/01_config.ipynb #ed41326e
 @group('networks')
 class _Networks(_Data):
-    # segmenter body: resnet101 (paper), lite0 (ImageNet-pretrained, small), plain (from scratch), or timm/NAME, any of timm's
+    # segmenter body: resnet101 (paper), lite0 (ImageNet, small), plain (from scratch), timm/NAME (any of timm's)
     body: str = 'resnet101'
     pretrained: bool = True  # start the body from ImageNet weights where it has any
-    # file to start the body from: DeepLab's initial model for resnet101, a file of timm's for timm/NAME; empty: usual source
+    # file to start the body from: DeepLab's initial model (resnet101), one of timm's (timm/NAME); empty: usual source
     body_weights: str = ''
     output_stride: int = setting(0, (0, 8, 16))  # of a convolutional timm/NAME, by dilation; 0: its own strides
     patch_size: int = 0  # of a timm/NAME transformer, its weights resampled to it; 0: its own
@@ -280,9 +280,8 @@ class _Method(_Networks):
 # %% ../../nbs/core/01_config.ipynb #65c82816
 def check_body(c: 'Config') -> None:
     "Raise AshError for settings of the body that it has no use for."
-    usual = {f.name: f.default for f in fields(_Networks)}
-    used = [k for k in ('output_stride', 'patch_size', 'neck', 'neck_width', 'blocks', 'lora', 'auxiliary_weight')]
-    odd = [k for k in used if getattr(c, k) != usual.get(k, 0)]
+    used = ('output_stride', 'patch_size', 'neck', 'neck_width', 'blocks', 'lora', 'auxiliary_weight')
+    odd = [f.name for f in fields(c) if f.name in used and getattr(c, f.name) != f.default]
     if odd and not c.body.startswith('timm/'):
         raise AshError(
             f'{odd[0]} = {getattr(c, odd[0])!r} is for bodies timm/NAME, and body is {c.body!r}: leave it out'

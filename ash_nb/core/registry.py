@@ -51,10 +51,10 @@ def load_plugin(name: str) -> None:
     finally:
         sys.path.remove(here)
 
-# %% ../../nbs/core/02_registry.ipynb #c70a9668
+# %% ../../nbs/core/02_registry.ipynb #a8f7318d
 _loaded = {}  # once a process: whether plug-ins have been imported
 
-
+# %% ../../nbs/core/02_registry.ipynb #c70a9668
 def load_plugins() -> None:
     "Import all plug-ins of this installation and of `ASH_NB_PLUGINS`, once. Raises AshError for one that cannot be."
     if _loaded.get('all'):

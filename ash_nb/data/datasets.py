@@ -27,14 +27,14 @@ def _base_and_part(name: str) -> tuple:
     base, dash, part = name.rpartition('-')
     return (base, part) if dash and base in shipped_names() else (name, '')
 
-# %% ../../nbs/data/15_datasets.ipynb #f6da6fd2
+# %% ../../nbs/data/15_datasets.ipynb #3eefb710
 def _said_root(name: str) -> str:  # '' where nothing is said
     "Look up in the settings where a data set lies, or the one that it is a part of."
     said = settings()
     keys = [key.lower() for key in (name, _base_and_part(name)[0])]
     return next((said[k] for key in keys for k in (key, re.sub(r'\W', '_', key)) if said.get(k)), '')
 
-
+# %% ../../nbs/data/15_datasets.ipynb #f6da6fd2
 def data_root(
     name: str,  # of a data set
     root: str | Path = None,  # as given; None: as settings.ini says

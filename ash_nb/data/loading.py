@@ -34,7 +34,7 @@ class Stream(Dataset):
         "Return the order in which an epoch goes through the data."
         return torch.randperm(len(self.data), generator=generator(self.seed, 'order', epoch)).tolist()
 
-# %% ../../nbs/data/17_loading.ipynb #c7cfd10c
+# %% ../../nbs/data/17_loading.ipynb #4122984e
 @patch
 def first(
     self: Stream,
@@ -51,7 +51,7 @@ def first(
             skipped.append((self.data.names[i], str(e)))
     raise AshError(f'none of {len(places)} samples can be read: {skipped[0][1]}')
 
-
+# %% ../../nbs/data/17_loading.ipynb #c7cfd10c
 @patch
 def read(self: Stream, epoch: int, place: int) -> tuple:  # sample, and (name, reason) of those skipped for it
     "Read the sample at a place of an epoch's order. Raises AshError when it, or with `skip` every one, is bad."

@@ -115,11 +115,11 @@ def _loaded(f, file) -> Decoded:
     file.seek(0)
     return Decoded(f, stored, orientation(f), deep_png(file.read()))
 
-# %% ../../nbs/data/02_pictures.ipynb #b8a006f7
+# %% ../../nbs/data/02_pictures.ipynb #dd8171ca
 FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP', 'TIFF', 'PPM')
 _too_many = f'more than {MAX_PIXELS:,} pixels: refused before decoding; shrink it if it is real'
 
-
+# %% ../../nbs/data/02_pictures.ipynb #b8a006f7
 def _why_not(error: Exception, what: str) -> str:
     "Say why a file could not be decoded, and what to do."
     from PIL import Image, UnidentifiedImageError

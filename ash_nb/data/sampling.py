@@ -101,10 +101,10 @@ def class_chances(
     share = total / total.sum().clamp(min=1)
     return ((1 - share) / temperature).masked_fill(total == 0, -torch.inf).softmax(0)
 
-# %% ../../nbs/data/19_sampling.ipynb #4c204f13
+# %% ../../nbs/data/19_sampling.ipynb #7ffacb19
 LEAST = 3000 / (1280 * 720)  # share of an image that a class must cover to be looked for in it
 
-
+# %% ../../nbs/data/19_sampling.ipynb #4c204f13
 class RareClass(Stream):
     "Number samples so that rare classes come often. Raises AshError where no label map holds a class."
 
@@ -138,7 +138,7 @@ def turned(
     at = int(share * len(places))
     return places[at:] + places[:at]
 
-# %% ../../nbs/data/19_sampling.ipynb #b4271faf
+# %% ../../nbs/data/19_sampling.ipynb #4ddeb50c
 @patch
 def wanted(self: RareClass, k: int) -> tuple:  # class, and places of images that have enough of it, in order of trial
     "Draw the class of sample k, and an image for it."
@@ -146,7 +146,7 @@ def wanted(self: RareClass, k: int) -> tuple:  # class, and places of images tha
     c = int(torch.searchsorted(self.chances, which * self.chances[-1], right=True))
     return c, turned(self.places[c], where)
 
-
+# %% ../../nbs/data/19_sampling.ipynb #b4271faf
 @patch
 def crop_with(self: RareClass, k: int) -> dict:
     "Read sample k, and take up to ten crops of it until one shows enough of its class."

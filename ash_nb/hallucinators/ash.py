@@ -76,7 +76,7 @@ def modulate(
     gamma, beta = (F.interpolate(x, style.shape[-2:], mode='bilinear', align_corners=True) for x in (gamma, beta))
     return style * (gamma + delta) + beta
 
-# %% ../../nbs/hallucinators/02_ash.ipynb #d0b0165f
+# %% ../../nbs/hallucinators/02_ash.ipynb #70fa525c
 @HALLUCINATORS.register('adain')
 class AdaINHallucinator(Hallucinator):
     "Restyle images with the statistics of style images (AdaIN, eq. 1); nothing is learned."
@@ -135,7 +135,7 @@ class AdaINHallucinator(Hallucinator):
         alpha = sent(self.share(len(source), generator), source)
         return self.stylizer.decode(alpha * features + (1 - alpha) * source, size, self.clamp)
 
-
+# %% ../../nbs/hallucinators/02_ash.ipynb #d0b0165f
 def _shares(config):
     return dict(alpha=config.alpha, alpha_min=config.alpha_min, clamp=config.clamp_images)
 

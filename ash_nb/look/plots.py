@@ -484,10 +484,10 @@ def _inset(ax, label, space=CITYSCAPES):
     for side in inset.spines.values():
         side.set(visible=True, color='white', linewidth=1.5)
 
-# %% ../../nbs/look/01_plots.ipynb #41four01
+# %% ../../nbs/look/01_plots.ipynb #9ee1f0e2
 _panels = dict(beta='a) beta', beta_each='b) beta per position', gamma='c) gamma', gamma_each='d) gamma per position')
 
-
+# %% ../../nbs/look/01_plots.ipynb #41four01
 @themed
 def figure4(
     table,  # DataFrame of classwise.csv: step, class, gamma, beta, pixels

@@ -337,13 +337,13 @@ def comparison_notes(
     lost = [f'missing: {name} ({why})' for name, why in dict(record.get('missing', {})).items()]
     return lost + mean_basis(runs) + left + tested + [f'best on source: {why}'] * why.startswith('none, because ')
 
-# %% ../../nbs/look/04_report.ipynb #rp000058
+# %% ../../nbs/look/04_report.ipynb #24f3d5a4
 TABLE = (
     'Mean IoU in percent. ±: half width of the t-based 95 % interval over seeds (a single seed has none). '
     'Differences are paired by seed; * marks an interval that leaves out zero.'
 )
 
-
+# %% ../../nbs/look/04_report.ipynb #rp000058
 def result_blocks(
     folder: Path,  # of a comparison
     runs: pd.DataFrame,  # of runs.csv

@@ -10,8 +10,10 @@ from ..core.config import AshError
 from ..methods.registry import METHODS
 from ..numbers.analysis import compare_table, summarise, with_world_mean
 
-# %% ../../nbs/look/02_tables.ipynb #f39a62fb
+# %% ../../nbs/look/02_tables.ipynb #0bdb31ad
 _no = ':content_weight=0:style_weight=0:source_style_weight=0'
+
+# %% ../../nbs/look/02_tables.ipynb #f39a62fb
 WORDS = {
     'ADVENT': 'advent',
     'MaxSquare': 'maxsquare',
@@ -124,11 +126,11 @@ def side_by_side(
     axes[0, 0].set_yticks(range(len(names)), names, fontsize=8.5)
     return fig
 
-# %% ../../nbs/look/02_tables.ipynb #c22a30b4
+# %% ../../nbs/look/02_tables.ipynb #0c74c189
 _small = '--target unseen,camvid --root CAMVID --device cpu,cpu'
 _weights = '--set encoder_weights=weights/vgg_normalised.pth --set decoder_weights=weights/decoder.pth'
 
-
+# %% ../../nbs/look/02_tables.ipynb #c22a30b4
 def command(
     paper,  # DataFrame of results/paper_tables.csv
     table: int,  # 1 to 6

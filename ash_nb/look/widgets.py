@@ -358,10 +358,10 @@ def slider(
     how = dict(min=0, max=high, step=step, description=name, continuous_update=live)
     return w.FloatSlider(value, **how, layout=w.Layout(width=WIDTH))
 
-# %% ../../nbs/look/06_widgets.ipynb #5ed4f3b1
+# %% ../../nbs/look/06_widgets.ipynb #1924e8e2
 SETTINGS = ('image', 'painting', 'checkpoint', 'alpha', 'delta', 'strength')  # attributes of Preview with a control
 
-
+# %% ../../nbs/look/06_widgets.ipynb #5ed4f3b1
 def setting_parts(p: Preview) -> dict:  # attribute -> widget
     "Make the controls of a preview's settings."
     live = p.run.config.stylizer == 'small'

@@ -117,7 +117,7 @@ def maxsquare_loss(
     weights = 1 / (sizes.gather(1, predicted) ** ratio * (h * w) ** (1 - ratio))  # (B, N)
     return -(weights[:, None] * probs.flatten(2) ** 2).sum() / (b * c)
 
-# %% ../../nbs/methods/03_losses.ipynb #9a65bf69
+# %% ../../nbs/methods/03_losses.ipynb #e7db729c
 def pyramid(
     features: Tensor,  # (B, D, h, w)
     bins: tuple = (1, 2, 4, 8),  # cells each way of every level
@@ -125,7 +125,7 @@ def pyramid(
     "Average features on a pyramid of grids."
     return [F.adaptive_avg_pool2d(full(features), b) for b in bins]
 
-
+# %% ../../nbs/methods/03_losses.ipynb #9a65bf69
 def pyramid_loss(
     features: Tensor,  # (B, D, h, w) of a copy
     mean: list,  # the mean pyramid of all copies

@@ -14,7 +14,7 @@ from typing import Any
 from ..core.config import AshError, Config, one_of, parse_field
 from .registry import METHODS, adapts
 
-# %% ../../nbs/methods/02_presets.ipynb #21971cd0
+# %% ../../nbs/methods/02_presets.ipynb #e7ce73ad
 PRESETS = {
     'gta5': dict(),
     'synthia': dict(source='synthia', height=760),
@@ -45,11 +45,13 @@ PRESETS = {
         classwise_every=25,
     ),
 }
+
+# %% ../../nbs/methods/02_presets.ipynb #21971cd0
 PRESETS['best'] = PRESETS['streetworld'] | dict(
     method='fact', jitter=1.0, steps=900, checkpoint_every=300, classwise_every=75
 )
 
-# %% ../../nbs/methods/02_presets.ipynb #6e175ef9
+# %% ../../nbs/methods/02_presets.ipynb #62c44e0c
 _protocol = dict(
     method='source_only',
     neck='aspp',
@@ -70,6 +72,8 @@ _protocol = dict(
     warmup=0.0,
     checkpoint_every=2000,
 )
+
+# %% ../../nbs/methods/02_presets.ipynb #6e175ef9
 PRESETS['robustnet_r50'] = _protocol | dict(body='timm/resnet50.tv_in1k')
 PRESETS['robustnet_r101'] = _protocol | dict(body='timm/resnet101s')
 
@@ -105,7 +109,7 @@ PRESETS['dinov2_lora'] = _vit | dict(
     head_lr_mult=1.0,
 )
 
-# %% ../../nbs/methods/02_presets.ipynb #ef747f1d
+# %% ../../nbs/methods/02_presets.ipynb #2b4f50ba
 _cbm = ('cityscapes', 'bdd100k', 'mapillary')
 REPORTED = {  # preset -> the test rule of its numbers, mIoU by target in percent, where they stand
     'robustnet_r50': dict(
@@ -124,7 +128,7 @@ REPORTED = {  # preset -> the test rule of its numbers, mIoU by target in percen
     ),
 }
 
-
+# %% ../../nbs/methods/02_presets.ipynb #ef747f1d
 def usual_rule(c: Config) -> str:
     "Return the test rule under which a run's numbers are reported: that of its preset, else ours."
     return REPORTED.get(c.preset, {}).get('rule', 'ash')

@@ -68,9 +68,11 @@ def add_method(*methods: Method) -> None:
     for m in methods:
         METHODS.register(m.name, m, module)
 
-# %% ../../nbs/methods/01_registry.ipynb #6c2970dc
+# %% ../../nbs/methods/01_registry.ipynb #e383b3b5
 _ash = 'Tjio et al., WACV 2022'
 _adain = 'Huang and Belongie, ICCV 2017'
+
+# %% ../../nbs/methods/01_registry.ipynb #6c2970dc
 add_method(
     Method(
         'source_only', 'segmentation loss on the source images alone', label='source only', colour='#777777', marker='o'
@@ -221,12 +223,12 @@ add_method(
     ),
 )
 
-# %% ../../nbs/methods/01_registry.ipynb #bc1409ff
+# %% ../../nbs/methods/01_registry.ipynb #677bbe5c
 def _harder(name, summary, label, colour, marker, paper=''):
     "A method that learns with labels from what the hallucinator of its name makes."
     return Method(name, summary, name, segmentation=True, label=label, colour=colour, marker=marker, paper=paper)
 
-
+# %% ../../nbs/methods/01_registry.ipynb #bc1409ff
 _changers = (
     _harder(
         'randconv',
@@ -286,8 +288,10 @@ for _m in _changers:
         _told = f'{_m.name} through a learned gate by class (ours)'
         add_method(_harder(f'gated_{_m.name}', _told, f'gated {_m.label}', _m.colour, _gate_markers[_m.name]))
 
-# %% ../../nbs/methods/01_registry.ipynb #1a7e0002
+# %% ../../nbs/methods/01_registry.ipynb #311bdbed
 _fan = 'Fan et al., ICLR 2023'
+
+# %% ../../nbs/methods/01_registry.ipynb #1a7e0002
 add_method(
     _harder(
         'pasta',
@@ -339,7 +343,7 @@ def styles_per_image(config: Config) -> int:
     kind = hallucinator_of(config)
     return HALLUCINATORS.choose(kind).styles_per_image(config) if kind else 1
 
-# %% ../../nbs/methods/01_registry.ipynb #d0f3adb1
+# %% ../../nbs/methods/01_registry.ipynb #7eed3537
 _free = ('#000000', '#EE7733', '#0077BB', '#CC3311', '#33BBEE', '#EE3377', '#BBBBBB')
 _markers = 'osDv^P*Xph<>'
 
@@ -350,7 +354,7 @@ def label_of(word: str) -> str:
     label = METHODS[name].label if name in METHODS else ''
     return ', '.join([label or name.replace('_', ' '), *settings])
 
-
+# %% ../../nbs/methods/01_registry.ipynb #d0f3adb1
 def looks(words: list[str]) -> dict[str, dict]:  # word -> color and marker, as matplotlib takes them
     "Give each method of a plot its colour and marker."
     out, others = {}, 0

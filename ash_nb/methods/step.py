@@ -127,7 +127,7 @@ def faults_named(learner: Learner) -> Iterator[None]:
         needed = '' if learner.needs('styles') else "; styles is None, since needs does not name 'styles'"
         raise AshError(f'hallucinator {learner.kind} failed: {type(e).__name__}: {e}{needed}') from e
 
-# %% ../../nbs/methods/07_step.ipynb #cf15b337
+# %% ../../nbs/methods/07_step.ipynb #3c766bf9
 def check_view(
     learner: Learner,
     view: Hallucination,  # what its hallucinator answered
@@ -146,7 +146,7 @@ def check_view(
     if largest > LARGEST:
         raise AshError(f'hallucinator {learner.kind} answered with values up to {largest:.3g}: images are in [0, 1]')
 
-
+# %% ../../nbs/methods/07_step.ipynb #cf15b337
 LARGEST = 20.0  # an untrained decoder without clamping stays well below; images of range 255 do not
 
 # %% ../../nbs/methods/07_step.ipynb #2d6ad513

@@ -50,7 +50,7 @@ class Seen(NamedTuple):
         "Return the summed logits of both heads, (B, C, h, w)."
         return self.heads[0] + self.heads[1]
 
-# %% ../../nbs/methods/04_terms.ipynb #83779fda
+# %% ../../nbs/methods/04_terms.ipynb #ef5f081f
 ADVERSARIES = Registry('adversary', 'ash_nb.methods.terms')  # name -> function of class probabilities (B, C, h, w)
 
 
@@ -62,7 +62,7 @@ def probabilities(probs: Tensor) -> Tensor:
 
 ADVERSARIES.register('self_information', self_information)
 
-
+# %% ../../nbs/methods/04_terms.ipynb #83779fda
 def discriminator_input(learner: 'Learner', heads: list) -> Tensor:  # (B, C, h, w)
     "Return what the discriminator sees, at the segmenter's stride or at the images' size."
     logits, c = heads[0] + heads[1], learner.config
@@ -165,7 +165,7 @@ def view_losses(
         out[name] = c.extra_weight * LOSS_TERMS.choose(name).loss(view, source, shared.get(name))
     return out
 
-# %% ../../nbs/methods/04_terms.ipynb #9960a4cc
+# %% ../../nbs/methods/04_terms.ipynb #cd996dfe
 SHORT_NAMES = dict(
     segmentation='seg',
     adversarial='adv',
@@ -177,7 +177,7 @@ SHORT_NAMES = dict(
     pyramid='pyr',
 )
 
-
+# %% ../../nbs/methods/04_terms.ipynb #9960a4cc
 def short_number(v: float) -> str:
     "Write a number within five characters."
     if v == 0 or 1e-3 <= abs(v) < 10:

@@ -27,19 +27,18 @@ from .necks import NECKS, AuxiliaryHead
 
 # %% ../../nbs/networks/09_any_body.ipynb #1928bd33
 def check_name(name: str) -> str:  # as timm knows it
-    "Return the name of a network without `timm/`. Raises AshError, with what comes near, for one that timm does not have."
+    "Return a network's name without `timm/`. Raises AshError, with what comes near, for one that timm does not have."
     import timm
 
-    bare = name.removeprefix('timm/')
-    kind, _, tag = bare.partition('.')
+    kind, _, tag = name.removeprefix('timm/').partition('.')
     if not timm.is_model(kind):
-        near = difflib.get_close_matches(kind, timm.list_models(), 3)
-        meant = f': did you mean {" or ".join(near)}?' if near else ''
+        near = ' or '.join(difflib.get_close_matches(kind, timm.list_models(), 3))
+        meant = near and f': did you mean {near}?'
         raise AshError(f'timm {timm.__version__} has no network {kind!r}{meant}; timm.list_models() lists all')
     tags = [known.partition('.')[2] for known in timm.list_pretrained(f'{kind}.*')]
     if tag and tag not in tags:
         raise AshError(f'timm has no weights {tag!r} of {kind}: it has {", ".join(tags) or "none"}')
-    return bare
+    return name.removeprefix('timm/')
 
 # %% ../../nbs/networks/09_any_body.ipynb #fbe7c95f
 def build(name: str, output_stride: int = 0, patch_size: int = 0) -> nn.Module:  # the whole model, classifier and all
@@ -92,7 +91,7 @@ def fetch_weights(net: nn.Module, name: str):
             'give the file by body_weights=FILE, or set pretrained=false'
         ) from None
 
-# %% ../../nbs/networks/09_any_body.ipynb #9329edf9
+# %% ../../nbs/networks/09_any_body.ipynb #fb6739b3
 def levels(net: nn.Module) -> list:  # (index, stride, channels, name of the module) of each map
     "List the maps that a network of timm can hand over, finest first."
     found = net.feature_info if isinstance(net.feature_info, list) else net.feature_info.get_dicts()
@@ -107,7 +106,7 @@ def chosen_levels(net: nn.Module, blocks: int) -> list:
         return [found[len(found) * (k + 1) // blocks - 1] for k in range(blocks)]
     return [level for level in found if level[1] >= 4]
 
-
+# %% ../../nbs/networks/09_any_body.ipynb #9329edf9
 def in_patches(net: nn.Module) -> bool:
     "Tell whether a network cuts the image into patches, so that cells are centred in them."
     strided = (m for m in net.modules() if isinstance(m, nn.Conv2d) and m.stride[0] > 1)
@@ -151,7 +150,7 @@ def keep_depthwise_exact(net: nn.Module):
         if type(m) is nn.Conv2d and m.groups == m.in_channels > 1:
             m.__class__ = _InFloat32
 
-# %% ../../nbs/networks/09_any_body.ipynb #032b10ff
+# %% ../../nbs/networks/09_any_body.ipynb #56c5e8a5
 class LoRA(nn.Module):
     "Add the product of two thin matrices to a weight (Hu et al. 2022)."
 
@@ -166,7 +165,7 @@ class LoRA(nn.Module):
         "Return the changed weight."
         return weight + self.scale * (self.b @ self.a)
 
-
+# %% ../../nbs/networks/09_any_body.ipynb #032b10ff
 def add_lora(net: nn.Module, rank: int):
     "Freeze a network and add LoRA to its attention. Raises AshError for one that has none."
     names = ('qkv', 'q', 'kv', 'q_proj', 'k_proj', 'v_proj')
@@ -187,13 +186,13 @@ def merge_lora(net: nn.Module) -> int:  # how many there were
         parametrize.remove_parametrizations(m, 'weight', leave_parametrized=True)
     return len(tuned)
 
-# %% ../../nbs/networks/09_any_body.ipynb #b547094e
+# %% ../../nbs/networks/09_any_body.ipynb #654327db
 def padded(x: Tensor, multiple: int) -> Tensor:  # (B, 3, H, W), normalised, to (B, 3, H', W')
     "Pad images on the right and below with zeros, the mean colour, to multiples of so many pixels."
     down, right = (-side % multiple for side in x.shape[-2:])
     return F.pad(x, (0, right, 0, down))
 
-
+# %% ../../nbs/networks/09_any_body.ipynb #b547094e
 def needs_padding(net: nn.Module, found: list, sure: bool) -> bool:
     "Tell whether images must be padded to the coarsest stride. Raises AshError for a network of one size alone."
     multiple, told = max(stride for _, stride, _, _ in found), ''
@@ -293,7 +292,7 @@ def forward(
         self.auxiliary(maps[-2])  # whoever wants its answer has hooked it
     return self.neck(maps, size)
 
-# %% ../../nbs/networks/09_any_body.ipynb #ad98d2d2
+# %% ../../nbs/networks/09_any_body.ipynb #c0820131
 @patch(as_prop=True)
 def backbone(self: TimmBody) -> nn.Module:
     "What may have been trained before: the network of timm."
@@ -305,7 +304,7 @@ def stages(self: TimmBody) -> list:
     "What `recomputing` takes."
     return stages_of(self.net)
 
-
+# %% ../../nbs/networks/09_any_body.ipynb #ad98d2d2
 @patch(as_prop=True)
 def entrance(self: TimmBody) -> str:
     "The module that a body without an early stage begins with."

@@ -27,26 +27,25 @@ def reading(
 ) -> Tensor:  # (points, n) how much of each cell a point takes; rows sum to 1
     "Say how points, spread over a side of an image, read the cells of a map: linearly between centres."
     at = torch.arange(points, device=device) * ((pixels - 1) / max(points - 1, 1))  # pixels
-    at = (at + 0.5) / stride - 0.5 if centred else at / stride  # cells
-    at = at.clamp(0, cells - 1)
+    at = ((at + 0.5) / stride - 0.5 if centred else at / stride).clamp(0, cells - 1)  # cells
     return (1 - (at[:, None] - torch.arange(cells, device=device)).abs()).clamp(min=0)
 
 # %% ../../nbs/networks/08_necks.ipynb #deb345f2
 def read_at(
     x: Tensor,  # (B, D, h, w) a map
-    stride: int,  # pixels a cell
-    centred: bool,  # as in `reading`
+    stride: int,
+    centred: bool,  # pixels a cell, and where it lies, as in `reading`
     size: tuple,  # (H, W) of the image
     points: tuple,  # (h', w') that are wanted
 ) -> Tensor:  # (B, D, h', w'), in at least float32
     "Read a map at points that are spread evenly over an image, corners on corners."
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     with torch.autocast(x.device.type, enabled=False):
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        sides = zip(x.shape[-2:], size, points)
-        rows, columns = (reading(n, stride, centred, s, p, x.device).to(x.dtype) for n, s, p in sides)
+        sides = ((n, stride, centred, s, p, x.device) for n, s, p in zip(x.shape[-2:], size, points))
+        rows, columns = (reading(*side).to(x.dtype) for side in sides)
         return rows @ x @ columns.T
 
-# %% ../../nbs/networks/08_necks.ipynb #689ea613
+# %% ../../nbs/networks/08_necks.ipynb #43e1ae2d
 def grid(
     size: tuple,  # (H, W) of an image
     stride: int,  # pixels a position
@@ -54,7 +53,7 @@ def grid(
     "Return how many positions a stride gives an image, rounded up."
     return tuple(-(-side // stride) for side in size)
 
-
+# %% ../../nbs/networks/08_necks.ipynb #689ea613
 class Fuse(nn.Module):
     "Bring maps of several strides to one width and to the finest grid, and add them."
 
@@ -73,12 +72,12 @@ class Fuse(nn.Module):
         fine = [read_at(m, s, self.centred, size, points) for m, s in zip(narrow, self.strides)]
         return F.relu(self.norm(sum(fine)))
 
-# %% ../../nbs/networks/08_necks.ipynb #b928ab72
+# %% ../../nbs/networks/08_necks.ipynb #4bfcb8b0
 def group_norm(width: int) -> nn.GroupNorm:
     "Return a group norm of at most 32 groups."
     return nn.GroupNorm(math.gcd(32, width), width)
 
-
+# %% ../../nbs/networks/08_necks.ipynb #b928ab72
 class Linear(nn.Module):
     "Bring the maps of one stride to one width by a 1x1 convolution and read them at half the stride; width 0: at it."
 
@@ -98,7 +97,7 @@ class Linear(nn.Module):
         "Return one map, (B, features, h, w)."
         return read_at(self.narrow(torch.cat(maps, 1)), self.cell, self.centred, size, grid(size, self.stride))
 
-# %% ../../nbs/networks/08_necks.ipynb #e9e13784
+# %% ../../nbs/networks/08_necks.ipynb #92681e7a
 def unit(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
     "Make a convolution without bias that keeps the size, with batch norm and ReLU; weights by He's rule."
     padding = dilation * (kernel // 2)
@@ -106,7 +105,7 @@ def unit(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> nn.Se
     nn.init.kaiming_normal_(conv.weight)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
 
-
+# %% ../../nbs/networks/08_necks.ipynb #e9e13784
 class ASPP(nn.Module):
     "Look at a map at once as a whole, position by position, and at three distances (DeepLab-v3)."
 

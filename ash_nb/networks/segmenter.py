@@ -88,14 +88,14 @@ def _check_images(images):
         f'and got {tuple(images.shape)} of {images.dtype}'
     )
 
-# %% ../../nbs/networks/05_segmenter.ipynb #3dbf011a
+# %% ../../nbs/networks/05_segmenter.ipynb #5e7999f7
 def _up_to(body, name):
     "List the parameters of a body's backbone up to those of a module."
     named = [(k, p) for k, p in body.named_parameters() if not k.startswith(('neck.', 'auxiliary.'))]
     last = max((i for i, (k, _) in enumerate(named) if k.startswith(f'{name}.')), default=-1)
     return [p for _, p in named[: last + 1]]
 
-
+# %% ../../nbs/networks/05_segmenter.ipynb #3dbf011a
 def freeze_body(body: nn.Module, what: str) -> list:  # names of modules that stay in evaluation, below the segmenter
     "Take the gradient from a part of a body: none, norm (statistics alone), early or all."
     if what == 'norm':

@@ -198,7 +198,7 @@ def keep_pair(
         state |= {f'{name}.{k}': v for k, v in net.state_dict().items()}
     save_tensors(out, state, remade_by=command)
 
-# %% ../../nbs/networks/03_train_stylizer.ipynb #e9ad7987
+# %% ../../nbs/networks/03_train_stylizer.ipynb #c54595b0
 def main(
     words: list = None,  # None: those of the command line
 ):
@@ -216,6 +216,6 @@ def main(
     normalise_pair(encoder, decoder, crops(torch.cat(pool(32)), 64, generator(0, 'normalise')))
     keep_pair(encoder, decoder, args.out, f'python -m ash_nb.networks.train_stylizer --steps {args.steps}')
 
-
+# %% ../../nbs/networks/03_train_stylizer.ipynb #e9ad7987
 if __name__ == '__main__' and '__file__' in globals():
     main()

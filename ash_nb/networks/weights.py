@@ -23,12 +23,14 @@ class Source(NamedTuple):
     digest: str  # first digits of its SHA-256, '' where nobody published one
     addresses: tuple  # where it may be had, the first first
 
-# %% ../../nbs/networks/07_weights.ipynb #27286dc5
+# %% ../../nbs/networks/07_weights.ipynb #413f47d7
 _adain = (
     'https://github.com/naoto0804/pytorch-AdaIN/releases/download/v0.0.0',
     'https://transformer-cds.s3-ap-southeast-1.amazonaws.com',
 )
 _ucmerced, _pytorch = 'http://vllab.ucmerced.edu/ytsai/CVPR18', 'https://download.pytorch.org/models'
+
+# %% ../../nbs/networks/07_weights.ipynb #27286dc5
 SOURCES = {
     name: Source(file, digest, tuple(f'{server}/{file}' for server in servers))
     for name, file, digest, servers in (
@@ -73,7 +75,7 @@ def fetch(
     reasons = '; '.join(said)
     raise AshError(f'{file} is not to be had ({reasons}): put the file into {folder} yourself, or name another source')
 
-# %% ../../nbs/networks/07_weights.ipynb #087db2db
+# %% ../../nbs/networks/07_weights.ipynb #c685a15c
 def main(
     words: list | None = None,  # command line; None: that of the process
 ) -> int:  # exit code
@@ -91,6 +93,6 @@ def main(
         return 2
     return 0
 
-
+# %% ../../nbs/networks/07_weights.ipynb #087db2db
 if __name__ == '__main__' and '__file__' in globals():
     sys.exit(main())

@@ -162,10 +162,10 @@ def protocol_records(name: str) -> list:  # of dicts, that of `name` last
     p = PROTOCOLS[name]
     return [PROTOCOLS[n].json() for n in dict.fromkeys((p.within or name, name))]
 
-# %% ../../nbs/numbers/01_evaluation.ipynb #80dfc829
+# %% ../../nbs/numbers/01_evaluation.ipynb #0eb8c71e
 _absent = {'truth_or_prediction': 'in neither truth nor prediction', 'truth': 'not in the truth'}
 
-
+# %% ../../nbs/numbers/01_evaluation.ipynb #80dfc829
 @dataclass
 class Evaluation:
     "What was measured on one target: everything in [0, 1]."

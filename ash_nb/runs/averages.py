@@ -38,7 +38,7 @@ def mean_of(
         mean[k] = torch.stack([s[k].double() for s in states]).mean(0).to(v.dtype) if v.is_floating_point() else v
     return mean
 
-# %% ../../nbs/runs/12_averages.ipynb #68c63d07
+# %% ../../nbs/runs/12_averages.ipynb #ba5a36e4
 def moving_norms(segmenter: nn.Module) -> list:
     "List the batch norms that follow what they see when the segmenter trains; leaves it in eval mode."
     segmenter.train()
@@ -47,7 +47,7 @@ def moving_norms(segmenter: nn.Module) -> list:
     segmenter.eval()
     return moving
 
-
+# %% ../../nbs/runs/12_averages.ipynb #68c63d07
 @torch.no_grad()
 def reestimate_norm(
     learner: Learner,  # whose segmenter gets new statistics
@@ -86,7 +86,7 @@ def source_batches(
     ):
         yield batch['images']
 
-# %% ../../nbs/runs/12_averages.ipynb #9d60dac8
+# %% ../../nbs/runs/12_averages.ipynb #c2bb60c2
 def _sources(run: Run, others: Sequence) -> list:  # folders of checkpoints
     "List what is averaged: the checkpoints of one run, or the last one of several. Raises AshError for none."
     runs = [run, *others]
@@ -99,7 +99,7 @@ def _sources(run: Run, others: Sequence) -> list:  # folders of checkpoints
             raise AshError(f'{r.path} differs from {run.path} in {odd}: only runs of one network can be averaged')
     return [r.checkpoints[-1] for r in runs] if others else run.checkpoints
 
-
+# %% ../../nbs/runs/12_averages.ipynb #9d60dac8
 def _what(folders: Sequence, images: int) -> dict:
     "Describe an average: of which checkpoints it is the mean, and over how many images statistics are estimated."
     return dict(
@@ -148,10 +148,10 @@ def average_checkpoints(
         raise cannot_write(made.path, e) from None
     return made
 
-# %% ../../nbs/runs/12_averages.ipynb #6030c33e
+# %% ../../nbs/runs/12_averages.ipynb #62be4086
 CHECKPOINTS = ('last', 'best_on_source', 'average')
 
-
+# %% ../../nbs/runs/12_averages.ipynb #6030c33e
 def chosen_checkpoint(
     run: Run,  # with a checkpoint
     rule: str = 'last',  # one of CHECKPOINTS

@@ -35,7 +35,7 @@ def _open_once(name: str, root, split: str, **kw):
     drawn = name.startswith(('streetworld', 'procedural'))
     return _drawn_once(name, root, split, **kw) if drawn else open_dataset(name, root, split, **kw)
 
-# %% ../../nbs/runs/01_batches.ipynb #a1c0de09
+# %% ../../nbs/runs/01_batches.ipynb #01b5a922
 def drawing_size(c: Config) -> dict:  # width and height in pixels, and cache
     "Return the size of drawn pictures: that at which the segmenter is tested. Training takes crops of it."
     return dict(width=c.test_width, height=c.test_height, cache=True)
@@ -47,7 +47,7 @@ def _one_source(c: Config, name: str, root: str, split: str, space: LabelSpace) 
         return _open_once(name, None, split, n=c.scenes, space=space, **drawing_size(c))
     return open_dataset(name, root or None, f'{split}~rest{c.hold_out}' if c.hold_out else split, space)
 
-
+# %% ../../nbs/runs/01_batches.ipynb #a1c0de09
 def source_data(c: Config) -> Dataset:
     "Open the source of a configuration, several as one. Raises AshError when it is not there."
     names, space = sources_of(c), space_of(c)
@@ -103,10 +103,10 @@ def target_data(c: Config) -> Dataset | None:
     images = _open_once(c.target, c.target_root or None, c.target_split, **world)
     return Unlabelled(images, 1 if METHODS[c.method].access == 'one_image' else None)
 
-# %% ../../nbs/runs/01_batches.ipynb #5a3b0011
+# %% ../../nbs/runs/01_batches.ipynb #a4c01df9
 _layouts = {}  # what this process has read
 
-
+# %% ../../nbs/runs/01_batches.ipynb #5a3b0011
 def _read_layout(data: Dataset, classes: int, skip: bool, file: Path | None) -> Layout:
     "Read what the labels of a data set hold, from the file where it is kept if it is there and whole."
     if file and file.is_file():

@@ -227,10 +227,10 @@ def cell_rows(run: Run, word: str, device: str | torch.device, scoring: Scoring)
         rows.append(head | target_columns(scored, own, step_of(run, -1)) | kept | classes)
     return rows
 
-# %% ../../nbs/runs/07_compare.ipynb #134c5003
+# %% ../../nbs/runs/07_compare.ipynb #4caab852
 _worker = {}  # of a worker process: its device
 
-
+# %% ../../nbs/runs/07_compare.ipynb #134c5003
 def _cell(cell: tuple, config, out, scoring, known, workers, on_log, progress, device=None) -> list:
     "Train what is missing of one method and seed, and score it."
     word, seed = cell
@@ -244,7 +244,7 @@ def _cell(cell: tuple, config, out, scoring, known, workers, on_log, progress, d
         forgiving(on_log)(run, dict(step=rows[0]['step'], **scores))
     return rows
 
-# %% ../../nbs/runs/07_compare.ipynb #pa070002
+# %% ../../nbs/runs/07_compare.ipynb #51866d19
 def read_part(
     text: str,  # K/N, the first part is 1
 ) -> tuple[int, int]:  # K, N
@@ -255,7 +255,7 @@ def read_part(
         raise AshError(f'part {str(text)!r}: expected K/N with K from 1 to N, for example 2/4')
     return k, n
 
-
+# %% ../../nbs/runs/07_compare.ipynb #pa070002
 def part_of_run(
     word: str,  # of its method
     seed: int,
@@ -278,7 +278,7 @@ def what_lacks(run: Run, config: Config) -> str:  # '' for a run that is finishe
     except AshError as e:
         return str(e)
 
-# %% ../../nbs/runs/07_compare.ipynb #pa070007
+# %% ../../nbs/runs/07_compare.ipynb #ddd418df
 def _share(cells: list, part: str) -> list:
     "Choose the cells of one part; all of them where there is none."
     if not part:
@@ -286,7 +286,7 @@ def _share(cells: list, part: str) -> list:
     k, n = read_part(part)
     return [cell for cell in cells if part_of_run(*cell, n) == k]
 
-
+# %% ../../nbs/runs/07_compare.ipynb #pa070007
 def _there(
     cells: list,
     config: Config,

@@ -161,13 +161,13 @@ def log_session(run: Run, learner: Learner, start: int, end: int, seconds: float
         if not failing:
             print(e, file=sys.stderr)
 
-# %% ../../nbs/runs/04_log.ipynb #pa040001
+# %% ../../nbs/runs/04_log.ipynb #be7a6b14
 def check_callback(on_log: Callable | None):
     "Raise AshError for what is given as `on_log` and cannot be called."
     if on_log is not None and not callable(on_log):
         raise AshError(f'on_log = {on_log!r}: expected a function that takes a run and a row, or None')
 
-
+# %% ../../nbs/runs/04_log.ipynb #pa040001
 def forgiving(
     on_log: Callable,  # takes run, row
 ) -> Callable:

@@ -47,10 +47,10 @@ def input_record(segmenter: Segmenter) -> dict:
     found = dict(images=told, convention=segmenter.convention, channels=order, scale=scale, shift=shift)
     return found | dict(stride=segmenter.stride, answer='logits of two heads, to be added')
 
-# %% ../../nbs/runs/10_model.ipynb #2bf93568
+# %% ../../nbs/runs/10_model.ipynb #4502b540
 FORMAT = 1  # of model.json
 
-
+# %% ../../nbs/runs/10_model.ipynb #2bf93568
 def model_record(
     run: Run,
     checkpoint: int = -1,  # which, by its place in the list
@@ -87,7 +87,7 @@ def write_model(
     write_json(folder / 'model.json', record, sealed=True)
     return record
 
-# %% ../../nbs/runs/10_model.ipynb #9e3313d7
+# %% ../../nbs/runs/10_model.ipynb #ae4cde9d
 _needed = ('config', 'label_space', 'taught', 'weights.sha256', 'run.step')
 
 
@@ -99,7 +99,7 @@ def _holds(record: dict, place: str) -> bool:
         record = record[key]
     return True
 
-
+# %% ../../nbs/runs/10_model.ipynb #9e3313d7
 def _refuse_odd(record: dict, file: Path):
     "Raise AshError for the record of a model that cannot be used."
     form = record.get('format')
@@ -159,7 +159,7 @@ def load_model(
         raise AshError(f'{file} is not the file that model.json speaks of, its SHA-256 is another: {remedy}')
     return Model(folder, record, segmenter)
 
-# %% ../../nbs/runs/10_model.ipynb #0ab9c7cc
+# %% ../../nbs/runs/10_model.ipynb #64722df4
 def segmenter_of(
     run: Run | Model,
     checkpoint: int = -1,  # of a run, by its place in the list
@@ -169,7 +169,7 @@ def segmenter_of(
     found = run.segmenter
     return to_channels_last(found, torch.device(device)) if isinstance(found, nn.Module) else found(checkpoint, device)
 
-
+# %% ../../nbs/runs/10_model.ipynb #0ab9c7cc
 def open_trained(
     path: Path | str,  # a run folder, or that of an exported model
 ) -> Run | Model:
