@@ -2312,6 +2312,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'ash_nb.runs.record': { 'ash_nb.runs.record._commit': ('runs/record.html#_commit', 'ash_nb/runs/record.py'),
                                     'ash_nb.runs.record._files_of': ('runs/record.html#_files_of', 'ash_nb/runs/record.py'),
                                     'ash_nb.runs.record._part': ('runs/record.html#_part', 'ash_nb/runs/record.py'),
+                                    'ash_nb.runs.record.body_origin': ('runs/record.html#body_origin', 'ash_nb/runs/record.py'),
                                     'ash_nb.runs.record.conditions': ('runs/record.html#conditions', 'ash_nb/runs/record.py'),
                                     'ash_nb.runs.record.data_record': ('runs/record.html#data_record', 'ash_nb/runs/record.py'),
                                     'ash_nb.runs.record.files_digest': ('runs/record.html#files_digest', 'ash_nb/runs/record.py'),

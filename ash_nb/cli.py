@@ -19,7 +19,7 @@ from itertools import groupby
 from pathlib import Path
 
 from .core.config import AshError, Config, Stopped, field_table, one_of, parse_field, plain_path, settings
-from .methods.presets import PRESETS, preset, written_out
+from .methods.presets import PRESETS, preset, usual_rule, written_out
 from .methods.registry import METHODS, Method
 
 # %% ../nbs/workshop/04_cli.ipynb #b386db21
@@ -103,7 +103,7 @@ def _data_sets(text: str) -> tuple:  # names, name -> folder of those that were 
 # %% ../nbs/workshop/04_cli.ipynb #708d11a9
 def _rule_option(p: argparse.ArgumentParser):
     "Add by which rule is tested."
-    p.add_argument('--rule', default='ash', help='how is tested: ash (default), robustnet, rein, ...')
+    p.add_argument('--rule', default='', help='how is tested: ash, robustnet, rein, ... (default: as the preset)')
 
 # %% ../nbs/workshop/04_cli.ipynb #3c4d0001
 def _checkpoint_option(p: argparse.ArgumentParser):
@@ -286,14 +286,15 @@ def _evaluate(args: argparse.Namespace):
     names, roots = _data_sets(args.target)
     targets = target_names(','.join(names))
     roots |= _roots(args.root, targets)
-    rule_of(args.rule)
+    rule = args.rule or usual_rule(run.config)
+    rule_of(rule)
     for t in targets:
         read_sample(open_target(t, roots.get(t), args.split, args.images, space=run.space), labelled=True)
     if isinstance(run, Run) and run.checkpoints and not run.finished:
         done = run.checkpoints[-1].name[5:].lstrip('0')
         print(f'{run.path} is not finished: scored after {done} of {run.config.steps} steps', file=sys.stderr)
     run, checkpoint = chosen_checkpoint(run, args.checkpoint, device)
-    ask = dict(protocol=args.protocol, checkpoint=checkpoint, mean_over=args.mean_over, rule=args.rule)
+    ask = dict(protocol=args.protocol, checkpoint=checkpoint, mean_over=args.mean_over, rule=rule)
     try:
         for t in targets:
             results.append(evaluate_run(run, t, roots.get(t), args.split, device, args.images, **ask))
@@ -370,7 +371,7 @@ def _compare(args: argparse.Namespace) -> int:  # exit code: 1 where runs are mi
     if args.baseline:
         one_of(args.baseline, words, 'baseline')
     where = (args.split, args.device, args.images, args.protocol, args.workers)
-    how = dict(mean_over=args.mean_over, rule=args.rule, part=args.part, collect=args.collect)
+    how = dict(mean_over=args.mean_over, rule=args.rule or usual_rule(config), part=args.part, collect=args.collect)
     runs = compare(words, args.seeds, targets, args.out, config, roots, *where, **how)
     if args.part:
         _say_part(args.part, runs)
@@ -408,15 +409,16 @@ def _add_predict(subparsers):
 def _predict(args: argparse.Namespace) -> int:  # exit code: 1 where a picture could not be read
     "Segment pictures; what cannot be read is told, and the rest is done."
     from ash_nb.runs.averages import chosen_checkpoint
-    from ash_nb.runs.folder import load_run
+    from ash_nb.runs.model import open_trained
     from ash_nb.runs.predict import predict_files
 
     also = [kind for kind in ('colours', 'overlays', 'probabilities') if getattr(args, kind)]
-    run, checkpoint = chosen_checkpoint(load_run(args.run), args.checkpoint, args.device)
-    how = dict(rule=args.rule, device=args.device, target=args.target, checkpoint=checkpoint)
+    run, checkpoint = chosen_checkpoint(open_trained(args.run), args.checkpoint, args.device)
+    rule = args.rule or usual_rule(run.config)
+    how = dict(rule=rule, device=args.device, target=args.target, checkpoint=checkpoint)
     written, bad = predict_files(run, args.paths, args.out, args.ids, also, args.batch_size, **how)
     done = len(written) // (1 + len(also))
-    print(f'{done} picture{"s" * (done != 1)} segmented by rule {args.rule}; written to {args.out}')
+    print(f'{done} picture{"s" * (done != 1)} segmented by rule {rule}; written to {args.out}')
     if bad:
         print(f'{len(bad)} could not be read: {", ".join(map(str, bad))}', file=sys.stderr)
     return int(bool(bad))

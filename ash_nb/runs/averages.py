@@ -21,6 +21,7 @@ from ..core.files import cannot_write, load_tensors, recorded_digest, save_tenso
 from ..methods.learner import Learner
 from .batches import batches
 from .folder import AVERAGE, Run, judged
+from .model import Model
 from .scoring import best_of, no_validation, source_scores
 
 # %% ../../nbs/runs/12_averages.ipynb #f664d8c1
@@ -158,7 +159,9 @@ def chosen_checkpoint(
     device: str = 'cpu',  # where
 ) -> tuple:  # a Run, and which of its checkpoints
     "Find the checkpoint that a rule chooses. Raises AshError for an unknown rule, or a source without such a split."
-    if not run.checkpoints:
+    if isinstance(run, Model) and rule != 'last':
+        raise AshError(f'{run.path} is an exported model, which has one checkpoint: leave --checkpoint out')
+    if isinstance(run, Model) or not run.checkpoints:
         return run, -1  # whoever asks it says so
     if one_of(rule, CHECKPOINTS, 'rule of the checkpoint') == 'last':
         return run, -1

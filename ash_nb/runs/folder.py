@@ -48,7 +48,9 @@ def config_in(
     if not isinstance(given, dict):
         raise AshError(f'{file} is not the record of a run: it has no "config"')
     if 'freeze_norm' in given:  # until one field said what is frozen
-        given['freeze'] = 'norm' if given.pop('freeze_norm') else given.get('freeze', 'none')
+        given = {k: v for k, v in given.items() if k != 'freeze_norm'} | {
+            'freeze': 'norm' if given['freeze_norm'] else 'none'
+        }
     if odd := given.keys() - {f.name for f in fields(Config)}:
         told = f'{file} was written by another version of ash_nb: field {min(odd)!r} is unknown here'
         raise AshError(f'{told}; open it with that version, or train again in a new folder')

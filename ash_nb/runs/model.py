@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from ..core.config import AshError, Config, plain_path
 from ..core.devices import to_channels_last
 from ..core.files import read_hashed, read_json, recorded_digest, sha256, write_hashed, write_json
+from ..networks.any_body import merge_lora
 from ..networks.segmenter import Segmenter
 from ..numbers.rules import rule_of
 from .folder import Run, config_in, filled_segmenter, judged, load_run, space_in, train_again
@@ -78,9 +80,14 @@ def write_model(
     "Write weights and record of a model. Raises AshError for a damaged checkpoint, or a folder that cannot be written."
     at = run.checkpoint(checkpoint)
     segmenter, data = run.segmenter(checkpoint), read_hashed(judged(at), train_again(at))
+    merged = {'lora': 0} if run.config.lora else {}
+    if merged:  # nobody else needs to know of it
+        merge_lora(segmenter)
+        data = save({k: v.contiguous().clone() for k, v in segmenter.state_dict().items()})
     weights = dict(file='model.safetensors', sha256=sha256(data))
     weights['parameters'] = sum(p.numel() for p in segmenter.parameters())
     record = model_record(run, checkpoint, chosen) | dict(input=input_record(segmenter), weights=weights) | more
+    record['config'] |= merged
     record['run']['step'] = run.mark(checkpoint)['step']
     (folder / 'model.json').unlink(missing_ok=True)
     write_hashed(folder / 'model.safetensors', data)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['provenance', 'conditions', 'files_digest', 'data_record', 'refuse_other_files', 'other_classes',
-           'refuse_other_classes', 'refuse_other', 'prepare_run', 'other_conditions']
+           'refuse_other_classes', 'refuse_other', 'body_origin', 'prepare_run', 'other_conditions']
 
 # %% ../../nbs/runs/03_record.ipynb #c1c0de04
 import json
@@ -133,6 +133,12 @@ def refuse_other(run: Run, config: Config):
     refuse_other_classes(run, config)
     refuse_other_files(run, config)
 
+# %% ../../nbs/runs/03_record.ipynb #3f71e043
+def body_origin(learner: Learner) -> dict:  # body: name, weights, licence, file and its SHA-256; {}: nothing to say
+    "Say which weights a body of timm started from, and whose they are."
+    said = getattr(learner.segmenter.body, 'weights', None)
+    return {'body': said} if said else {}
+
 # %% ../../nbs/runs/03_record.ipynb #c1c0de14
 def prepare_run(config: Config, run: Run, learner: Learner = None):  # learner: whose conditions are recorded
     "Write the record of a new run. Raises AshError when the folder cannot be written, or holds another run by now."
@@ -141,9 +147,10 @@ def prepare_run(config: Config, run: Run, learner: Learner = None):  # learner: 
         raise AshError(f'{run.path} is the folder of an exported model: choose another one to train in')
     if is_first_process() and not file.is_file():
         made = provenance()
+        known = dict(label_space=space_of(config).json(), taught=list(taught_by(config)))
         if learner:
             made['conditions'] = conditions(learner)
-        known = dict(label_space=space_of(config).json(), taught=list(taught_by(config)))
+            known |= body_origin(learner)
         record = dict(config=asdict(config), **known, provenance=made, data=data_record(config))
         write_json(file, record, sealed=True)
     wait_for_all()

@@ -317,6 +317,9 @@ def _begin(run: Run, learner: Learner) -> int:  # steps done
     start = run.load_checkpoint(learner)
     if start and is_first_process() and (told := other_conditions(run, learner)):
         print(told, file=sys.stderr)
+    body = run.record.get('body', {})
+    if start == 0 and body.get('licence') and is_first_process():
+        print(f'{body["weights"]}: licence {body["licence"]}', file=sys.stderr)
     if start == 0 and learner.hallucinator is not None and learner.hallucinator.fits_styles:
         fit(learner)
     return start
