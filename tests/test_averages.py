@@ -68,7 +68,7 @@ def test_the_command_line_chooses_a_checkpoint(run, tmp_path, capsys):
 def test_a_half_made_average_is_made_again(run, tmp_path):
     made = average_checkpoints(run, out=tmp_path / 'mean', images=4)
     whole = load_tensors(judged(made.checkpoints[-1]))
-    record = {k: v for k, v in made.record.items()}
+    record = dict(made.record)
     record['averaged'] = {k: v for k, v in record['averaged'].items() if k != 'norm'}
     write_json(made.path / 'config.json', record, sealed=True)  # killed before its statistics were estimated
     judged(made.checkpoints[-1]).unlink()
