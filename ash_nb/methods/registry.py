@@ -297,7 +297,7 @@ add_method(
         'pasta',
         'Fourier amplitudes times noise that grows with frequency (Chattopadhyay et al. 2023)',
         'PASTA',
-        '#CC6677',
+        '#1111EE',
         'h',
         'Chattopadhyay et al., ICCV 2023',
     ),
@@ -305,11 +305,11 @@ add_method(
         'prorandconv',
         'one random deformable block, one to ten times (Choi et al. 2023)',
         'ProRandConv',
-        '#997700',
+        '#7766FF',
         'H',
         'Choi et al., CVPR 2023',
     ),
-    _harder('np', "early features' channel means perturbed (Fan et al. 2023)", 'NP', '#004488', '<', _fan),
+    _harder('np', "early features' channel means perturbed (Fan et al. 2023)", 'NP', '#000033', '<', _fan),
     _harder(
         'np_plus', 'the same, by as much as they differ within the batch (Fan et al. 2023)', 'NP+', '#000000', '>', _fan
     ),

@@ -110,7 +110,7 @@ def _what(folders: Sequence, images: int) -> dict:
 # %% ../../nbs/runs/12_averages.ipynb #b0b53ed4
 def _write_average(out: Run, run: Run, folders: Sequence, images: int, device: str):
     "Write the mean of checkpoints into a folder, estimate its statistics, and seal its record last."
-    checkpoint = out.path / 'checkpoints' / f'step-{run.config.steps:07d}'
+    checkpoint = out.path / 'checkpoints' / folders[-1].name
     one_run = len({f.parent for f in folders}) == 1
     for file in sorted(folders[0].glob('*.safetensors')):
         several = one_run or file.name.startswith('segmenter')  # what a hallucinator has learned is one run's own
