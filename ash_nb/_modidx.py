@@ -2210,6 +2210,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'ash_nb.runs.folder.Run.space': ('runs/folder.html#run.space', 'ash_nb/runs/folder.py'),
                                     'ash_nb.runs.folder.Run.table': ('runs/folder.html#run.table', 'ash_nb/runs/folder.py'),
                                     'ash_nb.runs.folder.Run.taught': ('runs/folder.html#run.taught', 'ash_nb/runs/folder.py'),
+                                    'ash_nb.runs.folder.Run.weights': ('runs/folder.html#run.weights', 'ash_nb/runs/folder.py'),
                                     'ash_nb.runs.folder._drop': ('runs/folder.html#_drop', 'ash_nb/runs/folder.py'),
                                     'ash_nb.runs.folder._drop_oldest': ('runs/folder.html#_drop_oldest', 'ash_nb/runs/folder.py'),
                                     'ash_nb.runs.folder._is_whole': ('runs/folder.html#_is_whole', 'ash_nb/runs/folder.py'),

@@ -431,7 +431,7 @@ def _add_export(subparsers):
     p = _add_verb(subparsers, 'export', summary, example)
     p.add_argument('run', help='run folder; with --push alone, that of an exported model')
     p.add_argument('--out', help='folder of the model, a new one')
-    rule = 'last, best_on_source, or the step of one that is kept (default %(default)s)'
+    rule = 'last, best_on_source, average, or the step of one that is kept (default %(default)s)'
     p.add_argument('--checkpoint', default='last', help=rule)
     p.add_argument('--onnx', action='store_true', help='also write model.onnx, for pictures of any size')
     p.add_argument('--onnx-size', metavar='WxH', help='also write model.onnx, for pictures of this size alone')

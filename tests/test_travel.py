@@ -34,7 +34,7 @@ from ash_nb.runs.training import train
 SIZE = dict(width=96, height=64, test_width=96, test_height=64)
 tiny = preset('streetworld', scenes=4, batch_size=2, steps=2, checkpoint_every=2, keep_checkpoints=1, **SIZE)
 # body, and the size that its graph is fixed to: any size takes two minutes with the uneven padding of lite0
-GRAPHS = [('plain', None), ('lite0', (96, 64))]
+GRAPHS = [('plain', None), ('lite0', (96, 64)), ('timm/test_convnext', None)]
 
 
 def trained(folder, body, method='ash', **fields):
@@ -45,7 +45,7 @@ def trained(folder, body, method='ash', **fields):
 def runs(tmp_path_factory):
     "Two steps of ASH with each body, its ImageNet weights and all."
     folder = tmp_path_factory.mktemp('travel')
-    return {body: trained(folder / body, body) for body, _ in GRAPHS}
+    return {body: trained(folder / body, body, pretrained='timm/' not in body) for body, _ in GRAPHS}
 
 
 @pytest.fixture(scope='module')

@@ -26,7 +26,7 @@ def reading(
     device: torch.device | str = 'cpu',  # where
 ) -> Tensor:  # (points, n) how much of each cell a point takes; rows sum to 1
     "Say how points, spread over a side of an image, read the cells of a map: linearly between centres."
-    at = torch.arange(points, device=device) * ((pixels - 1) / max(points - 1, 1))  # pixels
+    at = torch.arange(points, device=device) * (pixels - 1) / max(points - 1, 1)  # pixels
     at = ((at + 0.5) / stride - 0.5 if centred else at / stride).clamp(0, cells - 1)  # cells
     return (1 - (at[:, None] - torch.arange(cells, device=device)).abs()).clamp(min=0)
 
@@ -51,7 +51,7 @@ def grid(
     stride: int,  # pixels a position
 ) -> tuple:  # (h, w)
     "Return how many positions a stride gives an image, rounded up."
-    return tuple(-(-side // stride) for side in size)
+    return tuple((side + stride - 1) // stride for side in size)
 
 # %% ../../nbs/networks/08_necks.ipynb #689ea613
 class Fuse(nn.Module):

@@ -35,6 +35,7 @@ from ..methods.registry import METHODS, adapts, label_of, needs
 from ..networks.segmenter import Segmenter
 from ..numbers.evaluation import Evaluation, kept_evaluations
 from ..numbers.rules import RULES
+from .averages import average_checkpoints
 from .compare import comparison_table, know_protocols, to_markdown
 from .folder import Run, load_run, run_name
 from .model import record_in, write_model
@@ -494,12 +495,14 @@ def _of_step(run: Run, rule: str, steps: list) -> tuple:  # its place in the lis
     if str(rule).isdecimal() and int(rule) in steps:
         return steps.index(int(rule)), 'that step, by whoever exported it'
     kept = ', '.join(map(str, steps))
-    raise AshError(f'checkpoint {rule!r}: expected last, best_on_source, or one of the steps that are kept, {kept}')
+    raise AshError(
+        f'checkpoint {rule!r}: expected last, best_on_source, average, or one of the steps that are kept, {kept}'
+    )
 
 # %% ../../nbs/runs/11_export.ipynb #d9ca690f
 def exported_checkpoint(
     run: Run,
-    rule: str = 'last',  # last, best_on_source, or a step
+    rule: str = 'last',  # last, best_on_source, average, or a step
     device: str | torch.device = 'cpu',  # where checkpoints are scored
 ) -> tuple:  # a run, the place of its checkpoint in the list, the rule in words
     "Choose a checkpoint. Raises AshError for a rule that is none, or cannot choose."
@@ -507,6 +510,9 @@ def exported_checkpoint(
     steps = [run.mark(k)['step'] for k in range(len(run.checkpoints))]
     if rule == 'last':
         return run, len(steps) - 1, 'the last' if run.finished else 'the newest of a run that is not finished'
+    if rule == 'average':
+        made = average_checkpoints(run, device=str(device))
+        return made, -1, 'the mean of the last ones, batch norm estimated anew on the source'
     if rule == 'best_on_source':
         best = best_of(source_scores(run, device, None))
         if best is None:

@@ -135,10 +135,16 @@ def judged(
 
 # %% ../../nbs/runs/02_folder.ipynb #c0de7b04
 @patch
+def weights(self: Run, folder: Path) -> Path:  # folder: a checkpoint
+    "Name the file of the segmenter that is judged; that of an average must be there when the run keeps one."
+    return folder / (AVERAGE if self.config.ema else 'segmenter.safetensors')
+
+
+@patch
 def mark(self: Run, checkpoint: int = -1) -> dict:  # step, and SHA-256 of the weights
     "Tell which weights are judged. Raises AshError when the checkpoint is not there."
     folder = self.checkpoint(checkpoint)
-    return dict(step=_step_of(folder), weights=recorded_digest(judged(folder)))
+    return dict(step=_step_of(folder), weights=recorded_digest(self.weights(folder)))
 
 # %% ../../nbs/runs/02_folder.ipynb #5pace0f4
 def space_in(
@@ -355,7 +361,7 @@ def learner(self: Run, checkpoint: int = -1, device: str | torch.device = 'cpu')
     result = Learner(self.config, device, space=self.space)
     self.load_networks(result, folder)
     if self.config.ema:
-        fill(result.segmenter, judged(folder), train_again(folder))
+        fill(result.segmenter, self.weights(folder), train_again(folder))
     for network in result.networks.values():
         network.eval()
     return result
@@ -379,7 +385,7 @@ def filled_segmenter(
 def segmenter(self: Run, checkpoint: int = -1, device: str | torch.device = 'cpu') -> Segmenter:
     "Return the segmenter of a checkpoint (by index), in eval mode. Raises AshError when it is damaged or not there."
     folder = self.checkpoint(checkpoint)
-    return filled_segmenter(self.config, self.space, judged(folder), device, train_again(folder))
+    return filled_segmenter(self.config, self.space, self.weights(folder), device, train_again(folder))
 
 # %% ../../nbs/runs/02_folder.ipynb #1ca064ec
 @patch

@@ -21,7 +21,7 @@ from ..core.files import read_hashed, read_json, recorded_digest, sha256, write_
 from ..networks.any_body import merge_lora
 from ..networks.segmenter import Segmenter
 from ..numbers.rules import rule_of
-from .folder import Run, config_in, filled_segmenter, judged, load_run, space_in, train_again
+from .folder import Run, config_in, filled_segmenter, load_run, space_in, train_again
 
 # %% ../../nbs/runs/10_model.ipynb #2142ad9e
 PLACES = (
@@ -79,7 +79,7 @@ def write_model(
 ) -> dict:  # the record
     "Write weights and record of a model. Raises AshError for a damaged checkpoint, or a folder that cannot be written."
     at = run.checkpoint(checkpoint)
-    segmenter, data = run.segmenter(checkpoint), read_hashed(judged(at), train_again(at))
+    segmenter, data = run.segmenter(checkpoint), read_hashed(run.weights(at), train_again(at))
     merged = {'lora': 0} if run.config.lora else {}
     if merged:  # nobody else needs to know of it
         merge_lora(segmenter)
