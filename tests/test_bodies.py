@@ -172,7 +172,7 @@ def test_deeplab_v3_plus_has_the_published_size():
     'changes, told',
     [
         (dict(body='timm/resnet5'), "has no network 'resnet5': did you mean resnet5"),
-        (dict(body='resnet50'), "unknown body 'resnet50': choose one of resnet101, lite0, plain"),
+        (dict(body='resnet50'), 'or a network of timm as timm/NAME'),
         (dict(body='timm/test_resnet', lora=4), 'has no attention'),
         (dict(body='timm/test_vit', output_stride=8), 'has no output_stride'),
         (dict(body='timm/test_vit', method='mixstyle'), 'has none: choose a convolutional body'),

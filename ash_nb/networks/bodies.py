@@ -393,7 +393,11 @@ def make_body(
 
         body = TimmBody(name, pretrained, **options)
         return body, body.convention
-    kind = BODY_KINDS.choose(name)
+    if name not in BODY_KINDS:
+        raise AshError(
+            f'unknown body {name!r}: choose one of {", ".join(BODY_KINDS)}, or a network of timm as timm/NAME'
+        )
+    kind = BODY_KINDS[name]
     if name == 'resnet101':
         return _resnet101(pretrained, convention)
     body = kind() if name == 'plain' else kind(pretrained)
