@@ -19,7 +19,7 @@ from itertools import groupby
 from pathlib import Path
 
 from .core.config import AshError, Config, Stopped, field_table, one_of, parse_field, plain_path, settings
-from .methods.presets import PRESETS, preset, usual_rule, written_out
+from .methods.presets import preset, usual_rule, written_out
 from .methods.registry import METHODS, Method
 
 # %% ../nbs/workshop/04_cli.ipynb #b386db21
@@ -52,7 +52,11 @@ def _whole(option: str, least: int = 1) -> Callable:
 def _run_options(p: argparse.ArgumentParser):
     "Add what decides how a run is trained."
     p.add_argument('--source', help='what to learn from: a data set, or its folder')
-    p.add_argument('--preset', default=settings()['preset'], help=f'{", ".join(PRESETS)} (default %(default)s)')
+    p.add_argument(
+        '--preset',
+        default=settings()['preset'],
+        help='gta5, best, robustnet_r50, ... (default %(default)s)',
+    )
     p.add_argument('--steps', type=_whole('--steps'), help="training steps (default: the preset's)")
     field = 'any other field of the configuration, e.g. lambda_adv=0.01; `ash-nb fields` lists them'
     p.add_argument('--set', action='append', default=[], metavar='FIELD=VALUE', help=field)
@@ -103,7 +107,7 @@ def _data_sets(text: str) -> tuple:  # names, name -> folder of those that were 
 # %% ../nbs/workshop/04_cli.ipynb #708d11a9
 def _rule_option(p: argparse.ArgumentParser):
     "Add by which rule is tested."
-    p.add_argument('--rule', default='', help='how is tested: ash, robustnet, rein, ... (default: as the preset)')
+    p.add_argument('--rule', default='', help='test rule: ash, rein, ... (default: the preset's)')
 
 # %% ../nbs/workshop/04_cli.ipynb #3c4d0001
 def _checkpoint_option(p: argparse.ArgumentParser):
