@@ -107,7 +107,7 @@ def _data_sets(text: str) -> tuple:  # names, name -> folder of those that were 
 # %% ../nbs/workshop/04_cli.ipynb #708d11a9
 def _rule_option(p: argparse.ArgumentParser):
     "Add by which rule is tested."
-    p.add_argument('--rule', default='', help='test rule: ash, rein, ... (default: the preset's)')
+    p.add_argument('--rule', default='', help='test rule: ash, rein, ... (default: as its preset)')
 
 # %% ../nbs/workshop/04_cli.ipynb #3c4d0001
 def _checkpoint_option(p: argparse.ArgumentParser):
