@@ -1491,6 +1491,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'ash_nb/methods/reference.py'),
                                           'ash_nb.methods.reference.reference_step': ( 'methods/reference.html#reference_step',
                                                                                        'ash_nb/methods/reference.py'),
+                                          'ash_nb.methods.reference.refuse_other_losses': ( 'methods/reference.html#refuse_other_losses',
+                                                                                            'ash_nb/methods/reference.py'),
                                           'ash_nb.methods.reference.segmenter_learns': ( 'methods/reference.html#segmenter_learns',
                                                                                          'ash_nb/methods/reference.py'),
                                           'ash_nb.methods.reference.stylised': ( 'methods/reference.html#stylised',

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['svd_noise', 'two_answers', 'stylised', 'freeze_all_but', 'judged', 'ash_learns', 'segmenter_learns',
-           'discriminator_learns', 'reference_step']
+           'discriminator_learns', 'refuse_other_losses', 'reference_step']
 
 # %% ../../nbs/methods/09_reference.ipynb #b6a0576f
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.config import generator
+from ..core.config import AshError, Config, generator
 from ..core.tensors import full
 from ..hallucinators.ash import modulate, restraint, smooth
 from ..hallucinators.contract import Hallucination
@@ -126,6 +126,15 @@ def discriminator_learns(learner: Learner, heads: tuple) -> dict:
     loss.backward()
     return {'discriminator': loss.detach()}
 
+# %% ../../nbs/methods/09_reference.ipynb #1b764f51
+def refuse_other_losses(c: Config):
+    "Raise AshError for a configuration with losses that the published order, as it stands here, leaves out."
+    without = ('local_weight', 'weight_discrepancy', 'auxiliary_weight')
+    if odd := [f'{k} = {getattr(c, k)}' for k in without if getattr(c, k)]:
+        raise AshError(
+            f'reference_step leaves out {", ".join(odd)}: set it to 0, or take the step of ash_nb.methods.step'
+        )
+
 # %% ../../nbs/methods/09_reference.ipynb #2c971b93
 def reference_step(
     learner: Learner,  # of method ash
@@ -136,7 +145,8 @@ def reference_step(
     noise: Callable = svd_noise,  # on the style features
     literal: bool = True,  # second stylised image with new noise and ASH at the images' size; False: as the first
 ) -> dict:  # losses by name
-    "Take one step of Algorithm 1 in the published order."
+    "Take one step of Algorithm 1 in the published order. Raises AshError for losses that it does not have."
+    refuse_other_losses(learner.config)
     images, labels, styles = (x.to(learner.device) for x in (images, labels, styles))
     learner.begin(number)
     losses = ash_learns(learner, images, styles, number, noise)
