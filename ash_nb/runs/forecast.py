@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.config import AshError, Config
 from ..data.datasets import space_of
+from ..methods.average import average_of, with_average
 from ..methods.guard import Guard
 from ..methods.learner import Learner
 from ..methods.registry import adapts, styles_per_image
@@ -97,6 +98,8 @@ def without_numbers(learner: Learner, mode: FakeTensorMode, memory: LiveMemory):
     for m in (m for net in [*learner.networks.values(), *others] for m in net.modules()):
         for held in (m._parameters, m._buffers):
             held.update({k: fake(t) for k, t in held.items()})
+    if average := average_of(learner):
+        average.weights = [fake(w) for w in average.weights]
     for o in learner.optimizers.values():
         for g in o.param_groups:
             g['params'] = [new[p] for p in g['params']]
@@ -105,7 +108,7 @@ def without_numbers(learner: Learner, mode: FakeTensorMode, memory: LiveMemory):
 def _counted_step(c: Config) -> dict:
     "Count a step on fake tensors: gigabytes of weights and optimizers and of its peak, tera-operations."
     stylizer = Stylizer(Encoder(), Decoder()) if c.stylizer == 'vgg19' else None
-    learner = Learner(c, 'cpu', stylizer, space_of(c))
+    learner = with_average(Learner(c, 'cpu', stylizer, space_of(c)))
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, LiveMemory() as memory:
         without_numbers(learner, mode, memory)
         learner.guard = Guard(learner, lag=9)  # fake tensors hold no verdict to read
