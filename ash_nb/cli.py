@@ -19,7 +19,7 @@ from itertools import groupby
 from pathlib import Path
 
 from .core.config import AshError, Config, Stopped, field_table, one_of, parse_field, plain_path, settings
-from .methods.presets import preset, usual_rule, written_out
+from .methods.presets import REPORTED, preset, usual_rule, written_out
 from .methods.registry import METHODS, Method
 
 # %% ../nbs/workshop/04_cli.ipynb #b386db21
@@ -152,6 +152,9 @@ def _say_forecast(c: Config):
     memory = f'{f["peak"]:.1f} GB at its peak (of which weights and optimizers {f["weights"]:.1f})'
     work = f'{f["tflop"]:.2f} TFLOP a step, {f["tflop"] * c.steps / 1e3:.1f} PFLOP in {c.steps} steps'
     print(f'{c.method}, {c.batch_size} x {c.width} x {c.height}: {memory}, {work}; kernels need some more')
+    if known := REPORTED.get(c.preset):
+        scores = ', '.join(f'{k} {v}' for k, v in known['miou'].items()) or 'not read'
+        print(f'published for {c.preset}, mIoU under rule {known["rule"]}: {scores} ({known["source"]})')
 
 # %% ../nbs/workshop/04_cli.ipynb #bf8ca641
 def _say_trained(run):
@@ -346,7 +349,9 @@ def _add_compare(subparsers):
     _rule_option(p)
     p.add_argument('--out', required=True, help='folder; what it already holds is not trained again')
     shares = p.add_mutually_exclusive_group()
-    shares.add_argument('--part', default='', metavar='K/N', help='train the K-th of N shares of the runs, no table')
+    shares.add_argument(
+        '--part', default='', metavar='K/N', help='train the K-th of N shares, drawn by a hash, no table'
+    )
     shares.add_argument('--collect', action='store_true', help='train nothing: make the tables of what is finished')
     _target_options(p, 'unseen')
     _run_options(p)
@@ -356,7 +361,10 @@ def _add_compare(subparsers):
 def _say_part(part: str, runs):
     "Print what a part of a comparison has trained, and how it goes on."
     cells = runs[['method', 'seed']].drop_duplicates().itertuples(index=False) if len(runs) else []
-    told = ', '.join(f'{word} seed {seed}' for word, seed in cells) or 'none of the runs is its own'
+    told = (
+        ', '.join(f'{word} seed {seed}' for word, seed in cells)
+        or 'none of these runs fell to it (shares are drawn by a hash of method and seed)'
+    )
     again = f'when all parts are, the same command makes the tables, with --collect in place of --part {part}'
     print(f'part {part} is finished: {told}; {again}')
 

@@ -180,7 +180,7 @@ def test_deeplab_v3_plus_has_the_published_size():
         (dict(body='timm/test_resnet', neck='aspp'), 'set output_stride=16'),
         (dict(body='timm/test_coatnet'), 'does not take images of any size'),
         (dict(body='timm/test_vit', pretrained=True, body_weights='no.pth'), "body_weights = 'no.pth': there is no"),
-        (dict(body='lite0', body_weights='a.pth'), "needs Segmenter('resnet101', pretrained=False)"),
+        (dict(body='lite0', body_weights='a.pth'), 'body_weights is for bodies resnet101 and timm/NAME'),
     ],
 )
 def test_what_does_not_fit_is_told(changes, told):

@@ -75,7 +75,10 @@ def test_four_processes_one_killed_make_the_tables_of_one(one, tmp_path, capsys)
     ends = {k: (*p.communicate(), p.returncode) for k, p in parts.items()}
     assert {k: code for k, (_, _, code) in ends.items()} == {k: -signal.SIGKILL * (k == dying) for k in mine}, ends
     for k, cells in mine.items():
-        told = ', '.join(f'{word} seed {seed}' for word, seed in cells) or 'none of the runs is its own'
+        told = (
+            ', '.join(f'{word} seed {seed}' for word, seed in cells)
+            or 'none of these runs fell to it (shares are drawn by a hash of method and seed)'
+        )
         assert k == dying or f'part {k}/4 is finished: {told}; ' in ends[k][0]
     assert not [p for p in out.iterdir() if p.is_file()]  # no file that parts would share
 

@@ -8,6 +8,7 @@ __all__ = ['AshError', 'Stopped', 'one_of', 'plain_path', 'settings', 'stream_se
            'differences', 'field_meanings', 'field_limits', 'field_table']
 
 # %% ../../nbs/core/01_config.ipynb #0367db5c
+import difflib
 import os
 import sys
 import zlib
@@ -39,7 +40,10 @@ def one_of(
             return value
     except TypeError:
         pass  # a list, from a file, is in no dictionary
-    raise AshError(f'unknown {what} {value!r}: choose one of {", ".join(map(str, allowed))}')
+    names = list(map(str, allowed))
+    near = difflib.get_close_matches(str(value), names, 1)
+    meant = f'; did you mean {near[0]}?' if near and len(names) > 5 else ''
+    raise AshError(f'unknown {what} {value!r}: choose one of {", ".join(names)}{meant}')
 
 # %% ../../nbs/core/01_config.ipynb #cacd29da
 def plain_path(path: str | Path) -> Path:
@@ -286,6 +290,10 @@ def check_body(c: 'Config') -> None:
         raise AshError(
             f'{odd[0]} = {getattr(c, odd[0])!r} is for bodies timm/NAME, and body is {c.body!r}: leave it out'
         )
+    if c.body_weights and c.body in ('lite0', 'plain'):
+        raise AshError(f'body_weights is for bodies resnet101 and timm/NAME, and body is {c.body!r}: leave it out')
+    if c.body_weights and c.body.startswith('timm/') and not c.pretrained:
+        raise AshError(f'body_weights = {c.body_weights!r} and pretrained = False: leave out one of them')
     if c.neck_width == 0 and c.neck not in ('linear', 'auto'):
         raise AshError(f"neck_width = 0, all channels as they come, is for neck='linear', and neck is {c.neck!r}")
     if c.lora and c.freeze not in ('none', 'all'):

@@ -45,6 +45,7 @@ class FeatureHallucinator(Hallucinator):
 
     def __init__(self, config: Config, stylizer: nn.Module | None = None):
         super().__init__()
+        self.method = config.method
         if self.mixes and config.batch_size < 2:
             raise AshError(f'method {config.method} mixes the images of a batch: set batch_size to 2 or more')
 
@@ -52,7 +53,7 @@ class FeatureHallucinator(Hallucinator):
         "Raise AshError for a segmenter whose body has no early map."
         if segmenter.body.early is None:
             name = getattr(segmenter.body, 'name', type(segmenter.body).__name__)
-            told = f'{type(self).__name__} changes early features of shape (B, D, h, w), and body {name} has none'
+            told = f'{self.method} changes early features of shape (B, D, h, w), and body {name} has none'
             raise AshError(f'{told}: choose a convolutional body, or a method that changes images')
 
     def forward(self, images: Tensor, probs: Tensor, styles: None, generator: torch.Generator) -> Hallucination:

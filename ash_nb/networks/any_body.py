@@ -45,8 +45,7 @@ def build(name: str, output_stride: int = 0, patch_size: int = 0) -> nn.Module: 
     "Build a network of timm for images of any size. Raises AshError for what it cannot be told."
     import timm
 
-    asked = dict(output_stride=output_stride, patch_size=patch_size)
-    asked = {k: v for k, v in asked.items() if v}
+    asked = {k: v for k, v in dict(output_stride=output_stride, patch_size=patch_size).items() if v}
     for sizes in (dict(dynamic_img_size=True), dict(strict_img_size=False), {}):
         try:
             return timm.create_model(name, **asked, **sizes)
@@ -71,7 +70,8 @@ def load_file(net: nn.Module, name: str, file: str | Path):
         load_checkpoint(net, str(file), strict=True, filter_fn=change)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OSError, EOFError) as e:
         told = ' '.join(str(e).split())[:200]
-        raise AshError(f'{file} does not hold the weights of timm/{name}: {told}') from None
+        needed = 'expected all of its tensors, the classifier too, as timm publishes them'
+        raise AshError(f'{file} does not hold the weights of timm/{name}: {needed} ({told})') from None
 
 # %% ../../nbs/networks/09_any_body.ipynb #d0fbc0d4
 def fetch_weights(net: nn.Module, name: str):
@@ -102,7 +102,8 @@ def chosen_levels(net: nn.Module, blocks: int) -> list:
     "Choose what the neck is given: evenly spread blocks of a transformer, or stages from stride 4 on."
     found = levels(net)
     if len({stride for _, stride, _, _ in found}) == 1:
-        blocks = min(blocks, len(found))
+        if blocks > len(found):
+            raise AshError(f'blocks = {blocks}, and {type(net).__name__} has {len(found)}: set fewer')
         return [found[len(found) * (k + 1) // blocks - 1] for k in range(blocks)]
     return [level for level in found if level[1] >= 4]
 
@@ -233,7 +234,8 @@ def body_record(net: nn.Module, name: str, pretrained: bool, file: str) -> dict:
         fetch_weights(net, name)
         return record | dict(source=known.get('hf_hub_id') or known.get('url'))
     load_file(net, name, file)
-    return record | dict(file=Path(file).name, sha256=sha256(Path(file).expanduser().read_bytes()))
+    own = dict(weights=f'the file {Path(file).name}', licence='not known to the kit: ask who made the file')
+    return record | own | dict(sha256=sha256(Path(file).expanduser().read_bytes()))
 
 # %% ../../nbs/networks/09_any_body.ipynb #86dd6c73
 class TimmBody(nn.Module):

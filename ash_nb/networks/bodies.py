@@ -299,8 +299,7 @@ class Fuse(nn.Module):
 class Lite0Body(nn.Module):
     "EfficientNet-Lite0 with its maps fused at stride 4."
 
-    features, stride, dilations = 64, 4, (1, 6, 12, 18)
-    early = ('lite0.stages.0', 24)
+    features, stride, dilations, early = 64, 4, (1, 6, 12, 18), ('lite0.stages.0', 24)
     backbone = property(operator.attrgetter('lite0'))
     stages = property(lambda self: [self.lite0.stem, *self.lite0.stages])
 

@@ -31,6 +31,7 @@ from ..core.config import AshError, Config, plain_path
 from ..core.devices import pick_device
 from ..core.files import cannot_write, sha256, write_atomic, write_hashed
 from ..data.datasets import data_root, described, for_each, sources_of
+from ..methods.presets import chosen
 from ..methods.registry import METHODS, adapts, label_of, needs
 from ..networks.segmenter import Segmenter
 from ..numbers.evaluation import Evaluation, kept_evaluations
@@ -71,7 +72,7 @@ def _sides(size: tuple | None) -> dict:
     free = {} if size else {2: Dim('height', min=64, max=16384), 3: Dim('width', min=64, max=16384)}
     return {0: Dim('batch', min=1, max=4096)} | free
 
-# %% ../../nbs/runs/11_export.ipynb #0b509cc4
+# %% ../../nbs/runs/11_export.ipynb #b8276ac7
 def _merge(m: nn.Module):
     "Turn the parametrized weights of one module into plain ones."
     values = {name: getattr(m, name).detach().clone() for name in m.parametrizations}
@@ -82,7 +83,7 @@ def _merge(m: nn.Module):
     for name, value in values.items():
         m.register_parameter(name, nn.Parameter(value, requires_grad=False))
 
-
+# %% ../../nbs/runs/11_export.ipynb #0b509cc4
 def merged(net: nn.Module) -> nn.Module:  # a copy, where there is something to merge
     "Put weights that are computed from others (LoRA) in their place, so that nothing is computed anew."
     if not any(map(parametrize.is_parametrized, net.modules())):
@@ -350,7 +351,8 @@ def limits_of(run: Run, scores: list, seeds: bool) -> list:  # of sentences
     drawn = [n for n in names if n.startswith(RENDERED)]
     told = ['Research only. Nothing here is safe to steer by.']
     if len(drawn) == len(names):
-        seen = 'but for its ImageNet weights ' if body_terms(run.config, run.record)[0] else ''
+        first = body_terms(run.config, run.record)[0]
+        seen = f'but for what its body had learned before ({first}), ' if first else ''
         told.append(f'Learned on synthetic streets ({", ".join(names)}): {seen}it has learned from no photograph.')
     told.append('Cameras, weather and places unlike those above are labelled worse, and it does not say when.')
     if not scores:
@@ -400,6 +402,8 @@ def training_facts(c: Config, record: dict) -> str:  # record: of the model
     paper = f' ({method.paper})' if method.paper else ''
     schedule = f'{c.steps} steps of {c.batch_size} images, {c.width} x {c.height}, {c.optimizer}, rate {c.lr}'
     versions = ', '.join(f'{k} {made[k]}' for k in ('ash_nb', 'torch', 'python') if made.get(k))
+    also = [f'{k}={getattr(c, k)}' for k in ('ema', 'sampling', 'jitter', 'lora', 'freeze') if chosen(c, k)]
+    schedule += f' ({", ".join(also)})' if also else ''
     told = [
         f'Method {label_of(c.method)}{paper}: {method.summary}. Preset {c.preset}, seed {c.seed}, {schedule}.',
         f'This is the checkpoint of step {origin["step"]} of {c.steps}, chosen as {origin["checkpoint"]}.',
