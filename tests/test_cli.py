@@ -507,7 +507,7 @@ def test_fields_are_found_by_a_part_of_the_name(capsys):
 @pytest.mark.parametrize(
     'word, says',
     [
-        ('lamda', "no field of the configuration is called 'lamda': did you mean lambda_adv?"),
+        ('lamda', "no field of the configuration is called 'lamda': did you mean lambda_adv"),
         ('steeps', "no field of the configuration is called 'steeps': did you mean steps"),
         ('qqqq', "no field of the configuration is called 'qqqq': ash-nb fields lists them all"),
     ],
