@@ -97,7 +97,10 @@ print('\\n'.join(opened))
 def test_moved_models_answer_as_their_runs_with_nothing_at_hand(runs, tmp_path):
     picture = street(21, 160, 90)[0]
     np.save(tmp_path / 'picture.npy', picture)
-    moved = {b: export_run(run, tmp_path / 'out' / b).rename(tmp_path / f'{b} elsewhere') for b, run in runs.items()}
+    moved = {}
+    for body, run in runs.items():
+        name = body.replace('/', ' ')
+        moved[body] = export_run(run, tmp_path / 'out' / name).rename(tmp_path / f'{name} elsewhere')
     place = tmp_path / 'empty'
     for name in ('home', 'torch', 'hub', 'cwd'):
         (place / name).mkdir(parents=True)
