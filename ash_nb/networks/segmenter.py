@@ -12,6 +12,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..core.config import AshError, Config
+from .any_body import add_lora
 from .bodies import make_body, normalization, recomputing
 
 # %% ../../nbs/networks/05_segmenter.ipynb #d16b3f59
@@ -102,17 +103,15 @@ def freeze_body(body: nn.Module, what: str) -> list:  # names of modules that st
         return ['']
     if what == 'none':
         return []
-    backbone, lora = body.backbone, [p for k, p in body.named_parameters() if '.parametrizations.weight.0.' in k]
-    early = body.early[0] if body.early else getattr(body, 'entrance', '')
+    backbone, early = body.backbone, body.early[0] if body.early else getattr(body, 'entrance', '')
     held = list(backbone.parameters()) if what == 'all' else _up_to(body, early)
-    held = {id(p) for p in held} - {id(p) for p in lora}
-    for p in body.parameters():
-        if id(p) in held:
-            p.requires_grad_(False)
+    for p in held:
+        p.requires_grad_(False)
     if what == 'all':
         return [name for name, m in body.named_modules(prefix='body') if m is backbone]
-    inside = [(name, [id(p) for p in m.parameters()]) for name, m in body.named_modules(prefix='body')]
-    return [name for name, ids in inside if ids and held.issuperset(ids)]
+    ids = {id(p) for p in held}
+    inside = [(name, {id(p) for p in m.parameters()}) for name, m in body.named_modules(prefix='body')]
+    return [name for name, own in inside if own and own <= ids]
 
 # %% ../../nbs/networks/05_segmenter.ipynb #63e580fa
 class Segmenter(nn.Module):
@@ -126,16 +125,19 @@ class Segmenter(nn.Module):
         freeze: str = 'none',  # of the body, in training too: norm (batch-norm statistics), early, all
         convention: str = '',  # resnet101: caffe or torchvision; empty: torchvision when pretrained, else caffe
         checkpointing: bool = False,  # keep less of the body for the gradient and compute it twice
+        lora: int = 0,  # rank of what is added to the attention of a body that is frozen but for it; 0: nothing
         **options,  # of a body timm/NAME: what TimmBody takes
     ):
         super().__init__()
         self.body, self.convention = make_body(body, pretrained, convention, **options)
         self.normalize = normalization(self.convention)
+        self.freeze = 'all' if lora else freeze
+        self.frozen = freeze_body(self.body, self.freeze)
+        if lora:
+            add_lora(self.body.backbone, lora)
         self.head1 = Head(self.body.features, classes, self.body.dilations)
         self.head2 = Head(self.body.features, classes, self.body.dilations)
         self.stride, self.checkpointing = self.body.stride, checkpointing
-        self.freeze = 'all' if options.get('lora') else freeze
-        self.frozen = freeze_body(self.body, self.freeze)
 
     def forward(
         self,
@@ -156,8 +158,7 @@ class Segmenter(nn.Module):
         "Set the mode; what is frozen stays in evaluation."
         super().train(mode)
         for name in self.frozen:
-            part = self.get_submodule(name).modules()
-            for m in part:
+            for m in self.get_submodule(name).modules():
                 if self.freeze != 'norm' or isinstance(m, nn.BatchNorm2d):
                     m.training = False
         return self
@@ -177,9 +178,9 @@ def of(
         convention = 'torchvision'
     if c.body.startswith('timm/'):
         options = dict(weights=c.body_weights, neck=c.neck, width=c.neck_width, output_stride=c.output_stride)
-        options |= dict(patch_size=c.patch_size, blocks=c.blocks, lora=c.lora)
+        options |= dict(patch_size=c.patch_size, blocks=c.blocks)
         options |= dict(auxiliary=classes if c.auxiliary_weight else 0)
-    return cls(c.body, classes, pretrained and not empty, c.freeze, convention, c.checkpointing, **options)
+    return cls(c.body, classes, pretrained and not empty, c.freeze, convention, c.checkpointing, c.lora, **options)
 
 # %% ../../nbs/networks/05_segmenter.ipynb #c2f1e28c
 @patch

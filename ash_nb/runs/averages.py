@@ -92,8 +92,7 @@ def _sources(run: Run, others: Sequence) -> list:  # folders of checkpoints
     "List what is averaged: the checkpoints of one run, or the last one of several. Raises AshError for none."
     runs = [run, *others]
     for r in runs:
-        if not r.checkpoints:
-            raise AshError(f'{r.path} has no checkpoint yet: go on with: ash-nb train --out {r.path}')
+        r.checkpoint()  # raises where there is none
         told = {k: (getattr(run.config, k), getattr(r.config, k)) for k in ('body', 'ema')}
         told['label_space'] = (run.space.classes, r.space.classes)
         if odd := next((k for k, (a, b) in told.items() if a != b), ''):

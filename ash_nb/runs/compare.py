@@ -125,7 +125,8 @@ def body_data(c: Config) -> str:
         return BODY_DATA.get(c.body, f'what {c.body} brings along')
     from ash_nb.networks.any_body import whose_weights
 
-    return '{}, licence {}'.format(*whose_weights(c.body))
+    weights, licence = whose_weights(c.body)
+    return f'{weights}, licence {licence or "not stated by timm"}'
 
 
 def extra_data(c: Config) -> dict:

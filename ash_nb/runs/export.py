@@ -33,6 +33,7 @@ from ..core.files import cannot_write, sha256, write_atomic, write_hashed
 from ..data.datasets import data_root, described, for_each, sources_of
 from ..methods.presets import chosen
 from ..methods.registry import METHODS, adapts, label_of, needs
+from ..networks.any_body import merge_lora
 from ..networks.segmenter import Segmenter
 from ..numbers.evaluation import Evaluation, kept_evaluations
 from ..numbers.rules import RULES
@@ -72,25 +73,13 @@ def _sides(size: tuple | None) -> dict:
     free = {} if size else {2: Dim('height', min=64, max=16384), 3: Dim('width', min=64, max=16384)}
     return {0: Dim('batch', min=1, max=4096)} | free
 
-# %% ../../nbs/runs/11_export.ipynb #b8276ac7
-def _merge(m: nn.Module):
-    "Turn the parametrized weights of one module into plain ones."
-    values = {name: getattr(m, name).detach().clone() for name in m.parametrizations}
-    m.__class__ = parametrize.type_before_parametrizations(
-        m
-    )  # torch's own removal changes the class, which copies share
-    del m.parametrizations
-    for name, value in values.items():
-        m.register_parameter(name, nn.Parameter(value, requires_grad=False))
-
 # %% ../../nbs/runs/11_export.ipynb #0b509cc4
 def merged(net: nn.Module) -> nn.Module:  # a copy, where there is something to merge
     "Put weights that are computed from others (LoRA) in their place, so that nothing is computed anew."
     if not any(map(parametrize.is_parametrized, net.modules())):
         return net
     net = copy.deepcopy(net)
-    for m in list(filter(parametrize.is_parametrized, net.modules())):
-        _merge(m)
+    merge_lora(net)
     return net
 
 # %% ../../nbs/runs/11_export.ipynb #9a4e951d
@@ -238,7 +227,7 @@ def first_weights(body: str) -> tuple:  # what they are, licence
         return BODY_TERMS.get(body, (f'weights of {body}', _unknown))
     import timm
 
-    known = timm.get_pretrained_cfg(body.removeprefix('timm/'))
+    known = timm.get_pretrained_cfg(body.removeprefix('timm/'))  # also of a timm that has lost the name
     return f'weights of {body}', (known and known.license) or _unknown
 
 # %% ../../nbs/runs/11_export.ipynb #3b273176

@@ -18,6 +18,7 @@ from torch import nn
 from ..core.config import AshError, Config, plain_path
 from ..core.devices import to_channels_last
 from ..core.files import read_hashed, read_json, recorded_digest, sha256, write_hashed, write_json
+from ..methods.presets import usual_rule
 from ..networks.any_body import merge_lora
 from ..networks.segmenter import Segmenter
 from ..numbers.rules import rule_of
@@ -61,7 +62,7 @@ def model_record(
     "Collect what a model must know. Raises AshError for a run without checkpoint."
     from ash_nb import __version__
 
-    c, record, rule = run.config, run.record, rule_of('ash')
+    c, record, rule = run.config, run.record, rule_of(usual_rule(run.config))
     origin = dict(name=run.path.name, method=c.method, seed=c.seed, steps=c.steps, checkpoint=chosen)
     data = {role: {k: v for k, v in about.items() if k != 'root'} for role, about in record.get('data', {}).items()}
     known = dict(label_space=run.space.json(), taught=list(run.taught))
