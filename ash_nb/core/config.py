@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['AshError', 'Stopped', 'one_of', 'plain_path', 'settings', 'stream_seed', 'generator', 'setting', 'group',
-           'check_choice', 'check_number', 'check_limits', 'check_body', 'check_together', 'Config', 'parse_field',
-           'differences', 'field_meanings', 'field_limits', 'field_table']
+           'check_choice', 'check_number', 'check_limits', 'check_body', 'check_published', 'check_together', 'Config',
+           'parse_field', 'differences', 'field_meanings', 'field_limits', 'field_table']
 
 # %% ../../nbs/core/01_config.ipynb #0367db5c
 import difflib
@@ -205,6 +205,9 @@ class _Data:
     test_height: int = setting(512, above=0)  # height likewise
     scale_min: float = setting(0.8, above=0)  # smallest random scale of image and label
     scale_max: float = setting(1.1, above=0)  # largest random scale
+    # how an image comes to that size: scaled and cut (crop), or resized as a whole by scale_min, 1 or scale_max, its
+    # label map at full size (whole; published code)
+    fit: str = setting('crop', ('crop', 'whole'))
     flip: float = setting(0.5, most=1)  # probability of a horizontal flip
     # strength of photometric changes to every image that the segmenter learns from; 0 = none (paper), 1 = strong
     jitter: float = setting(0.0, most=1)
@@ -235,6 +238,9 @@ class _Networks(_Data):
     lora: int = 0  # rank of what is added to the attention of a timm/NAME transformer, all else frozen; 0: nothing
     # encoder and decoder: vgg19 (paper), small (ships with the kit)
     stylizer: str = setting('vgg19', ('vgg19', 'small'))
+    # images that encoder and decoder take and give: rgb in [0, 1], as they were trained, or caffe: BGR of 255 minus the
+    # mean (published code)
+    stylizer_images: str = setting('rgb', ('rgb', 'caffe'))
     encoder_weights: str = ''  # file of the vgg19 encoder
     decoder_weights: str = ''  # file of the vgg19 decoder
     discriminator_width: int = setting(64, above=0)  # channels of the discriminator's first layer
@@ -260,19 +266,30 @@ class _Method(_Networks):
     alpha: float = 0.5  # share of the restyled features in the decoder's input; 1 = all
     # draw alpha uniformly from [alpha_min, alpha] per image; negative: always alpha
     alpha_min: float = setting(-1.0, signed=True)
-    noise: str = setting('elementwise', ('none', 'orthogonal', 'elementwise', 'stat'))  # orthogonal noise Z of eq. 3
+    noise: str = setting('elementwise', ('none', 'orthogonal', 'elementwise', 'reshaped', 'stat'))  # noise Z of eq. 3
     noise_strength: float = setting(1.0, most=1)  # 0 = no noise, 1 = as published
     # L_s1 pulls towards the style features (published code) or, as eq. 8 says, towards f': modulated
     style_target: str = setting('style', ('style', 'modulated'))
     # L_s1 and L_s2 compare means and standard deviations (published code) or, as eqs. 8 and 9 say, the mean
     style_statistics: str = setting('both', ('both', 'mean'))
+    # L_s1 and L_s2 compare the statistics of f' (modulated), or of AdaIN's output at the style features' size (restyled;
+    # published code)
+    restraint_on: str = setting('modulated', ('modulated', 'restyled'))
+    # True: ASH learns from a stylised image of its own, G and D from a second one, with fresh noise and with ASH on class
+    # maps at the labels' size (published code)
+    separate_views: bool = False
     clamp_images: bool = True  # bring stylised images to [0, 1]; the published code does not
     # class maps that the discriminator sees: at the labels' size (full, published code) or the segmenter's (stride)
     discriminator_size: str = setting('full', ('full', 'stride'))
+    view_width: int = 0  # width of the stylised image's class maps (published code: 1024); 0: that of the labels
+    view_height: int = 0  # height likewise (published code: 512)
+    # D's answers are compared at their own size, or brought to that of the maps that it saw (map; published code)
+    answer_size: str = setting('own', ('own', 'map'))
     condition: str = setting('predictions', ('predictions', 'labels', 'uniform'))  # what conditions ASH
     label_smoothing: float = setting(0.1, most=1)  # smoothing of the conditioning probabilities
     train_ash: bool = True  # False: the control with ASH frozen at its initialisation
     focal: float = 0.0  # focal exponent of L_seg; 0 = cross entropy (paper's text), 2 = published code
+    focal_clamp: float = setting(0.0, below=0.5)  # probabilities are clamped to [it, 1 - it] in L_seg (published: 1e-9)
     # cross entropy of both heads: their sum (published code), or their mean, as of a network with one head
     heads_loss: str = setting('sum', ('sum', 'mean'))
     # weight of the loss of an auxiliary head on the map before the last, for neck=aspp; 0: there is none
@@ -299,6 +316,20 @@ def check_body(c: 'Config') -> None:
     if c.lora and c.freeze not in ('none', 'all'):
         raise AshError(f'lora = {c.lora} freezes all of the body, and freeze is {c.freeze!r}: leave it out')
 
+# %% ../../nbs/core/01_config.ipynb #68b92862
+def check_published(c: 'Config') -> None:
+    "Raise AshError for settings of the published code that do not go with others."
+    if bool(c.view_width) != bool(c.view_height):
+        raise AshError(f'view_width = {c.view_width}, view_height = {c.view_height}: set both, or neither')
+    if c.view_width and c.discriminator_size != 'full':
+        raise AshError(f"view_width = {c.view_width} is the size of full maps, and discriminator_size is 'stride'")
+    if c.repeated_updates and c.optimizer != 'sgd':
+        raise AshError(f'repeated_updates is for optimizer=sgd, and optimizer is {c.optimizer!r}: leave it out')
+    if c.fit == 'whole' and c.batch_size > 1 and c.scale_min != c.scale_max:
+        raise AshError(f"fit = 'whole' draws a size for each image, and batch_size is {c.batch_size}: set batch_size=1")
+    if c.fit == 'whole' and c.sampling != 'uniform':
+        raise AshError(f"fit = 'whole' cuts no crops, and sampling = {c.sampling!r} chooses them: leave it out")
+
 # %% ../../nbs/core/01_config.ipynb #a2260ca3
 def check_together(c: 'Config') -> None:
     "Raise AshError for values of a configuration that do not go together."
@@ -311,6 +342,7 @@ def check_together(c: 'Config') -> None:
         raise AshError(f'augmentation = {c.augmentation!r} has one strength, and jitter is {c.jitter}: set jitter=1')
     if c.scale_min > c.scale_max:
         raise AshError(f'scale_min = {c.scale_min} is above scale_max = {c.scale_max}')
+    check_published(c)
     if min(c.width, c.height) < 64:
         size = f'{c.width} x {c.height}'
         raise AshError(f'width x height = {size}: the networks need at least 64 pixels each way')
@@ -330,8 +362,13 @@ class Config(_Method):
     lr_discriminator: float = 1e-4  # discriminator (Adam)
     momentum: float = 0.9  # of SGD
     weight_decay: float = 5e-4  # of the segmenter and ASH
+    # True: SGD takes a step with a convolution of the body for each time that the published code's list of parameters
+    # names it, three times for most
+    repeated_updates: bool = False
     decay_norms: bool = True  # False: no weight decay on norms, biases and what a timm/NAME body says
     warmup: float = setting(0.05, most=1)  # share of the steps over which rates rise linearly
+    # the first step's rate: one step's share of the rise, or zero, and the local weights a step later (published code)
+    warmup_from: str = setting('one', ('one', 'zero'))
     power: float = 0.9  # exponent of the polynomial decay
     # moving average of the segmenter's weights, judged in their place: share of the old that a step keeps; 0 = none
     ema: float = setting(0.0, below=1)

@@ -27,6 +27,7 @@ class Hallucination(NamedTuple):
     stats: tuple | None = None  # those of f', which AdaIN's output has
     gamma: Tensor | None = None  # (B, D, h', w') scale, None where nothing is modulated
     beta: Tensor | None = None  # (B, D, h', w') shift
+    style_size: tuple | None = None  # (h', w') of the style features
     change: Callable | None = None  # what is done to the segmenter's early features (B, D', h, w) instead
 
 # %% ../../nbs/hallucinators/01_contract.ipynb #7216e253

@@ -51,6 +51,30 @@ PRESETS['best'] = PRESETS['streetworld'] | dict(
     method='fact', jitter=1.0, steps=900, checkpoint_every=300, classwise_every=75
 )
 
+# %% ../../nbs/methods/02_presets.ipynb #1debb13e
+_published = dict(
+    fit='whole',
+    stylizer_images='caffe',
+    clamp_images=False,
+    noise='reshaped',
+    content_weight=1e-8,
+    style_weight=1e-8,
+    source_style_weight=1e-8,
+    restraint_on='restyled',
+    separate_views=True,
+    view_width=1024,
+    view_height=512,
+    answer_size='map',
+    focal=2.0,
+    focal_clamp=1e-9,
+    weight_discrepancy=0.02,
+    repeated_updates=True,
+    warmup_from='zero',
+    precision='float32',
+)
+PRESETS['gta5_published'] = _published | dict(local_weight=40.0)
+PRESETS['synthia_published'] = _published | PRESETS['synthia'] | dict(local_weight=10.0)
+
 # %% ../../nbs/methods/02_presets.ipynb #62c44e0c
 _protocol = dict(
     method='source_only',
@@ -113,6 +137,7 @@ PRESETS['dinov2_lora'] = _vit | dict(
 
 # %% ../../nbs/methods/02_presets.ipynb #2b4f50ba
 _cbm = ('cityscapes', 'bdd100k', 'mapillary')
+_ash = 'one run, and which of its checkpoints is not said'
 REPORTED = {  # preset -> the test rule of its numbers, mIoU by target in percent, where they stand
     'robustnet_r50': dict(
         rule='robustnet',
@@ -123,6 +148,14 @@ REPORTED = {  # preset -> the test rule of its numbers, mIoU by target in percen
         rule='robustnet',
         miou=dict(zip(_cbm, (30.06, 24.85, 31.50))),
         source='README of RobustNet, source only, three runs, at output stride 8 (here 16: set output_stride=8)',
+    ),
+    'gta5_published': dict(
+        rule='ash', miou=dict(cityscapes=41.30, mapillary=44.44), source=f'Tjio et al. 2022, Table 1: {_ash}'
+    ),
+    'synthia_published': dict(
+        rule='ash',
+        miou={'cityscapes, 16 classes': 38.69, 'mapillary, 16 classes': 38.34},
+        source=f'Tjio et al. 2022, Tables 2 and 3: {_ash}',
     ),
     'dinov2_linear': dict(rule='rein', miou={}, source='Englert et al. 2024; their numbers for GTA5 were not read'),
     'dinov2_lora': dict(

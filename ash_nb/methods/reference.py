@@ -128,11 +128,14 @@ def discriminator_learns(learner: Learner, heads: tuple) -> dict:
 
 # %% ../../nbs/methods/09_reference.ipynb #1b764f51
 def refuse_other_losses(c: Config):
-    "Raise AshError for a configuration with losses that the published order, as it stands here, leaves out."
-    without = ('local_weight', 'weight_discrepancy', 'auxiliary_weight')
-    if odd := [f'{k} = {getattr(c, k)}' for k in without if getattr(c, k)]:
+    "Raise AshError for a configuration that changes losses or images in a way which this order leaves out."
+    without = ('local_weight', 'weight_discrepancy', 'auxiliary_weight', 'focal_clamp', 'view_width')
+    odd = [f'{k} = {getattr(c, k)}' for k in without if getattr(c, k)]
+    usual = dict(stylizer_images='rgb', restraint_on='modulated', answer_size='own', heads_loss='sum')
+    odd += [f'{k} = {getattr(c, k)!r}' for k, v in usual.items() if getattr(c, k) != v]
+    if odd:
         raise AshError(
-            f'reference_step leaves out {", ".join(odd)}: set it to 0, or take the step of ash_nb.methods.step'
+            f'reference_step leaves out {", ".join(odd)}: leave it as it is by default, or take methods.step'
         )
 
 # %% ../../nbs/methods/09_reference.ipynb #2c971b93

@@ -112,10 +112,19 @@ def _orthogonal(f, strength, generator):
     return (q @ f.flatten(2)).view(f.shape)  # (B, D, D) @ (B, D, HW)
 
 # %% ../../nbs/networks/01_adain.ipynb #20ada007
-def _elementwise(f, strength, generator):
+def _tall(f, generator):
+    "Draw a matrix for each map of features, as long and as wide as its sides, with orthonormal columns."
     *lead, h, w = f.shape
-    v = _orthonormal(_normal((*lead, max(h, w), min(h, w)), f, generator))
-    return f * (1 + strength * (v if h > w else v.mT))
+    return _orthonormal(_normal((*lead, max(h, w), min(h, w)), f, generator))
+
+
+def _elementwise(f, strength, generator):
+    v = _tall(f, generator)
+    return f * (1 + strength * (v if f.shape[-2] > f.shape[-1] else v.mT))
+
+
+def _reshaped(f, strength, generator):
+    return f * (1 + strength * _tall(f, generator).reshape(f.shape))
 
 
 def _stat(f, strength, generator):
@@ -124,7 +133,13 @@ def _stat(f, strength, generator):
     return (f - mean) * scale[0] + mean * scale[1]
 
 
-NOISE = {'none': _none, 'orthogonal': _orthogonal, 'elementwise': _elementwise, 'stat': _stat}
+NOISE = {
+    'none': _none,
+    'orthogonal': _orthogonal,
+    'elementwise': _elementwise,
+    'reshaped': _reshaped,
+    'stat': _stat,
+}
 
 # %% ../../nbs/networks/01_adain.ipynb #7cc5c65f
 def perturb(

@@ -28,18 +28,41 @@ from ..core.registry import Registry
 
 # %% ../../nbs/networks/04_bodies.ipynb #63b5359f
 class Normalize(nn.Module):
-    "Turn RGB in [0, 1] into what pretrained weights expect: (x - mean)/std, with the channels reversed for BGR."
+    "Turn RGB in [0, 1] into what pretrained weights expect: (white x - mean)/std, with the channels reversed for BGR."
 
-    def __init__(self, mean: tuple, std: tuple, bgr: bool = False):  # mean, std: in the channels' order after that
+    def __init__(
+        self,
+        mean: tuple,  # in the channels' order after the reversal
+        std: tuple,  # likewise
+        bgr: bool = False,  # blue first
+        white: float = 1.0,  # the largest value, before the mean is subtracted
+    ):
         super().__init__()
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (mean, std))
-        self.register_buffer('scale', 1 / std, persistent=False)
-        self.register_buffer('shift', -mean / std, persistent=False)
-        self.bgr = bgr
+        self.mean, self.std, self.bgr, self.white = mean, std, bgr, white
+        for name, value in self.exact(torch.float32).items():
+            self.register_buffer(name, value, persistent=False)
+
+    def exact(self, dtype: torch.dtype) -> dict:  # scale and shift, (1, 3, 1, 1) each
+        "Compute the constants in a type, or in float32 where that holds more digits."
+        mean, std = (
+            torch.tensor(v, dtype=torch.promote_types(dtype, torch.float32)).view(1, 3, 1, 1)
+            for v in (self.mean, self.std)
+        )
+        return dict(scale=(self.white / std).to(dtype), shift=(-mean / std).to(dtype))
+
+    def _apply(self, *args, **kw):  # what .double() and .to() call: float64 gets all its digits
+        super()._apply(*args, **kw)
+        self._buffers |= {name: value.to(self.scale.device) for name, value in self.exact(self.scale.dtype).items()}
+        return self
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W) to (B, 3, H, W)
         "Convert images."
         return (images.flip(1) if self.bgr else images) * self.scale + self.shift
+
+    def back(self, x: Tensor) -> Tensor:  # (B, 3, H, W) to (B, 3, H, W)
+        "Return the images of what was converted."
+        images = (x - self.shift) / self.scale
+        return images.flip(1) if self.bgr else images
 
 # %% ../../nbs/networks/04_bodies.ipynb #a4414127
 CAFFE_MEAN = (104.00698793, 116.66876762, 122.67891434)  # blue, green, red, of 255
@@ -51,7 +74,7 @@ def normalization(convention: str | tuple) -> Normalize:
     if not isinstance(convention, str):
         return Normalize(*convention)
     if convention == 'caffe':
-        return Normalize(tuple(m / 255 for m in CAFFE_MEAN), (1 / 255,) * 3, bgr=True)
+        return Normalize(CAFFE_MEAN, (1.0,) * 3, bgr=True, white=255.0)
     if convention == 'torchvision':
         return Normalize(IMAGENET_MEAN, IMAGENET_STD)
     return Normalize((0.5,) * 3, (0.5,) * 3)

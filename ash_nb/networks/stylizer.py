@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..core.config import AshError
 from ..core.files import load_tensors
 from .adain import adain, channel_stats, style_distance
+from .bodies import normalization
 
 # %% ../../nbs/networks/02_stylizer.ipynb #21570002
 class Reflection(nn.ReflectionPad2d):
@@ -135,8 +136,10 @@ class Stylizer(nn.Module):
         self,
         encoder: Encoder,  # trained
         decoder: Decoder,  # trained for that encoder
+        convention: str = 'rgb',  # of the images that both work on; caffe: BGR of 255 minus the mean, as published ASH
     ):
         super().__init__()
+        self.normalize = normalization(convention) if convention != 'rgb' else None
         self.encoder, self.decoder, self.channels = encoder, decoder, encoder.channels
         self.eval().requires_grad_(False)
 
@@ -155,7 +158,7 @@ class Stylizer(nn.Module):
     ) -> Tensor:  # (B, channels, H/stride, W/stride), rounded up
         "Return the features of images. Raises AshError for anything but a float batch of large enough RGB images."
         _check_images(images)
-        return self.run(self.encoder, images)
+        return self.run(self.encoder, self.normalize(images) if self.normalize else images)
 
     def decode(
         self,
@@ -169,6 +172,7 @@ class Stylizer(nn.Module):
             images = images[..., : size[0], : size[1]]
         if images.dtype != torch.float64:
             images = images.float()
+        images = self.normalize.back(images) if self.normalize else images
         return clamp_through(images) if clamp else images
 
 # %% ../../nbs/networks/02_stylizer.ipynb #21570016

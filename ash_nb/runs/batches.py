@@ -10,7 +10,7 @@ __all__ = ['drawing_size', 'source_data', 'Unlabelled', 'style_data', 'target_da
 import functools
 import itertools
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -153,11 +153,20 @@ def sampled(c: Config, data: Dataset) -> tuple:  # the transform of its samples,
     return train_transform(c.width, c.height, scale, c.flip), functools.partial(RareClass, layout=layout, area=whole)
 
 # %% ../../nbs/runs/01_batches.ipynb #a1c0de15
+def _change(c: Config, role: str) -> Callable:  # of a sample
+    "Return what is done to the samples of a role."
+    if c.fit == 'whole':
+        scale, flip = (c.scale_min, c.scale_max), 0.0 if role == 'styles' else c.flip
+    elif role == 'styles':
+        scale, flip = (1.0, 1.5), 0.5
+    else:
+        scale, flip = (c.scale_min, c.scale_max), c.flip
+    return train_transform(c.width, c.height, scale, flip, fit=c.fit)
+
+
 def _stream(c: Config, data: Dataset, role: str, start: int, workers: int, copies: int = 1) -> Iterable:
     "Iterate over the batches of a role from step `start` on, with `copies` samples for each source image."
-    many = c.batch_size * copies
-    scale = (1.0, 1.5) if role == 'styles' else (c.scale_min, c.scale_max)
-    change = train_transform(c.width, c.height, scale, flip=0.5 if role == 'styles' else c.flip)
+    many, change = c.batch_size * copies, _change(c, role)
     which = dict(start_step=start, steps=c.steps - start, part=part_of(many), skip=c.skip_bad)
     if role == 'source' and c.sampling != 'uniform':
         change, which['stream'] = sampled(c, data)
