@@ -45,6 +45,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'ash_nb.bench.phases': ('workshop/bench.html#phases', 'ash_nb/bench.py'),
                               'ash_nb.bench.preview_bench': ('workshop/bench.html#preview_bench', 'ash_nb/bench.py'),
                               'ash_nb.bench.process_bench': ('workshop/bench.html#process_bench', 'ash_nb/bench.py'),
+                              'ash_nb.bench.published_bench': ('workshop/bench.html#published_bench', 'ash_nb/bench.py'),
                               'ash_nb.bench.scale_bench': ('workshop/bench.html#scale_bench', 'ash_nb/bench.py'),
                               'ash_nb.bench.spread': ('workshop/bench.html#spread', 'ash_nb/bench.py'),
                               'ash_nb.bench.step_bench': ('workshop/bench.html#step_bench', 'ash_nb/bench.py'),

@@ -7,7 +7,7 @@ __all__ = ['SIZES', 'SHAPES', 'GPU_SHAPES', 'PHASES', 'REST', 'BENCHES', 'once',
            'inputs', 'bench_learner', 'as_published', 'tf32', 'convolution_limit', 'peak_of', 'cost_of', 'with_habits',
            'step_bench', 'Stopwatch', 'phases', 'phase_bench', 'heads_bench', 'data_bench', 'streetworld_bench',
            'files_bench', 'one_step', 'methods_bench', 'gpu_parts', 'gpu_table', 'gpu_part_table', 'scale_bench',
-           'process_bench', 'preview_bench', 'import_bench', 'bench']
+           'published_bench', 'process_bench', 'preview_bench', 'import_bench', 'bench']
 
 # %% ../nbs/workshop/03_bench.ipynb #9ef3e7b9
 import contextlib
@@ -130,7 +130,7 @@ def bench_learner(
 ) -> Learner:
     "Make a learner with random weights where published ones are not at hand."
     if stylizer is None and c.stylizer == 'vgg19':
-        stylizer = Stylizer(Encoder(), Decoder())
+        stylizer = Stylizer(Encoder(), Decoder(), c.stylizer_images)
     return Learner(replace(c, pretrained=False), device, stylizer)
 
 # %% ../nbs/workshop/03_bench.ipynb #4c0ee1df
@@ -523,6 +523,19 @@ def scale_bench(repeats: int = 5, device: str = 'cpu', **changes) -> dict:  # na
         out[f'{n} classes'] = timed(_segmenter_pass(c, n, device), repeats) | dict(classes=n)
     return out
 
+# %% ../nbs/workshop/03_bench.ipynb #41c9a9a8
+def published_bench(repeats: int = 3, device: str = 'cpu', width: int = 640, height: int = 360) -> dict:  # by preset
+    "Measure a step of the published code's preset beside one of ours, in turn, both in float32."
+    works, device = {}, pick_device(device)
+    keep_memory(device)
+    for name in ('gta5', 'gta5_published'):
+        c = preset(name, width=width, height=height, precision='float32')
+        c = replace(c, view_width=c.view_width * width // 1280, view_height=c.view_height * height // 720)
+        works[name] = one_step(bench_learner(c, device))
+    found = in_turn(works, repeats + 1)
+    ours, published = (row['median_ms'] for row in found.values())
+    return found | {'gta5_published, times gta5': dict(ratio=published / ours)}
+
 # %% ../nbs/workshop/03_bench.ipynb #93060884
 def _train_command(n: int, steps: tuple, out: str, changes: dict) -> list:
     "Build the command that trains in n processes and leaves checkpoints at the two steps."
@@ -622,6 +635,7 @@ def _both_previews() -> dict:
 # %% ../nbs/workshop/03_bench.ipynb #71a1616e
 BENCHES = {
     'step': _step_and_phases,
+    'published': published_bench,
     'heads': heads_bench,
     'methods': methods_bench,
     'scale': scale_bench,

@@ -7,7 +7,7 @@ __all__ = ['wave', 'entry', 'fill', 'fingerprint', 'fixture', 'published_config'
            'stats_in_order', 'restyle_in_order', 'maps_in_order', 'norm_in_order', 'nchw', 'published_order',
            'Recorder', 'published_losses', 'Result', 'run', 'relative', 'compared', 'main']
 
-# %% ../nbs/workshop/05_parity.ipynb #b6f6b602
+# %% ../nbs/workshop/05_parity.ipynb #074ee91e
 import json
 import math
 import sys
@@ -35,7 +35,7 @@ from .networks.adain import NOISE, style_distance
 from .networks.stylizer import Decoder, Encoder, Stylizer
 from .official import published_names
 
-# %% ../nbs/workshop/05_parity.ipynb #fedb24fa
+# %% ../nbs/workshop/05_parity.ipynb #06fb2fa2
 def wave(
     shape: tuple,  # of the tensor
     name: str,  # published name of the entry, or of the input
@@ -48,7 +48,7 @@ def wave(
     values = scale * np.sin(0.7391 * i * (1 + (i % 7) * 0.013) + phase) * np.cos(0.0137 * i + 2 * phase)
     return torch.from_numpy(values.astype(np.float32).reshape(shape))
 
-# %% ../nbs/workshop/05_parity.ipynb #15474c9c
+# %% ../nbs/workshop/05_parity.ipynb #b0eb79c4
 def entry(
     name: str,  # of the published checkpoint
     shape: tuple,  # of its tensor
@@ -65,7 +65,7 @@ def entry(
         return 1 + wave(shape, name, salt, 0.2)
     return wave(shape, name, salt, 0.1)
 
-# %% ../nbs/workshop/05_parity.ipynb #19f21fca
+# %% ../nbs/workshop/05_parity.ipynb #44e43249
 @torch.no_grad()
 def fill(
     kind: str,  # of network, one of official.KINDS
@@ -80,7 +80,7 @@ def fill(
     own = dict(net.named_parameters())
     return {theirs: own[ours] for theirs, ours in names.items() if ours in own}
 
-# %% ../nbs/workshop/05_parity.ipynb #a4d03bb9
+# %% ../nbs/workshop/05_parity.ipynb #aaedfbf2
 def fingerprint(
     name: str,  # published name of the parameter
     gradient: Tensor,  # its gradient
@@ -90,7 +90,7 @@ def fingerprint(
     probes = [wave(gradient.shape, f'probe{k}:{name}', salt, 1).double() for k in (1, 2)]
     return [float(gradient.norm()), *(float((gradient * p).sum() / p.norm()) for p in probes)]
 
-# %% ../nbs/workshop/05_parity.ipynb #92cfbfdf
+# %% ../nbs/workshop/05_parity.ipynb #129fdcf6
 def fixture(
     path: str | Path,  # of the file
 ) -> dict:  # salt, source and target size, iterations
@@ -104,7 +104,7 @@ def fixture(
         raise AshError(f'{path} is no fixture of a step: expected a JSON object with {", ".join(wanted)}')
     return found
 
-# %% ../nbs/workshop/05_parity.ipynb #5136022c
+# %% ../nbs/workshop/05_parity.ipynb #98e84b78
 def published_config(
     source: list,  # width and height of the source images
     target: list,  # of the stylised image's class maps
@@ -121,7 +121,7 @@ class Networks(NamedTuple):
     learner: Learner
     weights: dict  # kind of network -> published name -> parameter
 
-# %% ../nbs/workshop/05_parity.ipynb #b0a82475
+# %% ../nbs/workshop/05_parity.ipynb #4ca585cd
 def networks(
     c: Config,  # of the published step
     salt: str,  # of the fixture
@@ -152,7 +152,7 @@ def inputs(
     labels[:, :3] = 255
     return images, labels, styles
 
-# %% ../nbs/workshop/05_parity.ipynb #8c345bf3
+# %% ../nbs/workshop/05_parity.ipynb #d3cfc35f
 @contextmanager
 def given_noise(
     learner: Learner,  # whose hallucinator draws it
@@ -170,7 +170,7 @@ def given_noise(
     finally:
         del NOISE['given']
 
-# %% ../nbs/workshop/05_parity.ipynb #89efcbba
+# %% ../nbs/workshop/05_parity.ipynb #5e8959dc
 def stats_in_order(f: Tensor, eps: float = 1e-5) -> tuple:  # mean and standard deviation, (B, D, 1, 1) each
     "Compute `channel_stats` in the published order."
     flat = f.flatten(2)
@@ -194,7 +194,7 @@ def norm_in_order(self, x: Tensor) -> Tensor:  # as x
     "Compute ASH's instance norm as torch does."
     return F.instance_norm(x)
 
-# %% ../nbs/workshop/05_parity.ipynb #30f7a126
+# %% ../nbs/workshop/05_parity.ipynb #47168684
 def nchw(stylizer: Stylizer) -> None:
     "Let a stylizer compute in NCHW."
     stylizer.run = lambda net, x: net(x.contiguous())
@@ -216,7 +216,7 @@ def published_order() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
 
-# %% ../nbs/workshop/05_parity.ipynb #49c6b979
+# %% ../nbs/workshop/05_parity.ipynb #416c0338
 class Recorder:
     "Segment in the published order and keep what was answered: to the source, a view, the source, a view."
 
@@ -236,7 +236,7 @@ class Recorder:
         self.seen.append(Seen([g.head1(features), g.head2(features)], features))
         return self.seen[-1]
 
-# %% ../nbs/workshop/05_parity.ipynb #ceb5d2c8
+# %% ../nbs/workshop/05_parity.ipynb #dd011268
 @torch.no_grad()
 def published_losses(
     learner: Learner,  # before its weights move
@@ -265,7 +265,7 @@ def published_losses(
         content_loss=c.content_weight * (hold.features - hold.source_features).square().mean(),
     )
 
-# %% ../nbs/workshop/05_parity.ipynb #13229406
+# %% ../nbs/workshop/05_parity.ipynb #155d5e98
 class Result(NamedTuple):
     "What one iteration computed."
 
@@ -289,7 +289,7 @@ def run(
     gradients = {k: {n: p.grad for n, p in named.items() if p.grad is not None} for k, named in weights.items()}
     return Result({k: float(v) for k, v in losses.items()}, gradients)
 
-# %% ../nbs/workshop/05_parity.ipynb #6f6361a9
+# %% ../nbs/workshop/05_parity.ipynb #5e4105fb
 def relative(ours: float, theirs: float, size: float) -> float:
     "Return how far two numbers are apart, relative to a size; infinite for what is no number."
     difference = abs(ours - theirs)
@@ -312,7 +312,7 @@ def compared(
         worst.setdefault(kind, []).extend(relative(a, b, theirs[0]) for a, b in zip(ours, theirs))
     return {k: (len(v), max(v)) for k, v in worst.items()}
 
-# %% ../nbs/workshop/05_parity.ipynb #b3333b23
+# %% ../nbs/workshop/05_parity.ipynb #31ff4c78
 def main(words: list | None = None) -> int:  # 0: equal to 1e-5; 1: not
     "Compare the steps of a fixture and print the largest relative difference by network."
     words = sys.argv[1:] if words is None else words
@@ -329,7 +329,7 @@ def main(words: list | None = None) -> int:  # 0: equal to 1e-5; 1: not
     print(f'largest of all: {worst:.1e}')
     return int(worst > 1e-5)
 
-# %% ../nbs/workshop/05_parity.ipynb #84deb624
+# %% ../nbs/workshop/05_parity.ipynb #83d6172c
 if __name__ == '__main__' and '__file__' in globals():
     try:
         sys.exit(main())

@@ -2,6 +2,7 @@
 and files as other kits leave them."""
 
 import argparse
+import dataclasses
 import json
 import os
 import zlib
@@ -14,11 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from ash_nb import preset, train
+from ash_nb import parity, preset, train
 from ash_nb.core.config import AshError
 from ash_nb.hallucinators.ash import modulate
 from ash_nb.methods.learner import Learner
 from ash_nb.methods.losses import clan_weight_map, focal_cross_entropy, weighted_bce
+from ash_nb.methods.step import step
 from ash_nb.networks.adain import adain
 from ash_nb.networks.segmenter import Segmenter
 from ash_nb.official import _build, load_initial, load_official, published_state, read_checkpoint
@@ -315,3 +317,39 @@ def test_what_is_missing_is_said_with_what_is_there(tmp_path):
     (tmp_path / 'b.safetensors').write_bytes(b'\x10' + bytes(7) + b'{"a":')
     with pytest.raises(AshError, match='not a readable checkpoint'):
         read_checkpoint(tmp_path / 'b.safetensors')
+
+
+STEP = SHARED / 'parity' / 'step_expected.json'
+exact = 5e-16  # a loss of the source that is off by less has been summed in the order of the fixture
+
+
+@pytest.mark.skipif(not STEP.is_file(), reason=f'{STEP} is not here')
+@pytest.mark.parametrize('number', [100, 6000])
+def test_a_step_of_the_preset_gta5_published_is_the_published_one(number):
+    """Every loss, and three numbers of every gradient. The fixture's state magnifies rounding: where a processor sums
+    in another order, which the loss of the source tells, gradients are only alike."""
+    found = parity.fixture(STEP)
+    expected = found['iterations'][str(number)]
+    c = parity.published_config(found['source'], found['target'])
+    result = parity.run(c, found['salt'], number)
+    worst = {k: most for k, (_, most) in parity.compared(result, expected, found['salt']).items()}
+    assert set(worst) == {'losses', 'segmenter', 'hallucinator', 'discriminator'}
+    seg = expected['losses']['loss_seg']
+    as_there = abs(result.losses['loss_seg'] / seg - 1) < exact
+    assert worst['losses'] < (1e-9 if as_there else 1e-5)
+    assert max(worst.values()) < (1e-9 if as_there else 0.2), worst
+
+
+def test_a_forgotten_behaviour_is_seen(tmp_path):
+    "The comparison can fail: with one behaviour of the published code left out it is not equal."
+    small = parity.published_config([96, 64], [64, 64], body='plain', discriminator_layers=3)
+    batch = parity.inputs(small, 's')
+    results = []
+    for changes in (dict(), dict(answer_size='own'), dict(focal_clamp=0.0, focal=0.0), dict(separate_views=False)):
+        learner = Learner(dataclasses.replace(small, stylizer='small', **changes))
+        for net in (*learner.networks.values(), learner.hallucinator):
+            net.double()
+        learner.update = lambda losses, number: None
+        results.append(step(learner, *batch, 6000))
+    first, *others = ({k: float(v) for k, v in r.items()} for r in results)
+    assert all(any(abs(o[k] / first[k] - 1) > 1e-9 for k in first) for o in others)
