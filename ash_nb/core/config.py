@@ -272,11 +272,11 @@ class _Method(_Networks):
     style_target: str = setting('style', ('style', 'modulated'))
     # L_s1 and L_s2 compare means and standard deviations (published code) or, as eqs. 8 and 9 say, the mean
     style_statistics: str = setting('both', ('both', 'mean'))
-    # L_s1 and L_s2 compare the statistics of f' (modulated), or of AdaIN's output at the style features' size (restyled;
-    # published code)
+    # L_s1 and L_s2 compare the statistics of f' (modulated), or of AdaIN's output at the style features' size
+    # (restyled; published code)
     restraint_on: str = setting('modulated', ('modulated', 'restyled'))
-    # True: ASH learns from a stylised image of its own, G and D from a second one, with fresh noise and with ASH on class
-    # maps at the labels' size (published code)
+    # True: ASH learns from a stylised image of its own, G and D from a second one, with fresh noise and with ASH on
+    # class maps at the labels' size (published code)
     separate_views: bool = False
     clamp_images: bool = True  # bring stylised images to [0, 1]; the published code does not
     # class maps that the discriminator sees: at the labels' size (full, published code) or the segmenter's (stride)

@@ -95,7 +95,7 @@ def local_weights(c: Config, number: int) -> bool:
     end = c.warmup * c.steps
     return bool(c.local_weight) and (number >= end if c.warmup_from == 'one' else number > end)
 
-
+# %% ../../nbs/methods/04_terms.ipynb #889a83f5
 def judged(
     learner: 'Learner',  # with a discriminator
     heads: list,  # logits of both heads

@@ -117,7 +117,7 @@ def _tall(f, generator):
     *lead, h, w = f.shape
     return _orthonormal(_normal((*lead, max(h, w), min(h, w)), f, generator))
 
-
+# %% ../../nbs/networks/01_adain.ipynb #da3663f9
 def _elementwise(f, strength, generator):
     v = _tall(f, generator)
     return f * (1 + strength * (v if f.shape[-2] > f.shape[-1] else v.mT))

@@ -163,7 +163,7 @@ def _change(c: Config, role: str) -> Callable:  # of a sample
         scale, flip = (c.scale_min, c.scale_max), c.flip
     return train_transform(c.width, c.height, scale, flip, fit=c.fit)
 
-
+# %% ../../nbs/runs/01_batches.ipynb #8ab169bd
 def _stream(c: Config, data: Dataset, role: str, start: int, workers: int, copies: int = 1) -> Iterable:
     "Iterate over the batches of a role from step `start` on, with `copies` samples for each source image."
     many, change = c.batch_size * copies, _change(c, role)
