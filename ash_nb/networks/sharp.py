@@ -6,7 +6,7 @@
 __all__ = ['BANDS', 'SHARP_WEIGHTS', 'REMAKE_SHARP', 'haar', 'SharpEncoder', 'StyleCode', 'Painted', 'canvas', 'SharpDecoder',
            'sharp_stylizer']
 
-# %% ../../nbs/networks/11_sharp.ipynb #729b3055
+# %% ../../nbs/networks/11_sharp.ipynb #b5d4e826
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from ..core.files import load_tensors
 from .adain import channel_stats
 from .stylizer import Reflection, Stylizer
 
-# %% ../../nbs/networks/11_sharp.ipynb #416be783
+# %% ../../nbs/networks/11_sharp.ipynb #f8ac5e7f
 BANDS = 48  # 16 of each colour
 
 
@@ -28,7 +28,7 @@ def haar() -> Tensor:  # (48, 1, 4, 4): filters of red, green and blue
     line = torch.kron(pair, pair)
     return torch.einsum('ai,bj->abij', line, line).reshape(16, 1, 4, 4).repeat(3, 1, 1, 1)
 
-# %% ../../nbs/networks/11_sharp.ipynb #2c8dab5d
+# %% ../../nbs/networks/11_sharp.ipynb #4cce8a19
 class SharpEncoder(nn.Module):
     "Map images to their Haar bands and to learned features beside them, at stride 4."
 
@@ -45,10 +45,11 @@ class SharpEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W) RGB in [0, 1] to (B, channels, H/4, W/4), rounded up
         "Return bands and learned features; the last row and column of pixels are repeated up to a multiple of 4."
         h, w = images.shape[-2:]
-        bands = F.conv2d(F.pad(images, (0, -w % 4, 0, -h % 4), mode='replicate'), self.haar, stride=4, groups=3)
-        return torch.cat([bands, self.layers(3 * (bands - self.grey))], 1)
+        padded = F.pad(images, (0, -w % 4, 0, -h % 4), mode='replicate')
+        bands = F.conv2d(padded, self.haar.to(images.dtype), stride=4, groups=3)
+        return torch.cat([bands, self.layers(3 * (bands - self.grey.to(bands.dtype)))], 1)
 
-# %% ../../nbs/networks/11_sharp.ipynb #d0fefa67
+# %% ../../nbs/networks/11_sharp.ipynb #571b6d1e
 class StyleCode(nn.Module):
     "Turn the channel statistics of features into a code that says how to paint."
 
@@ -63,7 +64,7 @@ class StyleCode(nn.Module):
         told = torch.cat([mean, std, 0.3 * (std + 1e-3).log()], 1).flatten(1)
         return self.layers(told.to(features.dtype))
 
-# %% ../../nbs/networks/11_sharp.ipynb #c402e9b3
+# %% ../../nbs/networks/11_sharp.ipynb #09a17df8
 class Painted(nn.Module):
     "Convolve, normalise each channel, and scale and shift it as a code says: AdaIN with statistics that are learned."
 
@@ -79,14 +80,14 @@ class Painted(nn.Module):
         scale, shift = self.affine(code)[:, :, None, None].chunk(2, 1)
         return F.leaky_relu((x - mean) * ((1 + scale) / (std + 0.01)) + shift, 0.1)
 
-# %% ../../nbs/networks/11_sharp.ipynb #a7979bb6
+# %% ../../nbs/networks/11_sharp.ipynb #6364118f
 def canvas(x: Tensor, noise: Tensor) -> Tensor:  # (B, D, h, w); (1, n, 64, 64)
     "Return tiles of noise of the size of a map, (B, n, h, w)."
     h, w = x.shape[-2:]
     tiles = noise.repeat(1, 1, -(-h // 64), -(-w // 64))[..., :h, :w]
     return tiles.to(x.dtype).expand(len(x), -1, -1, -1)
 
-# %% ../../nbs/networks/11_sharp.ipynb #13a7260e
+# %% ../../nbs/networks/11_sharp.ipynb #bdf2ed8c
 class SharpDecoder(nn.Module):
     "Put bands together and paint on them, as the statistics of the features say."
 
@@ -108,7 +109,7 @@ class SharpDecoder(nn.Module):
     def plain(self, features: Tensor, code: Tensor) -> Tensor:  # (B, 3, 4h, 4w)
         "Put the bands together, each scaled by a factor from 1/20 to 20 that the code says."
         factor = (3 * torch.tanh(self.gate(code))).exp()[:, :, None, None]
-        return F.conv_transpose2d(features[:, :BANDS] * factor, self.haar, stride=4, groups=3)
+        return F.conv_transpose2d(features[:, :BANDS] * factor, self.haar.to(features.dtype), stride=4, groups=3)
 
     def forward(self, features: Tensor) -> Tensor:  # (B, channels, h, w) to (B, 3, 4h, 4w)
         "Return images, about [0, 1] but not clamped."
@@ -123,11 +124,11 @@ class SharpDecoder(nn.Module):
         x = self.fine(torch.cat([x, plain, canvas(x, noise[2])], 1), code)
         return plain + self.last(F.pad(x, (1, 1, 1, 1), mode='reflect'))
 
-# %% ../../nbs/networks/11_sharp.ipynb #6055d7a6
+# %% ../../nbs/networks/11_sharp.ipynb #b850f260
 SHARP_WEIGHTS = 'sharp_stylizer.safetensors'
 REMAKE_SHARP = 'reinstall the package, or remake the file with: python -m ash_nb.networks.train_sharp'
 
-# %% ../../nbs/networks/11_sharp.ipynb #d381d6d0
+# %% ../../nbs/networks/11_sharp.ipynb #dd9abab2
 def sharp_stylizer(
     path: str | Path | None = None,  # file of weights; None: the one in the package
 ) -> Stylizer:

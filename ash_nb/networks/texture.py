@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Lite0Levels', 'statistics_distance', 'gram', 'gram_distance', 'steps', 'edge_contrast', 'kept_contrast']
 
-# %% ../../nbs/networks/10_texture.ipynb #6f63c8e2
+# %% ../../nbs/networks/10_texture.ipynb #48d34288
 import timm
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .adain import channel_stats
 from .bodies import fill_in_order, lite0_weights, normalization
 
-# %% ../../nbs/networks/10_texture.ipynb #a63da599
+# %% ../../nbs/networks/10_texture.ipynb #c87fde35
 class Lite0Levels(nn.Module):
     "Give the rectified maps of EfficientNet-Lite0, trained on ImageNet, at strides 2, 4, 8 and 16; frozen."
 
@@ -38,7 +38,7 @@ class Lite0Levels(nn.Module):
                 x = block(x)
         return levels, x
 
-# %% ../../nbs/networks/10_texture.ipynb #af50be72
+# %% ../../nbs/networks/10_texture.ipynb #7f3134e0
 def statistics_distance(
     a: Tensor,  # (B, D, h, w) features of what was made
     b: Tensor,  # (B, D, h', w') features of the style
@@ -47,13 +47,13 @@ def statistics_distance(
     a, b = (torch.cat(channel_stats(x), 1).flatten(1) for x in (a, b))
     return (a - b).square().sum(1).add(1e-12).sqrt() / b.square().sum(1).add(1e-12).sqrt()
 
-# %% ../../nbs/networks/10_texture.ipynb #eba34966
+# %% ../../nbs/networks/10_texture.ipynb #e493212d
 def gram(x: Tensor) -> Tensor:  # (B, D, h, w) to (B, D, D)
     "Return the mean product of each pair of channels (Gatys et al. 2016)."
     x = x.flatten(2)
     return x @ x.mT / x.shape[-1]
 
-# %% ../../nbs/networks/10_texture.ipynb #e0662e8e
+# %% ../../nbs/networks/10_texture.ipynb #bf2c4c1e
 def gram_distance(
     a: Tensor,  # (B, D, h, w) features of what was made
     b: Tensor,  # (B, D, h', w') features of the style
@@ -62,12 +62,12 @@ def gram_distance(
     a, b = gram(a), gram(b)
     return (a - b).square().sum((1, 2)).add(1e-12).sqrt() / b.square().sum((1, 2)).add(1e-12).sqrt()
 
-# %% ../../nbs/networks/10_texture.ipynb #7d744326
+# %% ../../nbs/networks/10_texture.ipynb #874cc602
 def steps(x: Tensor) -> tuple:  # (B, H, W) to (B, H, W-1) and (B, H-1, W)
     "Subtract each pixel from the one on its right, and from the one below."
     return x[:, :, 1:] - x[:, :, :-1], x[:, 1:] - x[:, :-1]
 
-# %% ../../nbs/networks/10_texture.ipynb #4d7a776b
+# %% ../../nbs/networks/10_texture.ipynb #f7e633ae
 def edge_contrast(
     images: Tensor,  # (B, 3, H, W)
     labels: Tensor,  # (B, H, W) class of each pixel
@@ -78,7 +78,7 @@ def edge_contrast(
     total = sum((step.abs() * here).sum((1, 2)) for step, here in zip(steps(grey), across))
     return total / sum(here.sum((1, 2)) for here in across).clamp(min=1) / grey.flatten(1).std(1).clamp(min=1e-3)
 
-# %% ../../nbs/networks/10_texture.ipynb #b0bcc969
+# %% ../../nbs/networks/10_texture.ipynb #9abecc90
 def kept_contrast(made: Tensor, source: Tensor, labels: Tensor) -> Tensor:  # (B, 3, H, W) twice, (B, H, W) to (B,)
     "Measure the mean step of grey across label boundaries, in the source's direction, over the deviation of grey."
     grey = made.mean(1)

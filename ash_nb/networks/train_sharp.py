@@ -6,7 +6,7 @@
 __all__ = ['labelled_pool', 'labelled_crops', 'Judges', 'style_loss', 'content_loss', 'edge_loss', 'SharpLoss', 'sharp_loss',
            'new_sharp', 'sharp_rate', 'train_sharp', 'keep_sharp', 'main']
 
-# %% ../../nbs/networks/12_train_sharp.ipynb #94b27068
+# %% ../../nbs/networks/12_train_sharp.ipynb #b9821086
 import argparse
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from .stylizer import Encoder, clamp_through, encoder_levels
 from .texture import Lite0Levels, gram_distance, kept_contrast, statistics_distance
 from .train_stylizer import crops, drawn, lossless_start, reconstruction
 
-# %% ../../nbs/networks/12_train_sharp.ipynb #1f4ea78c
+# %% ../../nbs/networks/12_train_sharp.ipynb #8b919284
 def labelled_pool(n: int = 300, seed: int = 0) -> tuple:  # streets (n, 4, 180, 240) uint8, paintings (n, 3, 180, 240)
     "Draw the streets, with their labels as fourth channel, and the paintings of the training; of seeds of their own."
     from ash_nb.data.streetworld.appearances import street
@@ -37,7 +37,7 @@ def labelled_pool(n: int = 300, seed: int = 0) -> tuple:  # streets (n, 4, 180, 
     first = stream_seed(seed, 'sharp') % 2**40 << 20
     return drawn(labelled, first, n), drawn(painting, first, n)
 
-# %% ../../nbs/networks/12_train_sharp.ipynb #302364c4
+# %% ../../nbs/networks/12_train_sharp.ipynb #2d5dc0e7
 def labelled_crops(streets: Tensor, n: int, g: torch.Generator, size: int) -> tuple:
     """Cut n random squares out of streets (N, 4, H, W) uint8 and change their colours.
     Returns images (n, 3, size, size) in [0, 1] and labels (n, size, size)."""
@@ -48,7 +48,7 @@ def labelled_crops(streets: Tensor, n: int, g: torch.Generator, size: int) -> tu
     shift = 0.2 * (torch.rand(n, 3, 1, 1, generator=g) - 0.5)
     return (cut[:, :3].float() / 255 * scale + shift).clamp(0, 1), cut[:, 3].long()
 
-# %% ../../nbs/networks/12_train_sharp.ipynb #610e52aa
+# %% ../../nbs/networks/12_train_sharp.ipynb #7a58d073
 class Judges(nn.Module):
     "Give the maps in which style is compared: four of Lite0, and four of random filters at strides 1 to 8."
 
@@ -68,7 +68,7 @@ class Judges(nn.Module):
         levels = [x.float() for x in levels]
         return levels, [levels[2], last.float()]
 
-# %% ../../nbs/networks/12_train_sharp.ipynb #5c7fd5d4
+# %% ../../nbs/networks/12_train_sharp.ipynb #1e94bedc
 def style_loss(made: list, style: list, weights: tuple) -> Tensor:  # maps of each level
     "Sum over levels the distances of statistics and half those of Gram matrices."
     total = 0
@@ -76,7 +76,7 @@ def style_loss(made: list, style: list, weights: tuple) -> Tensor:  # maps of ea
         total = total + weight * (statistics_distance(a, b) + 0.5 * gram_distance(a, b).clamp(max=10)).mean()
     return total
 
-# %% ../../nbs/networks/12_train_sharp.ipynb #492a28ad
+# %% ../../nbs/networks/12_train_sharp.ipynb #8f899e92
 def content_loss(made: list, source: list) -> Tensor:
     "Compare maps whose channels are normalised: what is where, whatever its style."
 
@@ -86,13 +86,13 @@ def content_loss(made: list, source: list) -> Tensor:
 
     return sum(F.mse_loss(normalised(a), normalised(b)) for a, b in zip(made, source))
 
-# %% ../../nbs/networks/12_train_sharp.ipynb #f764ab1a
+# %% ../../nbs/networks/12_train_sharp.ipynb #5f8b4553
 def edge_loss(made: Tensor, source: Tensor, labels: Tensor, share: float = 0.7) -> Tensor:
     "Return by how much the contrast kept falls short of a share of the source's."
     missing = share * kept_contrast(source, source, labels) - kept_contrast(made, source, labels)
     return F.relu(missing).mean()
 
-# %% ../../nbs/networks/12_train_sharp.ipynb #925067a3
+# %% ../../nbs/networks/12_train_sharp.ipynb #144f7940
 class SharpLoss(NamedTuple):
     "The loss of encoder and decoder, and its parts."
 
@@ -102,7 +102,7 @@ class SharpLoss(NamedTuple):
     edges: Tensor  # contrast of classes that is missing
     reconstruction: Tensor  # there and back, without a style
 
-# %% ../../nbs/networks/12_train_sharp.ipynb #5a470dee
+# %% ../../nbs/networks/12_train_sharp.ipynb #575e5120
 def sharp_loss(
     encoder: nn.Module,  # learns
     decoder: nn.Module,  # learns
@@ -130,19 +130,19 @@ def sharp_loss(
     total = parts[0] + content_weight * parts[1] + 2 * parts[2] + 10 * parts[3] + 5 * beyond
     return SharpLoss(total, *parts)
 
-# %% ../../nbs/networks/12_train_sharp.ipynb #8376b8c1
+# %% ../../nbs/networks/12_train_sharp.ipynb #b1286848
 def new_sharp(seed: int) -> tuple:  # encoder, decoder
     "Make the two networks from a seed, and leave torch's own stream of random numbers alone."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, 'sharp', 'start') % 2**63)
         return tuple(net.to(memory_format=torch.channels_last) for net in (SharpEncoder(), SharpDecoder()))
 
-# %% ../../nbs/networks/12_train_sharp.ipynb #1b8d5ba7
+# %% ../../nbs/networks/12_train_sharp.ipynb #43290f31
 def sharp_rate(step: int, steps: int, top: float = 2e-3) -> float:
     "Return the learning rate of a step."
     return top * min(1, (step + 1) / 50) * (1 - step / steps) + 1e-5
 
-# %% ../../nbs/networks/12_train_sharp.ipynb #53d07822
+# %% ../../nbs/networks/12_train_sharp.ipynb #454bf848
 def train_sharp(
     steps: int = 2400,  # of training
     seed: int = 0,  # of everything random
@@ -167,7 +167,7 @@ def train_sharp(
         adam.step()
         yield encoder, decoder, dict(step=step, **{k: float(v.detach()) for k, v in loss._asdict().items()})
 
-# %% ../../nbs/networks/12_train_sharp.ipynb #5dc9e01b
+# %% ../../nbs/networks/12_train_sharp.ipynb #1917d59a
 def keep_sharp(encoder: nn.Module, decoder: nn.Module, out: str, command: str):  # file to write; what makes it again
     "Write both networks in half precision, with the file's SHA-256 beside it."
     state = {}
@@ -175,7 +175,7 @@ def keep_sharp(encoder: nn.Module, decoder: nn.Module, out: str, command: str): 
         state |= {f'{name}.{k}': v.half() for k, v in net.state_dict().items()}
     save_tensors(out, state, remade_by=command)
 
-# %% ../../nbs/networks/12_train_sharp.ipynb #c57a00bf
+# %% ../../nbs/networks/12_train_sharp.ipynb #54079576
 def main(words: list = None):  # None: those of the command line
     "Train the sharp stylizer and write it."
     from tqdm.auto import tqdm
@@ -190,6 +190,6 @@ def main(words: list = None):  # None: those of the command line
         pass
     keep_sharp(encoder, decoder, args.out, f'{command} --steps {args.steps}')
 
-# %% ../../nbs/networks/12_train_sharp.ipynb #a5a761c6
+# %% ../../nbs/networks/12_train_sharp.ipynb #dab83343
 if __name__ == '__main__' and '__file__' in globals():
     main()

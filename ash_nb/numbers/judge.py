@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['sharpness', 'label_survival', 'untouched', 'adain_on_rgb', 'quarter_vgg', 'style_distances', 'judge']
 
-# %% ../../nbs/numbers/04_judge.ipynb #b347adb6
+# %% ../../nbs/numbers/04_judge.ipynb #7bc76b07
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from ..networks.stylizer import Decoder, Encoder, Stylizer
 from ..networks.texture import edge_contrast, gram_distance, kept_contrast, statistics_distance, steps
 from .evaluation import confusion_matrix, full_size, iou
 
-# %% ../../nbs/numbers/04_judge.ipynb #3e641730
+# %% ../../nbs/numbers/04_judge.ipynb #200e7902
 def sharpness(made: Tensor, source: Tensor, labels: Tensor) -> Tensor:  # (B, 3, H, W) twice, (B, H, W) to (B,)
     "Compare the squared steps of grey across label boundaries with the source's."
     across = [s != 0 for s in steps(labels)]
@@ -29,7 +29,7 @@ def sharpness(made: Tensor, source: Tensor, labels: Tensor) -> Tensor:  # (B, 3,
 
     return energy(made) / energy(source).clamp(min=1e-9)
 
-# %% ../../nbs/numbers/04_judge.ipynb #c17c1b7d
+# %% ../../nbs/numbers/04_judge.ipynb #c499015f
 @torch.no_grad()
 def label_survival(
     segmenter: nn.Module,  # trained; answers with the logits of its heads
@@ -43,7 +43,7 @@ def label_survival(
     said = full_size(logits, images.shape[-2:])
     return iou(confusion_matrix(said, labels, logits.shape[1]), protocol)[1]
 
-# %% ../../nbs/numbers/04_judge.ipynb #2d44bedd
+# %% ../../nbs/numbers/04_judge.ipynb #1f2477dc
 def untouched(images: Tensor, styles: Tensor) -> Tensor:  # (B, 3, H, W)
     "Return the images as they are."
     return images
@@ -53,7 +53,7 @@ def adain_on_rgb(images: Tensor, styles: Tensor) -> Tensor:  # (B, 3, H, W) in [
     "Give images the colours of others: AdaIN without a network."
     return adain(images, styles).clamp(0, 1)
 
-# %% ../../nbs/numbers/04_judge.ipynb #6b693f6f
+# %% ../../nbs/numbers/04_judge.ipynb #ca48c501
 def quarter_vgg(folder: str | Path) -> Stylizer:  # holds 4SE.pth and 4SD.pth
     "Read the VGG-19 pair of a quarter's width. Raises AshError when a file is missing or another."
     pair = Encoder(16), Decoder(16)
@@ -65,7 +65,7 @@ def quarter_vgg(folder: str | Path) -> Stylizer:  # holds 4SE.pth and 4SD.pth
         fill_in_order(net, {k: v for k, v in state.items() if '_aux' not in k})
     return Stylizer(*pair)
 
-# %% ../../nbs/numbers/04_judge.ipynb #584b0199
+# %% ../../nbs/numbers/04_judge.ipynb #082df674
 @torch.no_grad()
 def style_distances(
     made: Tensor,  # (B, 3, H, W) restyled
@@ -80,7 +80,7 @@ def style_distances(
             row[f'{name}_gram_{k}'] = float(gram_distance(a, b).mean())
     return row
 
-# %% ../../nbs/numbers/04_judge.ipynb #71c69164
+# %% ../../nbs/numbers/04_judge.ipynb #81746643
 @torch.no_grad()
 def judge(
     restyle: Callable,  # (images, styles) -> images
