@@ -101,5 +101,5 @@ def test_the_judge_puts_them_in_order(streets, real):
     assert rows['small']['edges'] < 0.6 < 1 < rows['sharp']['edges'] and rows['vgg']['edges'] < 0.8
     for level in (2, 3, 4):
         d = {name: row[f'vgg_statistics_{level}'] for name, row in rows.items()}
-        assert d['sharp'] < d['rgb'] < d['untouched']
+        assert d['sharp'] < min(d[name] for name in ('untouched', 'rgb', 'small'))
     assert rows['vgg']['vgg_statistics_4'] < rows['small']['vgg_statistics_4']
