@@ -47,7 +47,8 @@ class SharpEncoder(nn.Module):
         h, w = images.shape[-2:]
         padded = F.pad(images, (0, -w % 4, 0, -h % 4), mode='replicate')
         bands = F.conv2d(padded, self.haar.to(images.dtype), stride=4, groups=3)
-        return torch.cat([bands, self.layers(3 * (bands - self.grey.to(bands.dtype)))], 1)
+        centred = (3 * (bands - self.grey)).to(bands.dtype)  # subtracted in at least float32
+        return torch.cat([bands, self.layers(centred)], 1)
 
 # %% ../../nbs/networks/11_sharp.ipynb #571b6d1e
 class StyleCode(nn.Module):
