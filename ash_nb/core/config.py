@@ -236,8 +236,8 @@ class _Networks(_Data):
     # what of the body does not learn: norm (batch-norm statistics), early (up to its early stage), all
     freeze: str = setting('none', ('none', 'norm', 'early', 'all'))
     lora: int = 0  # rank of what is added to the attention of a timm/NAME transformer, all else frozen; 0: nothing
-    # encoder and decoder: vgg19 (paper), small (ships with the kit)
-    stylizer: str = setting('vgg19', ('vgg19', 'small'))
+    # encoder and decoder: vgg19 (paper), small and sharp (ship with the kit)
+    stylizer: str = setting('vgg19', ('vgg19', 'small', 'sharp'))
     # images that encoder and decoder take and give: rgb in [0, 1], as they were trained, or caffe: BGR of 255 minus the
     # mean (published code)
     stylizer_images: str = setting('rgb', ('rgb', 'caffe'))

@@ -364,7 +364,7 @@ SETTINGS = ('image', 'painting', 'checkpoint', 'alpha', 'delta', 'strength')  # 
 # %% ../../nbs/look/06_widgets.ipynb #5ed4f3b1
 def setting_parts(p: Preview) -> dict:  # attribute -> widget
     "Make the controls of a preview's settings."
-    live = p.run.config.stylizer == 'small'
+    live = p.run.config.stylizer != 'vgg19'
     steps = [(c.name.removeprefix('step-').lstrip('0'), k) for k, c in enumerate(p.run.checkpoints)]
     wide = w.Layout(width=WIDTH)
     return dict(
