@@ -53,8 +53,8 @@ class RepeatedSGD(torch.optim.SGD):
         for g in self.param_groups:
             g.setdefault('repeats', 1)
 
-    def step(self, closure=None):
-        "Take the steps."
+    def step(self, closure: None = None):
+        "Take the steps; `closure` is there since torch gives it."
         groups = self.param_groups
         for k in range(max(g['repeats'] for g in groups)):
             self.param_groups = [g for g in groups if g['repeats'] > k]
