@@ -532,7 +532,7 @@ function render({ model, el }) {
   const readout = make('table', { class: 'readout' });
   const tools = make('div', { class: 'tools', role: 'group', 'aria-label': 'View' },
     tool('−', 'Zoom out', () => zoomAt(1 / STEP, centre())), tool('+', 'Zoom in', () => zoomAt(STEP, centre())),
-    tool('all', 'Show the whole picture', all), wipeButton, shownZoom, working);
+    tool('all', 'Show the whole picture', all), wipeButton, shownZoom, working, status);
   const hint = make('p', { class: 'hint', text: 'Drag to move, wheel over a clicked panel (or ctrl and wheel, or two '
     + 'fingers) to zoom. Click a picture for its classes; click a region of a segmentation to switch that class off or on.' });
   const point = make('section', { class: 'point', 'aria-label': 'Classes at a point', hidden: true });
@@ -671,7 +671,7 @@ function render({ model, el }) {
       + 'probability is 0 there.' }), classBox,
     make('details', {}, make('summary', { text: 'count more or less, exchange two' }), groupOf('classes')));
   const side = make('div', { class: 'side' }, groupOf('pictures'), groupOf('settings'), groupOf('actions'), classes);
-  const main = make('div', { class: 'main' }, tools, status, wipeBox, grid, hint, readout, point, sheet, code);
+  const main = make('div', { class: 'main' }, tools, wipeBox, grid, hint, readout, point, sheet, code);
   root.append(make('div', { class: 'columns' }, side, main));
   chips();
   build();
