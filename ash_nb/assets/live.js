@@ -6,7 +6,8 @@ const CLOSEST = 24;   // largest zoom
 const STEP = 1.25;    // zoom of one turn of the wheel or one key
 const CLICK = 5;      // pixels that a pointer may move and still click
 const PATIENCE = 200; // milliseconds before "working" is shown
-const LARGEST = 2048; // longest side of a photo that is sent
+const MESSAGE = 8e6;  // bytes of a file that is sent as it is
+const LARGEST = 2048; // longest side of what is sent of a larger one
 const DARK = 'rgba(0, 0, 0, .85)';
 const LIGHT = 'rgba(255, 255, 255, .95)';
 
@@ -477,24 +478,26 @@ function render({ model, el }) {
 
   // -- files
 
-  async function take(name, file) {
-    const picture = await createImageBitmap(file).catch(() => null);
-    if (!picture) {
-      status.textContent = `${file.name} is no picture that this browser can read: choose a JPEG or PNG file`;
-      return;
-    }
+  // A large file is made smaller first, because servers refuse long messages.
+  async function reduced(file) {
+    const picture = await createImageBitmap(file);
     const scale = Math.min(1, LARGEST / Math.max(picture.width, picture.height));
-    let blob = file;
-    if (scale < 1) {
-      const small = make('canvas');
-      small.width = Math.round(picture.width * scale);
-      small.height = Math.round(picture.height * scale);
-      const context = small.getContext('2d');
-      context.imageSmoothingQuality = 'high';
-      context.drawImage(picture, 0, 0, small.width, small.height);
-      blob = await new Promise(done => small.toBlob(done, 'image/jpeg', 0.95));
+    const small = make('canvas');
+    small.width = Math.round(picture.width * scale);
+    small.height = Math.round(picture.height * scale);
+    const context = small.getContext('2d');
+    context.imageSmoothingQuality = 'high';
+    context.drawImage(picture, 0, 0, small.width, small.height);
+    return new Promise(done => small.toBlob(done, 'image/jpeg', 0.95));
+  }
+
+  async function take(name, file) {
+    try {
+      const blob = file.size > MESSAGE ? await reduced(file) : file;
+      ask({ do: 'file', name, file: file.name, buffers: [await blob.arrayBuffer()] });
+    } catch {
+      status.textContent = `${file.name} is no picture that this browser can read: choose a JPEG or PNG file`;
     }
-    ask({ do: 'file', name, file: file.name, buffers: [await blob.arrayBuffer()] });
   }
 
   root.addEventListener('dragover', event => { event.preventDefault(); root.classList.add('drop'); });
@@ -532,7 +535,7 @@ function render({ model, el }) {
   const readout = make('table', { class: 'readout' });
   const tools = make('div', { class: 'tools', role: 'group', 'aria-label': 'View' },
     tool('−', 'Zoom out', () => zoomAt(1 / STEP, centre())), tool('+', 'Zoom in', () => zoomAt(STEP, centre())),
-    tool('all', 'Show the whole picture', all), wipeButton, shownZoom, working, status);
+    tool('all', 'Show the whole picture', all), wipeButton, shownZoom, status, working);
   const hint = make('p', { class: 'hint', text: 'Drag to move, wheel over a clicked panel (or ctrl and wheel, or two '
     + 'fingers) to zoom. Click a picture for its classes; click a region of a segmentation to switch that class off or on.' });
   const point = make('section', { class: 'point', 'aria-label': 'Classes at a point', hidden: true });
