@@ -101,7 +101,8 @@ class Preview:
         "Act, wait until these panels show something else and Python has answered; return all panels that do."
         before = self.looks()
         act()
-        wait = f'([live, before, among]) => {{ const now = ({LOOKS})(live); return among.every(k => now[k] !== before[k]); }}'
+        all_moved = f'among.every(k => ({LOOKS})(live)[k] !== before[k])'
+        wait = f'([live, before, among]) => {all_moved}'
         self.page.wait_for_function(wait, arg=[self.live.element_handle(), before, list(among)], timeout=30_000)
         self.settle()
         return {k for k, look in self.looks().items() if look != before.get(k)}
@@ -143,7 +144,9 @@ def no_serious_finding(preview):
     "axe-core has nothing serious to say, where it is installed."
     names = preview.live.evaluate(NAMES)
     assert names and all(names), names
-    sides = preview.live.evaluate("live => [...live.querySelectorAll('.panels canvas')].map(c => [c.role, c.ariaLabel])")
+    sides = preview.live.evaluate(
+        "live => [...live.querySelectorAll('.panels canvas')].map(c => [c.role, c.ariaLabel])"
+    )
     assert all(role == 'img' and label for role, label in sides)
     try:
         from axe_playwright_python.sync_playwright import Axe
@@ -267,7 +270,9 @@ def test_preview_in_jupyterlab(lab, tmp_path):
         the_rest(preview, tmp_path)
         every_control_by_keyboard(preview)
         for theme in ('Light', 'Dark'):
-            page.evaluate("t => jupyterapp.commands.execute('apputils:change-theme', {theme: t})", f'JupyterLab {theme}')
+            page.evaluate(
+                "t => jupyterapp.commands.execute('apputils:change-theme', {theme: t})", f'JupyterLab {theme}'
+            )
             page.wait_for_function(f"document.body.dataset.jpThemeLight === '{str(theme == 'Light').lower()}'")
             for width in WIDTHS:
                 fits(preview, width)

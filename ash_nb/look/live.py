@@ -97,7 +97,7 @@ def thumbnails(
 SLOTS = tuple(f'pixels_{k}' for k in range(14))  # so many panels at most
 
 
-def synced(kind: type, value) -> tr.TraitType:
+def synced(kind: type, value: object) -> tr.TraitType:
     "Make a trait that the browser shares."
     return kind(value).tag(sync=True)
 

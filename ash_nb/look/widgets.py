@@ -59,6 +59,7 @@ class Preview:
         self.painting = next(iter(paintings))
         self.checkpoint = len(run.checkpoints) - 1
         c = run.config
+        self.size = (c.test_width, c.test_height)  # of the run, that larger pictures are brought to
         self.alpha, self.delta, self.noise, self.strength, self.seed = 1.0, c.delta, c.noise, c.noise_strength, 0
         self.gains, self.swap = [1.0] * len(self.space), None
         self.quick = False  # while a slider is dragged: at most QUICK pixels
@@ -109,15 +110,11 @@ QUICK = (320, 180)  # width and height while a slider is dragged
 @patch(as_prop=True)
 def box(self: Preview) -> tuple:  # width, height
     "Say which size pictures are brought to."
-    size = (self.run.config.test_width, self.run.config.test_height)
-    return min(size, QUICK, key=math.prod) if self.quick else size
+    return min(self.size, QUICK, key=math.prod) if self.quick else self.size
 
 
 @patch
-def brought(
-    self: Preview,
-    picture: Tensor,  # (3, H, W)
-) -> Tensor:
+def brought(self: Preview, picture: Tensor) -> Tensor:  # (3, H, W)
     "Bring a picture to size, kept under its name."
     return self.kept(('sized', self.same(picture), self.box), lambda: at_size(picture, self.box))
 
@@ -133,7 +130,7 @@ def style(self: Preview) -> Tensor:  # (3, H', W')
     "Return the chosen painting, at size."
     return self.brought(self.paintings[self.painting])
 
-
+# %% ../../nbs/look/06_widgets.ipynb #wt000007
 @patch(as_prop=True)
 def truth(self: Preview) -> np.ndarray | None:  # (H, W) train ids
     "Return the chosen street's labels, at its size, if there are any."
@@ -245,7 +242,8 @@ def segmented(
     street = self.street
     size = street.shape[-2:]
     if image is None:
-        return full_size(self.logits(self.image, street), size)[0].cpu().numpy()
+        key = 'seen', self.weights, self.same(street)
+        return self.kept(key, lambda: full_size(self.logits(self.image, street), size)[0].cpu().numpy())
     return predict(self.learner.segmenter, image[None], size)[0].cpu().numpy()
 
 # %% ../../nbs/look/06_widgets.ipynb #c77a6df7
@@ -321,7 +319,7 @@ def change_between(
     "Measure and draw how a picture changes; the strongest hundredth is drawn at full strength at most."
     difference = (after - before).float().cpu().numpy().transpose(1, 2, 0)
     size = np.abs(difference)
-    top = max(float(np.percentile(size, 99)), 1 / 256)
+    top = max(float(np.percentile(size[::2, ::2], 99)), 1 / 256)
     factor = min(STRONGEST, 2 ** max(0, math.floor(math.log2(0.5 / top))))
     changed = (255 * size).max(-1) >= NOTICED - 1e-3
     picture = (0.5 + factor * difference).clip(0, 1)
@@ -440,7 +438,7 @@ def restore(self: Preview, state: dict):
     for name, value in state.items():
         setattr(self, name, list(value) if name == 'gains' else value)
 
-
+# %% ../../nbs/look/06_widgets.ipynb #wt000033
 @patch(as_prop=True)
 def code(self: Preview) -> str:
     "Write the settings as code that sets a preview called `preview`."
@@ -551,7 +549,7 @@ def class_parts(space: LabelSpace = CITYSCAPES) -> dict:  # name -> part
         second=menu('with', min(10, len(space) - 1)),
     )
 
-
+# %% ../../nbs/look/06_widgets.ipynb #wi00s04b
 def class_toggles(space: LabelSpace = CITYSCAPES) -> dict:  # train id -> part
     "Make a switch for each class."
     return {k: Part(name, 'toggle', True, 'classes') for k, name in enumerate(space.classes)}
@@ -599,54 +597,48 @@ class PreviewWidget:
 
         display(self.widget)
 
-    def _listen(self):
+# %% ../../nbs/look/06_widgets.ipynb #wt000073
+@patch
+def _moved(self: PreviewWidget, change=None):
+    if not self._deaf:
         for name in SETTINGS:
-            self.parts[name].observe(self._moved, 'value')
-        for name, (_, method, _, _) in BUTTONS.items():
-            self.parts[name].on_click(lambda method=method: getattr(self, method)())
-        self.parts['chosen'].observe(self._chosen, 'value')
-        self.parts['gain'].observe(lambda change: self.set_gain(self.parts['chosen'].value, change['new']), 'value')
-        for k, toggle in self.toggles.items():
-            toggle.observe(functools.partial(self._toggled, k), 'value')
-        self.message.observe(lambda change: setattr(self.grid, 'message', change['new']), 'value')
-        self.grid.on_msg(lambda *told: self.heard(*told))
-
-    def _moved(self, change=None):
-        if not self._deaf:
-            for name in SETTINGS:
-                setattr(self.preview, name, self.parts[name].value)
-            self.refresh()
-
-    def _chosen(self, change):
-        self.parts['gain'].value = self.preview.gains[change['new']]
+            setattr(self.preview, name, self.parts[name].value)
         self.refresh()
 
-    def _toggled(self, k, change):
-        if change['new'] != (self.preview.gains[k] > 0):
-            self.set_gain(k, float(change['new']))
 
-    def refresh(self):
-        "Draw everything again; while `preview.quick`, what follows a slider."
-        p = self.preview
-        new = p.drawn()
-        if not p.quick:
-            new += p.judged_views(new[3]['picture'], self.parts['chosen'].value)
-            self._settle()
-        self.shown = {v['title']: v for v in new} | (self._stale(new) if p.quick else {})
-        with self.grid.hold_sync():
-            self.grid.show(list(self.shown.values()))
-            self.grid.values = {name: part.value for name, part in self.parts.items()}
-            self.grid.code = p.code
-        self.message.value = ''
+@patch
+def _chosen(self: PreviewWidget, change):
+    self.parts['gain'].value = self.preview.gains[change['new']]
+    self.refresh()
 
-# %% ../../nbs/look/06_widgets.ipynb #wt000040
+
+@patch
+def _toggled(self: PreviewWidget, k, change):
+    if change['new'] != (self.preview.gains[k] > 0):
+        self.set_gain(k, float(change['new']))
+
+# %% ../../nbs/look/06_widgets.ipynb #wt000071
+@patch
+def _listen(self: PreviewWidget):
+    for name in SETTINGS:
+        self.parts[name].observe(self._moved, 'value')
+    for name, (_, method, _, _) in BUTTONS.items():
+        self.parts[name].on_click(lambda method=method: getattr(self, method)())
+    self.parts['chosen'].observe(self._chosen, 'value')
+    self.parts['gain'].observe(lambda change: self.set_gain(self.parts['chosen'].value, change['new']), 'value')
+    for k, toggle in self.toggles.items():
+        toggle.observe(functools.partial(self._toggled, k), 'value')
+    self.message.observe(lambda change: setattr(self.grid, 'message', change['new']), 'value')
+    self.grid.on_msg(lambda *told: self.heard(*told))
+
+# %% ../../nbs/look/06_widgets.ipynb #wt000075
 @patch
 def _stale(self: PreviewWidget, new: list) -> dict:  # title -> view
     "Return the panels that wait for the slider to be let go."
     drawn = {v['title'] for v in new}
     return {title: v | dict(stale=True) for title, v in self.shown.items() if title not in drawn}
 
-
+# %% ../../nbs/look/06_widgets.ipynb #wt000077
 @patch
 def _settle(self: PreviewWidget):
     "Note what there is to undo, draw the bars, name the classes."
@@ -660,6 +652,22 @@ def _settle(self: PreviewWidget):
         self._asked, changes = asked, {name: p.by_channel(name) for name in ('gamma', 'beta')}
         self.bars.value = bars_html(p.shares(), p.space)
         self.channels.value = channels_html(changes, sorted(seen), p.space)
+
+# %% ../../nbs/look/06_widgets.ipynb #wt000079
+@patch
+def refresh(self: PreviewWidget):
+    "Draw everything again; while `preview.quick`, what follows a slider."
+    p = self.preview
+    new = p.drawn()
+    if not p.quick:
+        new += p.judged_views(new[3]['picture'], self.parts['chosen'].value)
+        self._settle()
+    self.shown = {v['title']: v for v in new} | (self._stale(new) if p.quick else {})
+    with self.grid.hold_sync():
+        self.grid.show(list(self.shown.values()))
+        self.grid.values = {name: part.value for name, part in self.parts.items()}
+        self.grid.code = p.code
+    self.message.value = ''
 
 # %% ../../nbs/look/06_widgets.ipynb #be85d2d4
 @patch
@@ -756,7 +764,7 @@ def _on_set(self: PreviewWidget, event: dict, buffers: list):
     self._deaf, self.preview.quick = False, not event['final']
     self._moved()
 
-
+# %% ../../nbs/look/06_widgets.ipynb #wt000081
 @patch
 def _on_press(self: PreviewWidget, event: dict, buffers: list):
     "Press a button."
@@ -831,7 +839,7 @@ def contact_sheet(self: PreviewWidget):
         self.grid.sheet_pixels = b''.join(cell[3] for cell in cells)
         self.grid.sheet = dict(title=title, names=['alpha', 'delta'], rows=ALPHAS, columns=DELTAS) | size
 
-
+# %% ../../nbs/look/06_widgets.ipynb #wt000082
 @patch
 def copy(self: PreviewWidget) -> str:
     "Return the settings as code; the browser copies them."
@@ -850,6 +858,12 @@ def save(self: PreviewWidget, path: str | Path | None = None) -> Path:  # the PN
     return path
 
 # %% ../../nbs/look/06_widgets.ipynb #wt000061
+def _is_ash(run: Run) -> bool:
+    "Tell whether a run's method hallucinates by ASH."
+    name = METHODS[run.config.method].hallucinator if run.config.method in METHODS else ''
+    return name in HALLUCINATORS and issubclass(HALLUCINATORS[name], ASHHallucinator)
+
+# %% ../../nbs/look/06_widgets.ipynb #wt000085
 def ash_runs(
     folder: str | Path,  # that holds run folders, or comparisons
 ) -> list:  # of Run, the newest first
@@ -859,12 +873,6 @@ def ash_runs(
         found += [load_run(file.parent) for file in Path(folder).glob(pattern)]
     of_ash = [r for r in found if r.checkpoints and _is_ash(r)]
     return sorted(of_ash, key=lambda r: -(r.path / 'config.json').stat().st_mtime)
-
-
-def _is_ash(run: Run) -> bool:
-    "Tell whether a run's method hallucinates by ASH."
-    name = METHODS[run.config.method].hallucinator if run.config.method in METHODS else ''
-    return name in HALLUCINATORS and issubclass(HALLUCINATORS[name], ASHHallucinator)
 
 # %% ../../nbs/look/06_widgets.ipynb #fec373ce
 def run_line(run: Run) -> str:  # HTML
