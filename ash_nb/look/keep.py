@@ -75,7 +75,7 @@ def pictures_folder() -> Path:
     "Return the folder of saved pictures: `pictures`, beside the folder that the settings keep runs in."
     return Path(settings()['runs']).absolute().parent / 'pictures'
 
-
+# %% ../../nbs/look/09_keep.ipynb #kp000041
 def free_name(
     path: Path,  # the file that is wanted
     *others: str,  # further suffixes that must be free, too
@@ -90,7 +90,7 @@ def free_name(
 # %% ../../nbs/look/09_keep.ipynb #kp000020
 COLUMN, GAP, LINE, LETTERS = 640, 24, 26, 22  # pixels: least width of a panel, between panels, of a line, of its type
 
-
+# %% ../../nbs/look/09_keep.ipynb #kp000049
 @dataclass
 class Placed:
     "A picture on a sheet, and the lines under it."
@@ -112,7 +112,7 @@ def wrapped(text: str, width: int) -> list:  # lines that fit into so many pixel
     "Break a text into lines."
     return textwrap.wrap(text, max(10, int(width / (0.54 * LETTERS)))) or ['']
 
-
+# %% ../../nbs/look/09_keep.ipynb #kp000047
 def placed(
     view: dict,  # title, picture, perhaps note
     space,  # label space of label maps
@@ -133,7 +133,7 @@ class Sheet:
     width: int  # in pixels
     height: int
 
-
+# %% ../../nbs/look/09_keep.ipynb #kp000043
 def laid_out(
     views: list,  # one dictionary a panel: title, picture, perhaps note
     space,  # label space of label maps
@@ -170,7 +170,7 @@ def _font(bold: bool):
     name = 'DejaVuSans-Bold.ttf' if bold else 'DejaVuSans.ttf'
     return ImageFont.truetype(Path(get_data_path()) / 'fonts' / 'ttf' / name, LETTERS - 4)
 
-
+# %% ../../nbs/look/09_keep.ipynb #kp000045
 def sheet_png(sheet: Sheet, record: dict) -> bytes:
     "Write a sheet as PNG, every pixel of a panel as it is; `record` becomes its text field `settings`."
     page, info, out = Image.new('RGB', (sheet.width, sheet.height), 'white'), PngInfo(), io.BytesIO()

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['QUICK', 'STRONGEST', 'NOTICED', 'STATE', 'SETTINGS', 'BUTTONS', 'ALPHAS', 'DELTAS', 'Preview', 'Change',
            'change_between', 'score_text', 'share_of', 'bars_html', 'heat_map', 'channels_html', 'slider',
-           'setting_parts', 'class_parts', 'class_toggles', 'button_parts', 'PreviewWidget', 'ash_runs', 'run_line',
-           'figure_box', 'RunBrowser']
+           'setting_parts', 'class_parts', 'class_toggles', 'button_parts', 'PreviewWidget', 'new_name', 'ash_runs',
+           'run_line', 'figure_box', 'RunBrowser']
 
 # %% ../../nbs/look/06_widgets.ipynb #68c827cd
 import functools
@@ -367,25 +367,32 @@ def drawn(self: Preview) -> list:  # one dictionary a panel
         dict(title='ASH − AdaIN', picture=change.picture, note=str(change), kind='change'),
     ]
 
+# %% ../../nbs/look/06_widgets.ipynb #wt000104
+@patch
+def segmentations(
+    self: Preview,
+    image: Tensor,  # (3, H, W) by ASH
+) -> list:  # one dictionary a panel
+    "Draw what the segmenter sees in the street and in another image of it, each with its score."
+    seen = {'the street': self.segmented(), 'the ASH image': self.segmented(image)}
+    notes = [score_text(labels, self.truth, len(self.space)) for labels in seen.values()]
+    return [dict(title=f'segmentation of {k}', picture=v, note=n) for (k, v), n in zip(seen.items(), notes)]
+
 # %% ../../nbs/look/06_widgets.ipynb #wt000022
 @patch
 def judged_views(
-    self: Preview,
-    image: Tensor,  # (3, H, W) by ASH
-    k: int,  # train id of the class whose doing is shown
-) -> list:  # one dictionary a panel
-    "Draw what one class does, what the segmenter sees, and where it errs."
-    truth, seen, before = self.truth, self.segmented(image), self.segmented()
-    change = change_between(self.without(k), image)
+    self: Preview, image: Tensor, k: int
+) -> list:  # image (3, H, W) by ASH; train id; a dictionary a panel
+    "Draw what class k does, what the segmenter sees, and, where there is a truth, that and the errors."
+    change, truth = change_between(self.without(k), image), self.truth
     views = [dict(title=f'changed by {self.space.classes[k]}', picture=change.picture, note=str(change), kind='change')]
-    for title, labels in (('segmentation of the street', before), ('segmentation of the ASH image', seen)):
-        views.append(dict(title=title, picture=labels, note=score_text(labels, truth, len(self.space))))
+    views += self.segmentations(image)
     if truth is None:
         return views
-    errors = plots.error_map(seen, truth, self.street)
+    seen = views[-1]['picture']
     note = f'orange: {100 * (seen != truth)[truth != IGNORE].mean():.0f} % of the pixels are wrong'
     views.append(dict(title='truth', picture=truth, note='the labels that the street came with'))
-    return [*views, dict(title='errors on the ASH image', picture=errors, note=note)]
+    return [*views, dict(title='errors on the ASH image', picture=plots.error_map(seen, truth, self.street), note=note)]
 
 # %% ../../nbs/look/06_widgets.ipynb #wt000025
 @patch
@@ -461,6 +468,12 @@ def _named(space, k):
     "Return name and colour of a class, as the templates take them."
     return space.classes[k], css_colour(space.colours[k] / 255)
 
+# %% ../../nbs/look/06_widgets.ipynb #wt000100
+def _bar(what, share, largest):
+    "Say how a bar is drawn: of which map, to which side, how long in pixels, and its number."
+    number = f'{100 * share:+.1f} %'.replace('-', '−')
+    return what, 'less' if share < 0 else 'more', round(60 * abs(share) / largest), number
+
 # %% ../../nbs/look/06_widgets.ipynb #24ac2441
 def bars_html(
     shares: list,  # one dictionary a class, as `Preview.shares` gives it
@@ -470,11 +483,7 @@ def bars_html(
     rows, seen = [], [s for s in shares if s['pixels']]
     largest = max([abs(share_of(s, what)) for s in seen for what in ('gamma', 'beta')] + [1e-9])
     for s in seen:
-        drawn = []
-        for what in ('gamma', 'beta'):
-            share = share_of(s, what)
-            side = 'less' if share < 0 else 'more'
-            drawn.append((what, side, round(60 * abs(share) / largest), f'{100 * share:+.1f} %'.replace('-', '−')))
+        drawn = [_bar(what, share_of(s, what), largest) for what in ('gamma', 'beta')]
         rows.append((*_named(space, s['class']), drawn))
     return block('shares', 'widgets.html', rows=rows, style=asset('widgets.css'))
 
@@ -490,6 +499,11 @@ def heat_map(
     Image.fromarray(viridis[(255 * values / max(values.max(), 1e-9)).astype(int)]).save(out, 'PNG')
     return out.getvalue()
 
+# %% ../../nbs/look/06_widgets.ipynb #wt000102
+def _heat_column(name, shown):  # shown (rows, channels)
+    "Say how a heat map is drawn: its name, number of channels, picture, and what the brightest stands for."
+    return name, shown.shape[1], data_uri(heat_map(shown)), f'{shown.max() if shown.size else 0:.2g}'
+
 # %% ../../nbs/look/06_widgets.ipynb #0befa9da
 def channels_html(
     maps: dict,  # name -> (C, D) changes, channels ordered
@@ -497,12 +511,9 @@ def channels_html(
     space: LabelSpace = CITYSCAPES,  # of the run
 ) -> str:
     "Draw each class against each channel, a heat map a name with its scale, brighter for more."
-    classes, columns = list(classes), []
+    classes = list(classes)
     scale = data_uri(heat_map(np.linspace(0, 1, 64)[None]))
-    for name, change in maps.items():
-        shown = change[classes]
-        top = f'{shown.max() if shown.size else 0:.2g}'
-        columns.append((name, shown.shape[1], data_uri(heat_map(shown)), top))
+    columns = [_heat_column(name, change[classes]) for name, change in maps.items()]
     named = [_named(space, k) for k in classes]
     return block('channels', 'widgets.html', classes=named, maps=columns, scale=scale, style=asset('widgets.css'))
 
@@ -642,16 +653,16 @@ def _stale(self: PreviewWidget, new: list) -> dict:  # title -> view
 @patch
 def _settle(self: PreviewWidget):
     "Note what there is to undo, draw the bars, name the classes."
-    p, shown = self.preview, self.preview.state
-    if shown != self.still:
+    p = self.preview
+    if p.state != self.still:
         self.past.append(self.still)
-        self.still = shown
+        self.still = p.state
     seen = set(np.unique(p.segmented()).tolist()) | {k for k, gain in enumerate(p.gains) if gain != 1}
     self.grid.name_classes(p.space, p.gains, seen)
     if self._asked != (asked := p.asked()):  # alpha, delta, noise and painting leave them as they are
-        self._asked, changes = asked, {name: p.by_channel(name) for name in ('gamma', 'beta')}
-        self.bars.value = bars_html(p.shares(), p.space)
+        changes = {name: p.by_channel(name) for name in ('gamma', 'beta')}
         self.channels.value = channels_html(changes, sorted(seen), p.space)
+        self.bars.value, self._asked = bars_html(p.shares(), p.space), asked
 
 # %% ../../nbs/look/06_widgets.ipynb #wt000079
 @patch
@@ -701,18 +712,22 @@ def exchange(self: PreviewWidget):
 
 # %% ../../nbs/look/06_widgets.ipynb #wt000041
 @patch
+def _show_state(self: PreviewWidget):
+    "Set the parts as the preview is, without moving anything."
+    self._deaf = True
+    for name in SETTINGS:
+        self.parts[name].value = getattr(self.preview, name)
+    for k, toggle in self.toggles.items():
+        toggle.value = self.preview.gains[k] > 0
+    self.parts['gain'].value = self.preview.gains[self.parts['chosen'].value]
+    self._deaf = False
+
+# %% ../../nbs/look/06_widgets.ipynb #wt000093
+@patch
 def put_back(self: PreviewWidget, state: dict):
     "Put settings back, and show them."
     self.preview.restore(state)
-    self._deaf = True
-    try:
-        for name in SETTINGS:
-            self.parts[name].value = getattr(self.preview, name)
-        for k, toggle in self.toggles.items():
-            toggle.value = self.preview.gains[k] > 0
-        self.parts['gain'].value = self.preview.gains[self.parts['chosen'].value]
-    finally:
-        self._deaf = False
+    self._show_state()
     self.refresh()
 
 # %% ../../nbs/look/06_widgets.ipynb #wi000079
@@ -725,7 +740,7 @@ def undo(self: PreviewWidget):
     self.still = self.past.pop()
     self.put_back(self.still)
 
-
+# %% ../../nbs/look/06_widgets.ipynb #wt000091
 @patch
 def reset(self: PreviewWidget):
     "Put all sliders, noise and classes back to their start; street and painting stay."
@@ -779,35 +794,41 @@ def _on_toggle(self: PreviewWidget, event: dict, buffers: list):
     if not self.preview.gains[k]:
         self.message.value = f'{self.preview.space.classes[k]} is switched off: its button or undo switches it on again'
 
+# %% ../../nbs/look/06_widgets.ipynb #wt000106
+@patch
+def _point_rows(self: PreviewWidget, found: dict) -> list:  # name -> (C,) probabilities; a dictionary a class
+    "List the four likeliest classes with their colours and probabilities."
+    rows, space = [], self.preview.space
+    for j in np.argsort(-np.maximum(*found.values()))[:4]:
+        colour = '#' + bytes(space.palette[j]).hex()
+        rows.append(dict(name=space.classes[j], colour=colour, values=[float(q[j]) for q in found.values()]))
+    return rows
+
 # %% ../../nbs/look/06_widgets.ipynb #wt000047
 @patch
 def _on_point(self: PreviewWidget, event: dict, buffers: list):
     "Say which classes there are at a point."
     p, (height, width) = self.preview, self.preview.street.shape[-2:]
     found = p.probabilities_at(event['x'], event['y'])
-    largest = np.argsort(-np.maximum(*found.values()))[:4]
     k = int(found['street'].argmax())
-    colours = ['#' + bytes(p.space.palette[j]).hex() for j in largest]
-    told = [[float(q[j]) for q in found.values()] for j in largest]
-    rows = [dict(name=p.space.classes[j], colour=c, values=v) for j, c, v in zip(largest, colours, told)]
     title = f'At pixel ({int(event["x"] * width)}, {int(event["y"] * height)}) the segmenter sees {p.space.classes[k]}'
     action = f'switch {p.space.classes[k]} {"off" if p.gains[k] else "on"}'
     self.parts['chosen'].value = k
-    self.grid.point = dict(title=title, columns=list(found), rows=rows, id=k, action=action)
+    self.grid.point = dict(title=title, columns=list(found), rows=self._point_rows(found), id=k, action=action)
+
+# %% ../../nbs/look/06_widgets.ipynb #wt000108
+def new_name(name: str, taken: dict) -> str:  # taken: name -> picture
+    "Return a name, with a number if it is taken."
+    numbered = (f'{name} {k}' for k in range(2, len(taken) + 3))
+    return next(n for n in (name, *numbered) if n not in taken)
 
 # %% ../../nbs/look/06_widgets.ipynb #wt000049
 @patch
-def add(
-    self: PreviewWidget,
-    kind: str,  # image or painting
-    name: str,  # of the picture
-    picture: Tensor,  # (3, H, W) in [0, 1]
-):
+def add(self: PreviewWidget, kind: str, name: str, picture: Tensor):  # image or painting; (3, H, W) in [0, 1]
     "Add a picture and choose it; one of the same name stays."
     of_kind = dict(image=self.preview.images, painting=self.preview.paintings)
-    pictures, k, title = of_kind[one_of(kind, of_kind, 'kind of picture')], 2, name
-    while title in pictures:
-        title, k = f'{name} {k}', k + 1
+    pictures = of_kind[one_of(kind, of_kind, 'kind of picture')]
+    title = new_name(name, pictures)
     pictures[title] = at_size(picture, self.preview.box)
     self.parts[kind].limits['options'] = [(t, t) for t in pictures]
     self.grid.offer(self.preview.images, self.preview.paintings)
