@@ -1403,6 +1403,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'ash_nb/look/widgets.py'),
                                      'ash_nb.look.widgets.PreviewWidget._on_set': ( 'look/widgets.html#previewwidget._on_set',
                                                                                     'ash_nb/look/widgets.py'),
+                                     'ash_nb.look.widgets.PreviewWidget._on_settle': ( 'look/widgets.html#previewwidget._on_settle',
+                                                                                       'ash_nb/look/widgets.py'),
                                      'ash_nb.look.widgets.PreviewWidget._on_toggle': ( 'look/widgets.html#previewwidget._on_toggle',
                                                                                        'ash_nb/look/widgets.py'),
                                      'ash_nb.look.widgets.PreviewWidget._point_rows': ( 'look/widgets.html#previewwidget._point_rows',

@@ -194,6 +194,27 @@ def zoom_and_pan(preview):
     preview.settle()
 
 
+def two_fingers(preview):
+    "Two fingers that part zoom all linked panels, without a mouse."
+    canvas = preview.live.locator('[data-panel="ASH"] canvas')
+    canvas.scroll_into_view_if_needed()
+    box, touch = canvas.bounding_box(), preview.page.context.new_cdp_session(preview.page)
+    middle, y = box['x'] + box['width'] / 2, box['y'] + box['height'] / 2
+
+    def fingers(kind, *places):
+        points = [dict(x=x, y=y, id=k) for k, x in enumerate(places)]
+        touch.send('Input.dispatchTouchEvent', dict(type=kind, touchPoints=points))
+
+    fingers('touchStart', middle - 10)
+    fingers('touchStart', middle - 10, middle + 10)
+    for apart in (14, 18, 22, 26, 30):
+        fingers('touchMove', middle - apart, middle + apart)
+    fingers('touchEnd')
+    preview.page.wait_for_timeout(80)
+    assert float(preview.live.locator('.zoomed').inner_text().split()[0]) > 1.5
+    preview.changed(preview.button('Show the whole picture').click)
+
+
 def classes_by_click(preview):
     "A click on a region switches its class off, a button or undo switches it on again."
     canvas = preview.live.locator('[data-panel="segmentation of the street"] canvas')
@@ -221,7 +242,7 @@ def own_photo(preview, tmp_path):
 
 
 def the_rest(preview, tmp_path):
-    "Wipe, contact sheet, code, and a saved picture."
+    "Wipe, contact sheet, code, checkpoints that play, and a saved picture."
     preview.button('Wipe between two panels').click()
     wipe = preview.live.locator('.wipe canvas')
     before = wipe.evaluate('c => c.toDataURL()')
@@ -235,6 +256,10 @@ def the_rest(preview, tmp_path):
     assert preview.live.get_by_label('alpha', exact=True).input_value() == '0.25'
     preview.button('copy settings as code').click()
     assert 'preview.alpha = 0.25' in preview.live.get_by_label('Settings as code').input_value()
+    preview.changed(preview.button('Play the steps').click)
+    assert preview.button('Play the steps').get_attribute('aria-pressed') == 'true'
+    preview.button('Play the steps').click()
+    preview.settle()
     preview.button('save PNG and PDF').click()
     preview.settle()
     kept = sorted((tmp_path / 'pictures').iterdir())
@@ -265,6 +290,7 @@ def test_preview_in_jupyterlab(lab, tmp_path):
         assert {'ASH', 'AdaIN', 'errors on the ASH image'} <= preview.changed(alpha_down)
         assert preview.live.locator('.number').first.inner_text() == '0.60'
         zoom_and_pan(preview)
+        two_fingers(preview)
         classes_by_click(preview)
         own_photo(preview, tmp_path)
         the_rest(preview, tmp_path)

@@ -495,6 +495,7 @@ function render({ model, el }) {
     try {
       const blob = file.size > MESSAGE ? await reduced(file) : file;
       ask({ do: 'file', name, file: file.name, buffers: [await blob.arrayBuffer()] });
+      ask({ do: 'settle' });
     } catch {
       status.textContent = `${file.name} is no picture that this browser can read: choose a JPEG or PNG file`;
     }

@@ -829,7 +829,7 @@ def add(self: PreviewWidget, kind: str, name: str, picture: Tensor):  # image or
     of_kind = dict(image=self.preview.images, painting=self.preview.paintings)
     pictures = of_kind[one_of(kind, of_kind, 'kind of picture')]
     title = new_name(name, pictures)
-    pictures[title] = at_size(picture, self.preview.box)
+    pictures[title] = at_size(picture, self.preview.size)
     self.parts[kind].limits['options'] = [(t, t) for t in pictures]
     self.grid.offer(self.preview.images, self.preview.paintings)
     self.parts[kind].value = title
@@ -837,10 +837,18 @@ def add(self: PreviewWidget, kind: str, name: str, picture: Tensor):  # image or
 # %% ../../nbs/look/06_widgets.ipynb #wt000051
 @patch
 def _on_file(self: PreviewWidget, event: dict, buffers: list):
-    "Take a file that was chosen or dropped."
-    self.add(event['name'], Path(event['file']).stem, photo_of(bytes(buffers[0]), self.preview.box))
+    "Take a file that was chosen or dropped, and answer with a first picture; `settle` asks for the rest."
+    picture = photo_of(bytes(buffers[0]), self.preview.box)
+    self.preview.quick = True
+    self.add(event['name'], Path(event['file']).stem, picture)
 
 
+@patch
+def _on_settle(self: PreviewWidget, event: dict, buffers: list):
+    "Draw everything."
+    self.refresh()
+
+# %% ../../nbs/look/06_widgets.ipynb #wt000110
 @patch
 def _on_pick(self: PreviewWidget, event: dict, buffers: list):
     "Take the settings of a picture of the contact sheet."
