@@ -137,6 +137,9 @@ def fits(preview, width):
     preview.page.wait_for_timeout(250)
     for left, right, wide in preview.live.evaluate(BOXES):
         assert 0 <= left and right <= width and wide > 20, (width, left, right)
+    end = preview.live.evaluate('live => live.getBoundingClientRect().right')
+    bars = preview.page.locator('.ash-scroll').evaluate_all('all => all.map(b => b.getBoundingClientRect().right)')
+    assert len(bars) == 2 and max(bars) <= end + 1, (width, end, bars)
     assert preview.page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollWidth") <= width
 
 

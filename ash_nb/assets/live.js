@@ -74,6 +74,9 @@ function asker(model, root) {
       if (!waiting) next();
     },
     idle: () => !waiting,
+    // Whether the hand has already set this anew: an older answer must not take it back.
+    ahead: name => queue.some(e => e.name === name)
+      || Boolean(waiting && waiting.name === name && waiting.n !== model.get('answered')),
     stop: () => model.off('change:answered', answer),
   };
 }
@@ -244,7 +247,7 @@ function render({ model, el }) {
   el.append(root);
   const view = { zoom: 1, x: 0.5, y: 0.5 };
   const whole = { zoom: 1, x: 0.5, y: 0.5 };
-  const { ask, idle, stop } = asker(model, root);
+  const { ask, idle, ahead, stop } = asker(model, root);
   const listening = [];
   const on = (name, act) => {
     model.on(name, act);
@@ -573,7 +576,9 @@ function render({ model, el }) {
   }
 
   function setValues() {
-    for (const [name, value] of Object.entries(model.get('values'))) parts[name]?.set(value);
+    for (const [name, value] of Object.entries(model.get('values'))) {
+      if (!ahead(name)) parts[name]?.set(value);
+    }
   }
 
   function chips() {
@@ -694,6 +699,7 @@ function render({ model, el }) {
   for (const name of model.get('slots')) on(`change:${name}`, later);
   on('change:values', setValues);
   on('change:classes', () => { chips(); later(); });
+  on('change:code', () => { code.value = model.get('code'); });
   on('change:message', tell);
   on('change:point', showPoint);
   on('change:sheet', showSheet);

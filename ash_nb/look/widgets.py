@@ -471,7 +471,8 @@ def _named(space, k):
 # %% ../../nbs/look/06_widgets.ipynb #wt000100
 def _bar(what, share, largest):
     "Say how a bar is drawn: of which map, to which side, how long in pixels, and its number."
-    number = f'{100 * share:+.1f} %'.replace('-', '−')
+    tenths = round(1000 * share)
+    number = f'{tenths / 10:+.1f} %'.replace('-', '−') if tenths else '0.0 %'
     return what, 'less' if share < 0 else 'more', round(60 * abs(share) / largest), number
 
 # %% ../../nbs/look/06_widgets.ipynb #24ac2441
@@ -593,7 +594,8 @@ class PreviewWidget:
         self.preview, self.out = preview, out
         self.parts = setting_parts(preview) | class_parts(preview.space) | button_parts()
         self.toggles, self.message = class_toggles(preview.space), Part('message', 'text', '')
-        self.grid, self.bars, self.channels = LiveGrid(), w.HTML(), w.HTML()
+        wide = w.Layout(width='auto')
+        self.grid, self.bars, self.channels = LiveGrid(), w.HTML(layout=wide), w.HTML(layout=wide)
         self.widget = w.VBox([self.grid, self.bars, self.channels])
         self.shown, self.past, self.start, self.still = {}, [], preview.state, preview.state
         self._deaf, self._asked = False, None  # while parts are only shown; what the bars were drawn of
