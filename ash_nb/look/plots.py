@@ -327,12 +327,21 @@ def _losses(logs):
     columns = [c for log in logs for c in log.columns]
     return [c for c in dict.fromkeys(columns) if c not in ('step', 'lr', 'seconds')]
 
+# %% ../../nbs/look/01_plots.ipynb #41curve6
+def _loss_axis(ax, log_scale):
+    "Give a loss's axis its scale: logarithmic only where every value that is drawn has a logarithm."
+    if log_scale and all((np.asarray(line.get_ydata()) > 0).all() for line in ax.lines):
+        ax.set_yscale('log')
+    else:
+        ax.ticklabel_format(axis='y', scilimits=(-2, 4))
+
 # %% ../../nbs/look/01_plots.ipynb #41curve4
 @themed
 def curves(
     logs: dict,  # method -> metrics of a run (DataFrame: step, and a column a loss), or a list of them
     smooth: int = 9,  # logged rows averaged
     columns: int = 4,  # panels a row
+    log_scale: bool = False,  # where all values of a loss are above 0
 ):  # matplotlib Figure
     "Draw each loss over the steps, a line a run. Raises AshError when there is none."
     logs = {m: x if isinstance(x, list) else [x] for m, x in logs.items()}
@@ -350,7 +359,7 @@ def curves(
         ax.set_title(loss.replace('_', ' '))
         ax.set_xlabel('step')
         ax.margins(x=0.02)
-        ax.ticklabel_format(axis='y', scilimits=(-2, 4))
+        _loss_axis(ax, log_scale)
     for ax in list(axes.flat)[len(losses) :]:
         ax.axis('off')
     if len(logs) > 1:
