@@ -398,7 +398,7 @@ def _print_sheets(runs: dict, data, target: str, wide: float, n: int):  # yields
     small = plots.SMALLEST
     yield 'figure3', qualitative_figure(runs, data, n=n, width=wide, text=small, target=target)
     logs = {m: run.metrics for m, run in runs.items() if (run.path / 'metrics.csv').is_file()}
-    yield 'curves', plots.curves(logs, columns=max(1, int(wide / 1.7)), width=wide)
+    yield 'curves', plots.curves(logs, columns=max(1, int(wide / 2.2)), width=wide)
     for m, run in runs.items():
         learner = run.learner() if hallucinator_of(run.config) else None
         if not (learner and isinstance(learner.hallucinator, AdaINHallucinator)):
