@@ -118,7 +118,7 @@ FORMATS = ('pdf', 'svg', 'png')  # of figures for print
 WIDTHS = dict(column=3.4, page=7.1)  # inches of a column of a two-column page, and of the page
 SMALLEST = 7  # points of type in print
 
-
+# %% ../../nbs/look/01_plots.ipynb #41print6
 def printed(
     fig,  # matplotlib Figure
     form: str = 'pdf',  # one of FORMATS
