@@ -44,6 +44,10 @@ STYLE = """
 """
 
 
+shutil.rmtree(root / 'build' / 'package', ignore_errors=True)
+reading_package(root / 'ash_nb', root / 'build' / 'package')  # now: the reference looks for it before any event
+
+
 def page_of(book) -> str:
     "Name the page of a notebook within the site's sources."
     return f'{book.path.parent.name}/{book.path.name}'
@@ -85,8 +89,6 @@ def on_config(config):
     "Order the pages: front page, then room by room, then the reference."
     config.docs_dir = str(root / 'build' / 'pages')
     reading_copy(Path(config.docs_dir))
-    shutil.rmtree(root / 'build' / 'package', ignore_errors=True)
-    reading_package(root / 'ash_nb', root / 'build' / 'package')
     rooms = [{r.title: [page_of(b) for b in books if b.path.parent.name == r.folder]} for r in shelf.ROOMS]
     config.nav = [{'ash_nb': 'index.md'}, *rooms, {'Reference': [f'api/{m}.md' for m in modules]}]
     return config
@@ -119,6 +121,7 @@ def on_post_page(output, page, config):
     "Show equations, and let links to notebooks lead to their pages."
     if page.file.src_uri.endswith('.ipynb'):
         output = equations(output)
+    output = output.replace('build/package/ash_nb', 'ash_nb')  # where the reference was read
     return re.sub(r'(href="(?!http)[^"]*)\.ipynb', r'\1.html', output)
 
 
