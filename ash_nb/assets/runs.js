@@ -19,7 +19,8 @@ function sparkline(losses, colour) {
   svg.setAttribute('role', 'img');
   const title = document.createElementNS('http://www.w3.org/2000/svg', 'title');
   const last = losses[losses.length - 1];
-  title.textContent = losses.length ? `segmentation loss from ${losses[0].toPrecision(3)} to ${last.toPrecision(3)}` : 'no loss yet';
+  const said = () => `segmentation loss from ${losses[0].toPrecision(3)} to ${last.toPrecision(3)}`;
+  title.textContent = losses.length ? said() : 'no loss yet';
   svg.append(title);
   const high = Math.max(...losses), low = Math.min(...losses);
   const place = (v, k) => {
@@ -64,7 +65,8 @@ function render({ model, el }) {
   const bar = make('div', undefined, { class: 'ash-bar' });
   const again = make('button', 'look again', { type: 'button' });
   const status = make('span', '', { role: 'status', class: 'ash-status' });
-  const scroll = make('div', undefined, { class: 'ash-scroller', tabindex: '0', role: 'region', 'aria-label': 'table of runs' });
+  const region = { tabindex: '0', role: 'region', 'aria-label': 'table of runs' };
+  const scroll = make('div', undefined, { class: 'ash-scroller', ...region });
   const note = make('p', '', { class: 'ash-note' });
   again.addEventListener('click', () => model.send({ do: 'look' }));
   bar.append(again, status);
@@ -113,7 +115,8 @@ function render({ model, el }) {
     const cell = make('td', undefined, { class: c.number ? 'ash-number' : '' });
     if (c.target) scoreCell(cell, r.scores[c.target]);
     else if (c.name === 'run' && !r.mean) {
-      const open = make('button', r.run, { type: 'button', class: 'ash-open', 'aria-expanded': String(opened), 'data-run': r.run });
+      const look = { type: 'button', class: 'ash-open', 'aria-expanded': String(opened), 'data-run': r.run };
+      const open = make('button', r.run, look);
       open.addEventListener('click', () => {
         model.set('opened', opened ? '' : r.run);
         model.save_changes();
@@ -152,7 +155,8 @@ function render({ model, el }) {
     scroll.replaceChildren(table);
     note.textContent = model.get('note');
     status.textContent = model.get('status');
-    if (typeof focused === 'string') thead.querySelectorAll('button')[list.findIndex((c) => c.name === focused)].focus();
+    const column = list.findIndex((c) => c.name === focused);
+    if (column >= 0) thead.querySelectorAll('button')[column].focus();
     else if (held) tbody.querySelector(`[data-run="${CSS.escape(held)}"]`)?.focus();
   }
 
