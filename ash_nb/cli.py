@@ -503,24 +503,48 @@ def _stylize(args: argparse.Namespace):
     print(f'written: {stylize_file(args.image, args.painting, args.out, args.run, args.alpha, args.seed, args.limit)}')
 
 # %% ../nbs/workshop/04_cli.ipynb #b59390a4
+def _print_options(p: argparse.ArgumentParser):
+    "Add how figures are written for a paper."
+    p.add_argument('--format', default='', metavar='pdf|svg|png', help='draw for print, in this format, and no report')
+    p.add_argument('--dpi', type=_whole('--dpi'), help='print: pixels an inch of photographs, and of PNG (default 300)')
+    p.add_argument('--width', help='print: column, page (default), or inches; type is 7 points or more at that width')
+    p.add_argument('--out', help='print: folder (default: figures/print in that of the last run)')
+
+# %% ../nbs/workshop/04_cli.ipynb #0c11f001
 def _add_figures(subparsers):
     "Add the verb figures."
-    p = _add_verb(subparsers, 'figures', 'Draw the pictures of a run and its report.html.', 'ash-nb figures runs/a')
-    p.add_argument('run', help='run folder')
-    where = (
-        'data set, or its folder, of the examples (default: streetworld-day, or the source where it shares no class)'
-    )
+    summary = 'Draw the pictures of a run and its report.html; with --format those of one or several runs for a paper.'
+    example = 'ash-nb figures runs/c/source_only-0 runs/c/ash-0 --format pdf --width column'
+    p = _add_verb(subparsers, 'figures', summary, example)
+    p.add_argument('run', nargs='+', help='run folder; for print several, side by side in Figure 3')
+    where = 'data set, or its folder, of the examples (default: streetworld-day, or the source where none is shared)'
     p.add_argument('--target', default='', help=where)
     p.add_argument('--root', help='folder of that target (default: as settings.ini says)')
+    _print_options(p)
     return p
 
 # %% ../nbs/workshop/04_cli.ipynb #93f7c1ab
-def _figures(args: argparse.Namespace):
-    "Draw the pictures of a run."
-    from ash_nb.look.figures import run_figures
+def _for_print(args: argparse.Namespace) -> dict:
+    "Collect what is said of figures for print. Raises AshError where nothing is printed."
+    given = {k: getattr(args, k) for k in ('dpi', 'width', 'out') if getattr(args, k) is not None}
+    if not args.format and (given or len(args.run) > 1):
+        what = f'--{next(iter(given))}' if given else f'{len(args.run)} runs'
+        raise AshError(f'{what}: say in which format to draw them for print, for example --format pdf')
+    return given
 
+# %% ../nbs/workshop/04_cli.ipynb #0c11f003
+def _figures(args: argparse.Namespace):
+    "Draw the pictures of a run, or those of several for a paper."
+    from ash_nb.look.figures import print_figures, run_figures
+
+    for_print = _for_print(args)
     (target, *_), folder = _data_sets(args.target) if args.target else ([''], {})
-    for file in run_figures(args.run, target, args.root or folder.get(target)):
+    where = (target, args.root or folder.get(target))
+    if args.format:
+        files = print_figures(args.run, args.format, **for_print, target=where[0], root=where[1])
+    else:
+        files = run_figures(args.run[0], *where)
+    for file in files:
         print(f'written: {file}')
 
 # %% ../nbs/workshop/04_cli.ipynb #d1273a88

@@ -13,6 +13,7 @@ from mkdocs.structure.files import File
 
 sys.path.insert(0, str(Path(__file__).parent))
 import shelf  # noqa: E402
+from reading_package import reading_package  # noqa: E402
 
 root = shelf.root
 books = shelf.shelf()
@@ -26,7 +27,25 @@ STYLE = """
 .jupyter-wrapper .jp-Cell-inputWrapper { margin-left: 0 }
 .md-typeset h1 { font-weight: 500; color: inherit }
 .jupyter-wrapper table { font-size: .64rem }
+.md-grid { max-width: 78rem }
+.md-typeset .jp-RenderedImage img, .md-typeset img[src$="hero.jpg"] { max-width: 100%; height: auto }
+[data-md-color-scheme="slate"] .jp-RenderedImage img { background: #fff; border-radius: 3px; padding: 2px }
+[data-md-color-scheme="slate"] .jupyter-wrapper { --jp-layout-color0: transparent; --jp-layout-color1: transparent }
+[data-md-color-scheme="slate"] .jupyter-wrapper {
+  --jp-content-font-color1: var(--md-typeset-color);
+  --jp-ui-font-color1: var(--md-typeset-color);
+  --jp-cell-editor-background: var(--md-code-bg-color);
+  --jp-rendermime-table-row-background: var(--md-code-bg-color);
+  --jp-rendermime-table-row-hover-background: var(--md-code-bg-color);
+}
+[data-md-color-scheme="slate"] .jupyter-wrapper :is(td, th, pre, .jp-RenderedHTMLCommon) {
+  color: var(--md-typeset-color);
+}
 """
+
+
+shutil.rmtree(root / 'build' / 'package', ignore_errors=True)
+reading_package(root / 'ash_nb', root / 'build' / 'package')  # now: the reference looks for it before any event
 
 
 def page_of(book) -> str:
@@ -102,6 +121,7 @@ def on_post_page(output, page, config):
     "Show equations, and let links to notebooks lead to their pages."
     if page.file.src_uri.endswith('.ipynb'):
         output = equations(output)
+    output = output.replace('build/package/ash_nb', 'ash_nb')  # where the reference was read
     return re.sub(r'(href="(?!http)[^"]*)\.ipynb', r'\1.html', output)
 
 
@@ -112,9 +132,25 @@ def leads_outside(kind: str, link: str) -> bool:
     return link.startswith('http') and kind == 'href' and '.css' not in link
 
 
+def as_prose(text: str) -> str:
+    "Leave out of what the search shows the code, the prompts of cells and the signs of links."
+    text = re.sub(r'<pre\b.*?</pre>', ' ', text, flags=re.S)
+    return re.sub(r'(?:In|Out)\s*\[[\d ]*\]:|¶', '', text).strip()
+
+
+def search_prose(site: Path) -> None:
+    "Let the search find and show prose, headings and names, not raw code."
+    file = site / 'search' / 'search_index.json'
+    index = json.loads(file.read_text())
+    for entry in index['docs']:
+        entry |= dict(title=as_prose(entry['title']) or entry['title'], text=as_prose(entry['text']))
+    file.write_text(json.dumps(index))
+
+
 def on_post_build(config):
     "Stop at a link to a page or a part of a page that is not there, and at anything fetched from elsewhere."
     site, dead = Path(config.site_dir), []
+    search_prose(site)
     pages = {p: p.read_text() for p in site.rglob('*.html') if p.name != '404.html'}
     anchors = {p: set(re.findall(r'\bid="([^"]+)"', t)) | {''} for p, t in pages.items()}
     for page, text in pages.items():

@@ -1,4 +1,5 @@
-"""The shelf: the order in which the notebooks are read. README, the site's contents and every "Next" come from here.
+"""The shelf: the order in which the notebooks are read. README, the site's contents and every "Next" come from here,
+and it folds away hidden cells.
 
 python docs/shelf.py            # say what is not as the shelf has it; exit code 1 if anything
 python docs/shelf.py --write    # make it so
@@ -96,6 +97,18 @@ def with_next(nb: dict, words: str) -> dict:
     return dict(nb, cells=[*nb['cells'][:-1], last])
 
 
+def with_folds(nb: dict) -> dict:
+    "Return the notebook with the code of hidden cells folded away in JupyterLab, as the site leaves it out."
+    cells = []
+    for cell in nb['cells']:
+        first = ''.join(cell['source']).split('\n')[0].split()
+        if cell['cell_type'] == 'code' and first[:2] in (['#|', 'hide'], ['#|', 'default_exp']):
+            folded = dict(cell['metadata'].get('jupyter', {}), source_hidden=True)
+            cell = dict(cell, metadata=dict(cell['metadata'], jupyter=folded))
+        cells.append(cell)
+    return dict(nb, cells=cells)
+
+
 def readme_table(books: list[Notebook]) -> str:
     "Write the table of the README: a row a room."
     rows = ['| room | notebooks |', '| --- | --- |']
@@ -110,7 +123,7 @@ def wanted() -> dict[Path, str]:
     "Return what each file is to hold."
     books, out = shelf(), {}
     for book, after in zip(books, [*books[1:], None]):
-        nb = with_next(read(book.path), last_words(book, after, books[0]))
+        nb = with_folds(with_next(read(book.path), last_words(book, after, books[0])))
         out[book.path] = json.dumps(nb, indent=1, ensure_ascii=False) + '\n'
     text = (root / 'README.md').read_text()
     before, _, rest = text.partition(BEGIN)

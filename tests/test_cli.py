@@ -316,6 +316,7 @@ NUMBERS = [
     ('prepare', '--workers', 0),
     ('demo', '--steps', 1),
     ('bench', '--repeats', 1),
+    ('figures', '--dpi', 1),
 ]
 NEEDED = {
     'train': ['--out', 'nowhere/a'],
@@ -326,6 +327,7 @@ NEEDED = {
     'prepare': ['gta5'],
     'demo': ['--out', 'nowhere/a'],
     'bench': ['step'],
+    'figures': ['nowhere/a', '--format', 'pdf'],
 }
 
 

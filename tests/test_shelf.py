@@ -52,6 +52,12 @@ def test_a_notebook_opens_with_a_picture_and_hides_what_draws_it(book):
         assert first['metadata'].get('jupyter', {}).get('source_hidden'), 'the code of a long picture is to be hidden'
 
 
+@pytest.mark.parametrize('book', books, ids=lambda b: f'{b.path.parent.name}/{b.path.stem}')
+def test_hidden_cells_are_folded_in_jupyterlab(book):
+    hidden = [c for c in shelf.read(book.path)['cells'] if re.match(r'#\| (hide|default_exp)\b(?!_)', source(c))]
+    assert all(c['metadata'].get('jupyter', {}).get('source_hidden') for c in hidden if c['cell_type'] == 'code')
+
+
 def prose(book) -> list:
     return [source(c) for c in shelf.read(book.path)['cells'] if c['cell_type'] == 'markdown']
 

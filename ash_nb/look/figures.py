@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SMALLEST', 'restyle_image', 'stylize_file', 'pick_images', 'predictions', 'qualitative_figure', 'shown_streets',
            'stylization_figure', 'probe_prediction', 'preview_stills', 'save_figure', 'drop_older',
-           'hallucination_figures', 'examples_from', 'run_figures', 'comparison_tables', 'shown_methods', 'ranked',
-           'kept_rows', 'error_stills', 'comparison_figures']
+           'hallucination_figures', 'examples_from', 'run_figures', 'print_width', 'print_figures', 'comparison_tables',
+           'shown_methods', 'ranked', 'kept_rows', 'error_stills', 'comparison_figures']
 
 # %% ../../nbs/look/05_figures.ipynb #bb237557
 import io
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core.config import AshError, Config, generator
+from ..core.config import AshError, Config, generator, one_of
 from ..core.devices import computed_in
 from ..core.files import read_json, write_atomic, write_json
 from ..data.datasets import for_each, open_dataset, sources_of
@@ -182,6 +182,8 @@ def qualitative_figure(
     data,  # target data set
     device='cpu',  # where
     n: int = 4,  # images
+    width: float = 10.0,  # inches
+    text: float = 8,  # points of captions
     **how,  # rule and target as for `predictions`
 ):  # matplotlib Figure
     "Draw Figure 3: images, predictions of each run with their mean IoU, truth."
@@ -199,7 +201,9 @@ def qualitative_figure(
         {m: [v[k] for k in chosen] for m, v in guesses.items()},
         {m: [v[k] for k in chosen] for m, v in scores.items()},
         [samples[k]['name'] for k in chosen],
+        width=width,
         space=run.space,
+        text=text,
     )
 
 # %% ../../nbs/look/05_figures.ipynb #5pace303
@@ -234,6 +238,7 @@ def _street_and_painting(streets, paintings, k):
 def stylization_figure(
     learner,  # of a run with a hallucinator
     n: int = 3,  # streets
+    **look,  # width and text as for `plots.grid`
 ):  # matplotlib Figure
     "Draw streets, paintings, plain AdaIN, and what the run's hallucinator makes of them."
     c, rows = learner.config, []
@@ -241,7 +246,7 @@ def stylization_figure(
     for k in range(n):
         image, style = _street_and_painting(streets, paintings, k)
         rows.append([image[0], style[0], restyle_image(image, style), restyle_image(image, style, learner, seed=k)])
-    return plots.stylization_grid(rows, ('street', 'painting', 'AdaIN', plots.label_of(learner.method.name)))
+    return plots.stylization_grid(rows, ('street', 'painting', 'AdaIN', plots.label_of(learner.method.name)), **look)
 
 # %% ../../nbs/look/05_figures.ipynb #44prob01
 def probe_prediction(
@@ -310,6 +315,7 @@ def drop_older(
     if mark.is_file() and read_json(mark).get('weights') == weights:
         return
     drop_drawn(folder, FIGURES)
+    drop_drawn(folder / 'print', ['*'])
     write_json(mark, dict(weights=weights))
 
 # %% ../../nbs/look/05_figures.ipynb #44hall01
@@ -355,6 +361,73 @@ def run_figures(
     examples = qualitative_figure({method: run}, data)
     files.append(save_figure(examples, folder / f'examples-{target}.jpg', True))
     return [*files, *hallucination_figures(run, learner, folder), folder_report(run.path)]
+
+# %% ../../nbs/look/05_figures.ipynb #44prnt01
+def _runs_of(paths: Sequence) -> dict:  # method's word -> Run
+    "Open runs to be drawn side by side. Raises AshError for two of one method, or of two label spaces."
+    runs = {}
+    for path in map(Path, paths):
+        run = load_run(path)
+        word = run.config.method
+        if word in runs:
+            raise AshError(f'{path} and {runs[word].path} are both of method {word}: name one of them')
+        runs[word] = run
+    if len(spaces := {run.space.name: run.path for run in runs.values()}) > 1:
+        told = ' and '.join(f'{path} ({name})' for name, path in spaces.items())
+        raise AshError(f'{told} learned other classes: draw runs of one label space')
+    return runs
+
+# %% ../../nbs/look/05_figures.ipynb #44prnt03
+def print_width(
+    width: str,  # column, page, or inches
+) -> float:  # inches
+    "Read how wide a figure is printed. Raises AshError for what is no width."
+    if width in plots.WIDTHS:
+        return plots.WIDTHS[width]
+    try:
+        inches = float(width)
+    except ValueError:
+        inches = 0
+    if not 1 <= inches <= 60:
+        raise AshError(f'width {width!r}: expected column ({plots.WIDTHS["column"]} inches), page, or 1 to 60 inches')
+    return inches
+
+# %% ../../nbs/look/05_figures.ipynb #44prnt05
+def _print_sheets(runs: dict, data, target: str, wide: float, n: int):  # yields (name, figure)
+    "Draw what a paper shows of some runs, one figure at a time."
+    small = plots.SMALLEST
+    yield 'figure3', qualitative_figure(runs, data, n=n, width=wide, text=small, target=target)
+    logs = {m: run.metrics for m, run in runs.items() if (run.path / 'metrics.csv').is_file()}
+    yield 'curves', plots.curves(logs, columns=max(1, int(wide / 2.2)), width=wide)
+    for m, run in runs.items():
+        learner = run.learner() if hallucinator_of(run.config) else None
+        if not (learner and isinstance(learner.hallucinator, AdaINHallucinator)):
+            continue
+        end = f'-{m}' if len(runs) > 1 else ''
+        yield f'stylization{end}', stylization_figure(learner, width=wide, text=small)
+        if (run.path / 'classwise.csv').is_file():
+            look = dict(columns=2 if wide > 5 else 1, width=wide, space=run.space)
+            yield f'figure4{end}', plots.figure4(run.table('classwise.csv'), probe_prediction(learner), **look)
+
+# %% ../../nbs/look/05_figures.ipynb #44prnt07
+def print_figures(
+    paths: Sequence,  # folders of runs; several stand side by side in Figure 3
+    form: str = 'pdf',  # one of plots.FORMATS
+    dpi: int = 300,  # pixels an inch of photographs, and of PNG
+    width: str = 'page',  # column, page, or inches
+    out: Path = None,  # folder; None: figures/print in that of the last run
+    target: str = '',  # where the examples come from; empty: as `examples_from` chooses
+    root: Path = None,  # its folder
+    n: int = 4,  # examples
+) -> list:  # files written
+    "Draw the figures of runs as a paper prints them. Raises AshError for what cannot be drawn or written."
+    form, wide, runs = one_of(form, plots.FORMATS, 'format'), print_width(width), _runs_of(paths)
+    last = list(runs.values())[-1]
+    target, data = examples_from(last, target, root)
+    read_sample(data, labelled=True)
+    out = Path(out or last.path / 'figures' / 'print')
+    sheets = _print_sheets(runs, data, target, wide, n)
+    return [write_atomic(out / f'{name}.{form}', plots.printed(fig, form, dpi)) for name, fig in sheets]
 
 # %% ../../nbs/look/05_figures.ipynb #4715d301
 def _class_tables(runs, baseline):

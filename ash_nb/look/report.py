@@ -90,8 +90,8 @@ CAPTIONS = {
     'stylization': 'Streets, paintings, plain AdaIN, and what the trained hallucinator makes of them.',
     'figure4': (
         'Change of the L1 norm of beta and gamma when a class is removed from the condition, raw and per predicted '
-        'position, over the training steps; size corr.: rank correlation of the size of the change with the number '
-        'of positions. Inset: the predicted labels of the probe image.'
+        'position, over the training steps; above each panel the rank correlation of its size with the number of '
+        'positions. Inset: the predicted labels of the probe image.'
     ),
     'curves': 'Losses over the training steps: logged values thin, running mean thick.',
     'confusion': 'Percent of the pixels of each true class that were given each name',

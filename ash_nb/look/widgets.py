@@ -5,12 +5,10 @@
 # %% auto #0
 __all__ = ['QUICK', 'STRONGEST', 'NOTICED', 'STATE', 'SETTINGS', 'BUTTONS', 'ALPHAS', 'DELTAS', 'Preview', 'Change',
            'change_between', 'score_text', 'share_of', 'bars_html', 'heat_map', 'channels_html', 'slider',
-           'setting_parts', 'class_parts', 'class_toggles', 'button_parts', 'PreviewWidget', 'new_name', 'ash_runs',
-           'run_line', 'figure_box', 'RunBrowser']
+           'setting_parts', 'class_parts', 'class_toggles', 'button_parts', 'PreviewWidget', 'new_name', 'ash_runs']
 
 # %% ../../nbs/look/06_widgets.ipynb #68c827cd
 import functools
-import html
 import io
 import math
 import re
@@ -904,64 +902,3 @@ def ash_runs(
         found += [load_run(file.parent) for file in Path(folder).glob(pattern)]
     of_ash = [r for r in found if r.checkpoints and _is_ash(r)]
     return sorted(of_ash, key=lambda r: -(r.path / 'config.json').stat().st_mtime)
-
-# %% ../../nbs/look/06_widgets.ipynb #fec373ce
-def run_line(run: Run) -> str:  # HTML
-    "Say in a line what a run is and how far it has come."
-    c = run.config
-    done = int(run.metrics.step.max()) if (run.path / 'metrics.csv').is_file() else 0
-    about = dict(name=run.path.name, method=plots.label_of(c.method), seed=c.seed, source=c.source)
-    state = 'finished' if run.finished else f'{100 * done / c.steps:.0f} %'
-    return block('run_line', 'widgets.html', **about, done=done, steps=c.steps, state=state)
-
-# %% ../../nbs/look/06_widgets.ipynb #wi000089
-def figure_box(
-    file: Path,  # RUN/figures/NAME
-) -> w.VBox:
-    "Show a figure of a run under its name."
-    title = w.HTML(html.escape(f'{file.parent.parent.name}: {file.stem}'))
-    return w.VBox([title, w.Image(value=file.read_bytes(), layout=w.Layout(width='760px'))])
-
-# %% ../../nbs/look/06_widgets.ipynb #83172e04
-class RunBrowser:
-    "Browse the runs below a folder: progress, loss curves, figures. Raises AshError for a folder without runs."
-
-    def __init__(
-        self,
-        folder: str | Path,  # that holds run folders, or folders of them
-    ):
-        self.folder = Path(folder)
-        names = self.names()
-        if not names:
-            raise AshError(f'{folder} holds no run: train one with ash-nb train --out {Path(folder) / "a"}')
-        narrow, wide = w.Layout(width='260px'), w.Layout(width='760px')
-        self.chosen = w.SelectMultiple(options=names, value=names[:2], rows=10, layout=narrow)
-        self.play = w.Play(interval=5000, min=0, max=10**6, description='look again')
-        self.status, self.curves, self.figures = w.HTML(), w.Image(layout=wide), w.VBox([])
-        self.chosen.observe(lambda _: self.refresh(), 'value')
-        self.play.observe(lambda _: self.refresh(), 'value')
-        left, right = w.VBox([self.chosen, self.play]), w.VBox([self.status, self.curves])
-        self.widget = w.VBox([w.HBox([left, right]), self.figures])
-        self.refresh()
-
-    def _ipython_display_(self):
-        from IPython.display import display
-
-        display(self.widget)
-
-    def names(self) -> list:
-        "List the runs, newest first."
-        found = []
-        for pattern in ('config.json', '*/config.json', '*/*/config.json'):
-            found += [f.parent for f in self.folder.glob(pattern)]
-        return [str(f.relative_to(self.folder)) for f in sorted(found, key=lambda f: -f.stat().st_mtime)]
-
-    def refresh(self):
-        "Read the chosen runs again."
-        runs = [load_run(self.folder / name) for name in self.chosen.value]
-        self.status.value = '<br>'.join(map(run_line, runs))
-        logs = {r.path.name: r.metrics for r in runs if (r.path / 'metrics.csv').is_file()}
-        if logs:
-            self.curves.value = plots.encode(plots.curves(logs))
-        files = [f for r in runs for f in sorted((r.path / 'figures').glob('*.*')) if f.suffix in ('.png', '.jpg')]
-        self.figures.children = [figure_box(f) for f in files]

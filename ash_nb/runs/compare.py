@@ -340,13 +340,39 @@ def _in_processes(cells: list, work: Callable, devices: list, progress: bool) ->
                 raise
             raise process_died('a process', ours, 'on fewer devices', e) from None
 
+# %% ../../nbs/runs/07_compare.ipynb #70left01
+def _time_left(
+    seconds: Sequence,  # that each run so far took
+    runs: int,  # how many there are in all
+) -> str:
+    "Say how many runs are done and how long the rest will take; runs that were there already do not count."
+    from tqdm import tqdm
+
+    trained = [s for s in seconds if s >= 0.1 * max(seconds)]  # one that was there takes no time
+    left = runs - len(seconds)
+    rest = tqdm.format_interval(left * sum(trained) / len(trained))
+    done = f'{len(seconds)} of {runs} runs done in {tqdm.format_interval(sum(seconds))}'
+    return f'{done}, about {rest} left' if left else done
+
+# %% ../../nbs/runs/07_compare.ipynb #70left03
+def _one_by_one(cells: list, work: Callable, device: str, progress: bool) -> list:
+    "Do the cells' work here; after each run say how long the whole will take."
+    found, seconds = [], []
+    for cell in cells:
+        start = time.perf_counter()
+        found.append(work(cell, progress=progress, device=device))
+        seconds.append(time.perf_counter() - start)
+        if progress and len(cells) > 1:
+            print(_time_left(seconds, len(cells)), file=sys.stderr)
+    return found
+
 # %% ../../nbs/runs/07_compare.ipynb #9ccb7f94
 def _all_rows(cells: list, work: Callable, devices: list, progress: bool) -> list:
     "Do the cells' work here or, given several devices, in one process each; return all rows."
     if len(devices) > 1:
         found = _in_processes(cells, partial(work, progress=False), devices, progress)
     else:
-        found = [work(cell, progress=progress, device=devices[0]) for cell in cells]
+        found = _one_by_one(cells, work, devices[0], progress)
     return [row for rows in found for row in rows]
 
 # %% ../../nbs/runs/07_compare.ipynb #6d4e1f2b

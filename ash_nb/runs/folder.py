@@ -110,6 +110,17 @@ class Run:
         "The log of losses: a row per logged step."
         return self.table('metrics.csv')
 
+# %% ../../nbs/runs/02_folder.ipynb #b1c0de62
+@patch
+def __repr__(self: Run):
+    "Say in a line which run it is and how far it has come, whatever its folder holds."
+    try:
+        c, kept = self.config, self.checkpoints
+    except AshError:
+        return f'Run({str(self.path)!r}), which cannot be read'
+    done = _step_of(kept[-1]) if kept else 0
+    return f'Run({str(self.path)!r}): {c.method}, seed {c.seed}, {done} of {c.steps} steps kept'
+
 # %% ../../nbs/runs/02_folder.ipynb #c0de7b02
 @patch
 def checkpoint(self: Run, which: int = -1) -> Path:
@@ -179,6 +190,15 @@ def taught(self: Run) -> tuple:  # names of classes
         return tuple(self.record['taught'])
     return PROTOCOLS['16'].classes if self.config.source == 'synthia' else self.space.classes
 
+# %% ../../nbs/runs/02_folder.ipynb #b1c0de60
+def _runs_inside(path: Path, most: int = 8) -> str:
+    "Say which runs lie in a folder that is none itself, or how to train one."
+    inside = sorted(f.parent.name for f in path.glob('*/config.json'))
+    if not inside:
+        return f'train one with: ash-nb train --out {path}'
+    more = f' and {len(inside) - most} more' if len(inside) > most else ''
+    return f'it holds {", ".join(inside[:most])}{more}: name one of them, for example {path / inside[0]}'
+
 # %% ../../nbs/runs/02_folder.ipynb #dc9b497a
 def load_run(
     path: Path | str,  # a run folder
@@ -190,7 +210,7 @@ def load_run(
             f'{path} is an exported model, not a run: open it with ash_nb.load_model, ash-nb predict or evaluate'
         )
     if not (path / 'config.json').is_file():
-        raise AshError(f'{path} is not a run folder: it has no config.json; train one with: ash-nb train --out {path}')
+        raise AshError(f'{path} is not a run folder: it has no config.json; {_runs_inside(path)}')
     _ = Run(path).config  # raises for what is no record of a run
     return Run(path)
 

@@ -261,6 +261,18 @@ def _end_bar(bar, name: str):
     bar.set_description_str(name)
     bar.close()
 
+# %% ../../nbs/runs/05_training.ipynb #50pb0002
+def _on_one_row(bar):
+    "Keep a bar of a notebook on one row, where the bar gives way, not the losses; one of a terminal stays as it is."
+    row = getattr(bar, 'container', None)
+    if row is None:
+        return
+    row.layout.flex_flow = 'row nowrap'
+    left, middle, right = row.children
+    middle.layout.min_width = '30px'
+    for text in (left, right):
+        text.layout.flex = '0 0 auto'
+
 # %% ../../nbs/runs/05_training.ipynb #9092ae36
 @contextmanager
 def _progress_bar(c: Config, start: int, shown: bool) -> Iterator:
@@ -269,7 +281,10 @@ def _progress_bar(c: Config, start: int, shown: bool) -> Iterator:
 
     name = f'{c.method} seed {c.seed}: '
     look = dict(desc=name, bar_format=BAR, dynamic_ncols=True, disable=not shown)
+    if shown and start:
+        print(f'{c.method} seed {c.seed}: going on from step {start} of {c.steps}', file=sys.stderr)
     bar = tqdm(total=c.steps, initial=start, **look)
+    _on_one_row(bar)
     try:
         yield bar
     finally:
