@@ -80,7 +80,7 @@ def _is_dead(pid: int) -> bool:
         pass
     return False
 
-
+# %% ../../nbs/core/03_files.ipynb #66ed410a
 @functools.cache
 def drop_left(folder: Path):
     "Drop, once a process, what processes of this machine that are dead have left half written in a folder."

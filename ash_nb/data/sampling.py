@@ -190,7 +190,7 @@ def middle(self: ClassUniform, k: int) -> list:  # of (sample, row, column), in 
     half, which, where = torch.rand(3, generator=generator(self.seed, 'class', k), dtype=torch.float64).tolist()
     return turned(self.middles[int(which * len(self.middles))], where) if half < 0.5 else []
 
-
+# %% ../../nbs/data/19_sampling.ipynb #28487b0f
 @patch
 def crop_around(self: ClassUniform, k: int) -> dict:
     "Read sample k, and crop it around the middle that was drawn, if one was."

@@ -559,7 +559,7 @@ def run_named(self: RunBrowser, name: str) -> Run:
     "Open a run of the table. Raises AshError when it is gone."
     return load_run(self.folder / name)
 
-
+# %% ../../nbs/look/08_browse.ipynb #73268a69
 @patch
 def draw_curves(self: RunBrowser):
     "Draw the losses of the chosen runs; one that has gone is left out."
@@ -580,7 +580,7 @@ def _made(self: RunBrowser, make: Callable) -> w.Widget:
         return w.HTML(html.escape(str(e)))
     return getattr(made, 'widget', made)
 
-
+# %% ../../nbs/look/08_browse.ipynb #6f6aace7
 @patch
 def partner(self: RunBrowser, run: Run) -> Run | None:
     "Find the run of the baseline with the same seed in the same folder."

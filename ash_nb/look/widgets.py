@@ -622,7 +622,7 @@ def _chosen(self: PreviewWidget, change):
     self.parts['gain'].value = self.preview.gains[change['new']]
     self.refresh()
 
-
+# %% ../../nbs/look/06_widgets.ipynb #50cc3bf5
 @patch
 def _toggled(self: PreviewWidget, k, change):
     if change['new'] != (self.preview.gains[k] > 0):

@@ -50,14 +50,12 @@ class RepeatedSGD(torch.optim.SGD):
 
     def __init__(self, params: Iterable, **kw):  # parameters or groups of them; as SGD takes it
         super().__init__(params, **kw)
-        for g in self.param_groups:
-            g.setdefault('repeats', 1)
 
     def step(self, closure: None = None):
         "Take the steps; `closure` is there since torch gives it."
         groups = self.param_groups
-        for k in range(max(g['repeats'] for g in groups)):
-            self.param_groups = [g for g in groups if g['repeats'] > k]
+        for k in range(max(g.get('repeats', 1) for g in groups)):
+            self.param_groups = [g for g in groups if g.get('repeats', 1) > k]
             super().step()
         self.param_groups = groups
 

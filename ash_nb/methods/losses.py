@@ -46,11 +46,9 @@ def segmentation_loss(
     clamp: float = 0.0,  # of the probabilities, as `focal_cross_entropy` takes it
 ) -> Tensor:  # scalar
     "Sum the (focal, class-weighted) cross entropy of all heads at the labels' size."
-    loss, size = 0, labels.shape[-2:]
-    for logits in heads:
-        enlarged = F.interpolate(full(logits), size, mode='bilinear', align_corners=True)  # (B, C, H, W)
-        loss = loss + focal_cross_entropy(enlarged, labels, focal, weights, clamp)
-    return loss
+    size = labels.shape[-2:]
+    large = (F.interpolate(full(x), size, mode='bilinear', align_corners=True) for x in heads)  # (B, C, H, W) each
+    return sum(focal_cross_entropy(x, labels, focal, weights, clamp) for x in large)
 
 # %% ../../nbs/methods/03_losses.ipynb #7f914d50
 def adversarial_loss(

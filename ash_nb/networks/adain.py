@@ -132,7 +132,7 @@ def _stat(f, strength, generator):
     scale = 1 + strength * _normal((2, *f.shape[:2], 1, 1), f, generator, axis=1)
     return (f - mean) * scale[0] + mean * scale[1]
 
-
+# %% ../../nbs/networks/01_adain.ipynb #cef8c4fb
 NOISE = {
     'none': _none,
     'orthogonal': _orthogonal,

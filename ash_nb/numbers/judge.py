@@ -76,8 +76,8 @@ def style_distances(
     row = {}
     for name, levels in judges.items():
         for k, (a, b) in enumerate(zip(levels(made), levels(styles)), 1):
-            row[f'{name}_statistics_{k}'] = float(statistics_distance(a, b).mean())
-            row[f'{name}_gram_{k}'] = float(gram_distance(a, b).mean())
+            for kind, distance in (('statistics', statistics_distance), ('gram', gram_distance)):
+                row[f'{name}_{kind}_{k}'] = float(distance(a, b).mean())
     return row
 
 # %% ../../nbs/numbers/04_judge.ipynb #81746643

@@ -128,7 +128,7 @@ def body_data(c: Config) -> str:
     weights, licence = whose_weights(c.body)
     return f'{weights}, licence {licence or "not stated by timm"}'
 
-
+# %% ../../nbs/runs/07_compare.ipynb #09a3f8cc
 def extra_data(c: Config) -> dict:
     "Name what a run is given beside its source: the data behind its body's weights, styles, target images."
     return dict(body=body_data(c), styles=c.styles, adapted_to=c.target or None)
