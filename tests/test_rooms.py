@@ -15,6 +15,7 @@ ROOMS = (
     'numbers',
     'runs',
     'look',
+    'parity',
     'demo',
     'bench',
     'cli',
