@@ -5,6 +5,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shutil
 import zlib
 from pathlib import Path
 
@@ -353,3 +354,17 @@ def test_a_forgotten_behaviour_is_seen(tmp_path):
         results.append(step(learner, *batch, 6000))
     first, *others = ({k: float(v) for k, v in r.items()} for r in results)
     assert all(any(abs(o[k] / first[k] - 1) > 1e-9 for k in first) for o in others)
+
+
+def test_a_run_of_the_published_settings_goes_on_to_the_same_bits(tmp_path):
+    "Momenta of the repeated steps, whole images of random size and the second view's noise come back as they were."
+    small = dict(source='streetworld', scenes=6, styles='procedural', stylizer='small', body='plain', steps=4)
+    small |= dict(width=112, height=84, view_width=72, view_height=64, test_width=120, test_height=90)
+    c = preset('gta5_published', discriminator_layers=3, checkpoint_every=2, pretrained=False, **small)
+    whole = train(c, tmp_path / 'whole', device='cpu')
+    shutil.copytree(whole.path, tmp_path / 'cut')
+    for kept in (tmp_path / 'cut' / 'checkpoints').glob('*4'):
+        shutil.rmtree(kept)
+    again = train(c, tmp_path / 'cut', device='cpu')
+    first, second = (run.segmenter().state_dict() for run in (whole, again))
+    assert all(torch.equal(first[k], second[k]) for k in first)

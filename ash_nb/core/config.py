@@ -343,8 +343,9 @@ def check_together(c: 'Config') -> None:
     if c.scale_min > c.scale_max:
         raise AshError(f'scale_min = {c.scale_min} is above scale_max = {c.scale_max}')
     check_published(c)
-    if min(c.width, c.height) < 64:
-        size = f'{c.width} x {c.height}'
+    smaller = min(1.0, c.scale_min) if c.fit == 'whole' else 1.0
+    if min(c.width, c.height) * smaller < 64:
+        size = f'{c.width} x {c.height}' + f', times scale_min = {c.scale_min}' * (smaller < 1)
         raise AshError(f'width x height = {size}: the networks need at least 64 pixels each way')
 
 # %% ../../nbs/core/01_config.ipynb #db71fb3b
