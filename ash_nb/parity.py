@@ -7,7 +7,7 @@ __all__ = ['wave', 'entry', 'fill', 'fingerprint', 'fixture', 'published_config'
            'given_noise', 'stats_in_order', 'restyle_in_order', 'maps_in_order', 'norm_in_order', 'published_order',
            'Recorder', 'published_losses', 'Result', 'run', 'relative', 'compared', 'main']
 
-# %% ../nbs/workshop/05_parity.ipynb #9c924e96
+# %% ../nbs/workshop/05_parity.ipynb #3b790ccd
 import json
 import math
 import sys
@@ -35,7 +35,7 @@ from .networks.adain import NOISE, style_distance
 from .networks.stylizer import Decoder, Encoder, Stylizer
 from .official import published_names
 
-# %% ../nbs/workshop/05_parity.ipynb #b8eed22e
+# %% ../nbs/workshop/05_parity.ipynb #ae26166a
 def wave(
     shape: tuple,  # of the tensor
     name: str,  # published name of the entry, or of the input
@@ -48,7 +48,7 @@ def wave(
     values = scale * np.sin(0.7391 * i * (1 + (i % 7) * 0.013) + phase) * np.cos(0.0137 * i + 2 * phase)
     return torch.from_numpy(values.astype(np.float32).reshape(shape))
 
-# %% ../nbs/workshop/05_parity.ipynb #2afa4c10
+# %% ../nbs/workshop/05_parity.ipynb #38454405
 def entry(
     name: str,  # of the published checkpoint
     shape: tuple,  # of its tensor
@@ -65,7 +65,7 @@ def entry(
         return 1 + wave(shape, name, salt, 0.2)
     return wave(shape, name, salt, 0.1)
 
-# %% ../nbs/workshop/05_parity.ipynb #0cce9840
+# %% ../nbs/workshop/05_parity.ipynb #255f2b24
 @torch.no_grad()
 def fill(
     kind: str,  # of network, one of official.KINDS
@@ -79,7 +79,7 @@ def fill(
     own = dict(net.named_parameters())
     return {theirs: own[ours] for theirs, ours in names.items() if ours in own}
 
-# %% ../nbs/workshop/05_parity.ipynb #d3c0609d
+# %% ../nbs/workshop/05_parity.ipynb #a29fca39
 def fingerprint(
     name: str,  # published name of the parameter
     gradient: Tensor,  # its gradient
@@ -89,7 +89,7 @@ def fingerprint(
     probes = [wave(gradient.shape, f'probe{k}:{name}', salt, 1).double() for k in (1, 2)]
     return [float(gradient.norm()), *(float((gradient * p).sum() / p.norm()) for p in probes)]
 
-# %% ../nbs/workshop/05_parity.ipynb #55d90590
+# %% ../nbs/workshop/05_parity.ipynb #b4d8db99
 def fixture(
     path: str | Path,  # of the file
 ) -> dict:  # salt, source and target size, iterations
@@ -103,7 +103,7 @@ def fixture(
         raise AshError(f'{path} is no fixture of a step: expected a JSON object with {", ".join(wanted)}')
     return found
 
-# %% ../nbs/workshop/05_parity.ipynb #7678f811
+# %% ../nbs/workshop/05_parity.ipynb #6f7d53f9
 def published_config(
     source: list,  # width and height of the source images
     target: list,  # of the stylised image's class maps
@@ -111,7 +111,8 @@ def published_config(
 ) -> Config:
     "Return the configuration of the published step at other sizes."
     sizes = dict(zip(('width', 'height', 'view_width', 'view_height'), (*source, *target)))
-    return preset('gta5_published', pretrained=False, **sizes | changes)
+    given = dict(pretrained=False, fit='crop')  # no image is read, so none is resized
+    return preset('gta5_published', **given | sizes | changes)
 
 
 class Networks(NamedTuple):
@@ -120,12 +121,12 @@ class Networks(NamedTuple):
     learner: Learner
     weights: dict  # kind of network -> published name -> parameter
 
-# %% ../nbs/workshop/05_parity.ipynb #3a708f26
+# %% ../nbs/workshop/05_parity.ipynb #695d5260
 def nchw(stylizer: Stylizer) -> None:
     "Let a stylizer compute in NCHW."
     stylizer.run = lambda net, x: net(x.contiguous())
 
-# %% ../nbs/workshop/05_parity.ipynb #a3f3af8f
+# %% ../nbs/workshop/05_parity.ipynb #2adf0a07
 def networks(
     c: Config,  # of the published step
     salt: str,  # of the fixture
@@ -144,7 +145,7 @@ def networks(
     learner.segmenter.requires_grad_(True)
     return Networks(learner, weights)
 
-# %% ../nbs/workshop/05_parity.ipynb #235882b3
+# %% ../nbs/workshop/05_parity.ipynb #91f9257d
 def inputs(
     c: Config,  # gives the size
     salt: str,  # of the fixture
@@ -156,7 +157,7 @@ def inputs(
     labels[:, :3] = 255
     return images, labels, styles
 
-# %% ../nbs/workshop/05_parity.ipynb #c92a794f
+# %% ../nbs/workshop/05_parity.ipynb #d47b4c7e
 @contextmanager
 def given_noise(
     learner: Learner,  # whose hallucinator draws it
@@ -174,19 +175,19 @@ def given_noise(
     finally:
         del NOISE['given']
 
-# %% ../nbs/workshop/05_parity.ipynb #76c01da0
+# %% ../nbs/workshop/05_parity.ipynb #16145bc0
 def stats_in_order(f: Tensor, eps: float = 1e-5) -> tuple:  # mean and standard deviation, (B, D, 1, 1) each
     "Compute `channel_stats` in the published order."
     flat = f.flatten(2)
     return flat.mean(2)[..., None, None], (flat.var(2) + eps).sqrt()[..., None, None]
 
-# %% ../nbs/workshop/05_parity.ipynb #7f3a0e8a
+# %% ../nbs/workshop/05_parity.ipynb #a78845be
 def restyle_in_order(content: Tensor, mean: Tensor, std: Tensor) -> Tensor:  # as content
     "Compute `restyle` in the published order: divide first, then multiply."
     own_mean, own_std = stats_in_order(content)
     return (content - own_mean) / own_std * std + mean
 
-# %% ../nbs/workshop/05_parity.ipynb #13c866a0
+# %% ../nbs/workshop/05_parity.ipynb #f1b9b989
 def maps_in_order(learner: Learner, heads: list, view: bool = False) -> Tensor:  # (B, C, H, W)
     "Compute `discriminator_input` in the published order: enlarge each head, then add."
     size = terms.map_size(learner.config, view)
@@ -198,7 +199,7 @@ def norm_in_order(self: nn.Module, x: Tensor) -> Tensor:  # as x
     "Compute ASH's instance norm as torch does."
     return F.instance_norm(x)
 
-# %% ../nbs/workshop/05_parity.ipynb #64c86e55
+# %% ../nbs/workshop/05_parity.ipynb #a70c2765
 @contextmanager
 def published_order() -> Iterator[None]:
     "Compute statistics, AdaIN and ASH's norm in the published order and on one thread, inside `with`."
@@ -215,7 +216,7 @@ def published_order() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
 
-# %% ../nbs/workshop/05_parity.ipynb #af77795f
+# %% ../nbs/workshop/05_parity.ipynb #a250be51
 class Recorder:
     "Segment in the published order and keep what was answered: to the source, a view, the source, a view."
 
@@ -235,7 +236,7 @@ class Recorder:
         self.seen.append(Seen([g.head1(features), g.head2(features)], features))
         return self.seen[-1]
 
-# %% ../nbs/workshop/05_parity.ipynb #b7471441
+# %% ../nbs/workshop/05_parity.ipynb #47e909e2
 @torch.no_grad()
 def published_losses(
     learner: Learner,  # before its weights move
@@ -264,14 +265,14 @@ def published_losses(
         content_loss=c.content_weight * (hold.features - hold.source_features).square().mean(),
     )
 
-# %% ../nbs/workshop/05_parity.ipynb #594cd4a3
+# %% ../nbs/workshop/05_parity.ipynb #ffd29e6d
 class Result(NamedTuple):
     "What one iteration computed."
 
     losses: dict  # published name -> value
     gradients: dict  # kind of network -> published name -> gradient
 
-# %% ../nbs/workshop/05_parity.ipynb #100e120c
+# %% ../nbs/workshop/05_parity.ipynb #087dde86
 def run(
     c: Config,  # of the published step, or of another
     salt: str,  # of the fixture
@@ -288,13 +289,13 @@ def run(
     gradients = {k: {n: p.grad for n, p in named.items() if p.grad is not None} for k, named in weights.items()}
     return Result({k: float(v) for k, v in losses.items()}, gradients)
 
-# %% ../nbs/workshop/05_parity.ipynb #36fbdd31
+# %% ../nbs/workshop/05_parity.ipynb #a73ee956
 def relative(ours: float, theirs: float, size: float) -> float:
     "Return how far two numbers are apart, relative to a size; infinite for what is no number."
     difference = abs(ours - theirs)
     return (difference / abs(size) if size else difference) if math.isfinite(difference) else math.inf
 
-# %% ../nbs/workshop/05_parity.ipynb #dc1db4e8
+# %% ../nbs/workshop/05_parity.ipynb #b80170e0
 def compared(
     result: Result,  # what was computed here
     expected: dict,  # the fixture's losses and gradients
@@ -311,7 +312,7 @@ def compared(
         worst.setdefault(kind, []).extend(relative(a, b, theirs[0]) for a, b in zip(ours, theirs))
     return {k: (len(v), max(v)) for k, v in worst.items()}
 
-# %% ../nbs/workshop/05_parity.ipynb #701d204e
+# %% ../nbs/workshop/05_parity.ipynb #72895110
 def main(words: list | None = None) -> int:  # 0: equal to 1e-5; 1: not
     "Compare the steps of a fixture and print the largest relative difference by network."
     words = sys.argv[1:] if words is None else words
@@ -328,7 +329,7 @@ def main(words: list | None = None) -> int:  # 0: equal to 1e-5; 1: not
     print(f'largest of all: {worst:.1e}')
     return int(worst > 1e-5)
 
-# %% ../nbs/workshop/05_parity.ipynb #5bb1571f
+# %% ../nbs/workshop/05_parity.ipynb #ae191aec
 if __name__ == '__main__' and '__file__' in globals():
     try:
         sys.exit(main())

@@ -343,7 +343,7 @@ def test_a_step_of_the_preset_gta5_published_is_the_published_one(number):
 
 def test_a_forgotten_behaviour_is_seen(tmp_path):
     "The comparison can fail: with one behaviour of the published code left out it is not equal."
-    small = parity.published_config([96, 64], [64, 64], body='plain', discriminator_layers=3)
+    small = parity.published_config([112, 84], [64, 64], body='plain', discriminator_layers=3)
     batch = parity.inputs(small, 's')
     results = []
     for changes in (dict(), dict(answer_size='own'), dict(focal_clamp=0.0, focal=0.0), dict(separate_views=False)):
