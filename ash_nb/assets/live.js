@@ -153,7 +153,8 @@ function strip(control, ask, model, take) {
   const box = make('div', { class: 'thumbs' });
   const file = make('input', { type: 'file', accept: 'image/*', hidden: true, 'aria-label': `${control.label} file` });
   const choose = make('button', {
-    type: 'button', class: 'small', text: 'your own …', title: `Choose a picture file as ${control.label}, or drop one here`,
+    type: 'button', class: 'small', text: 'your own …',
+    title: `Choose a picture file as ${control.label}, or drop one here`,
     onclick: () => file.click(),
   });
   choose.setAttribute('aria-label', `Choose a file as ${control.label}`);
@@ -169,7 +170,8 @@ function strip(control, ask, model, take) {
       const part = bytes.subarray(3 * k * width * height, 3 * (k + 1) * width * height);
       const picture = pictureOf(part, width, height);
       picture.setAttribute('aria-hidden', 'true');
-      const b = make('button', { type: 'button', class: 'thumb', 'aria-label': `${control.label}: ${name}`, title: name },
+      const told = `${control.label}: ${name}`;
+      const b = make('button', { type: 'button', class: 'thumb', 'aria-label': told, title: name },
         picture);
       b.dataset.name = name;
       b.addEventListener('click', () => ask({ do: 'set', name: control.name, value: name, final: true }));
@@ -332,7 +334,8 @@ function render({ model, el }) {
     const shown = linked().filter(p => p.source && p.meta.kind !== 'change');
     const rows = shown.map(p => {
       const [colour, text] = cross ? valueOf(p, cross) : ['transparent', '–'];
-      return make('tr', {}, make('th', { scope: 'row', text: p.meta.title }), make('td', {}, swatch(colour), ` ${text}`));
+      const title = make('th', { scope: 'row', text: p.meta.title });
+      return make('tr', {}, title, make('td', {}, swatch(colour), ` ${text}`));
     });
     const [x, y] = cross && shown.length ? pixel(shown[0], cross) : [];
     const where = cross ? `Pixel (${x}, ${y})` : 'Point at a panel to read its pixels';
@@ -534,17 +537,20 @@ function render({ model, el }) {
   wipeButton.setAttribute('aria-pressed', 'false');
   const grid = make('div', {
     class: 'panels', role: 'group', tabindex: 0,
-    'aria-label': 'Panels. Arrow keys move the cross, plus and minus zoom, 0 shows all, Enter asks for the classes there.',
+    'aria-label': 'Panels. Arrow keys move the cross, plus and minus zoom, 0 shows all, '
+      + 'Enter asks for the classes there.',
   });
   const readout = make('table', { class: 'readout' });
   const tools = make('div', { class: 'tools', role: 'group', 'aria-label': 'View' },
     tool('−', 'Zoom out', () => zoomAt(1 / STEP, centre())), tool('+', 'Zoom in', () => zoomAt(STEP, centre())),
     tool('all', 'Show the whole picture', all), wipeButton, shownZoom, status, working);
   const hint = make('p', { class: 'hint', text: 'Drag to move, wheel over a clicked panel (or ctrl and wheel, or two '
-    + 'fingers) to zoom. Click a picture for its classes; click a region of a segmentation to switch that class off or on.' });
+    + 'fingers) to zoom. Click a picture for its classes; click a region of a segmentation to switch '
+    + 'that class off or on.' });
   const point = make('section', { class: 'point', 'aria-label': 'Classes at a point', hidden: true });
   const sheet = make('section', { class: 'sheet', 'aria-label': 'Contact sheet', hidden: true });
-  const code = make('textarea', { class: 'code', readonly: true, hidden: true, rows: 12, 'aria-label': 'Settings as code' });
+  const settings = { class: 'code', readonly: true, hidden: true, rows: 12, 'aria-label': 'Settings as code' };
+  const code = make('textarea', settings);
   const classBox = make('div', { class: 'chips', role: 'group', 'aria-label': 'Classes that ASH is given' });
   const groups = {};
   const groupOf = name => {
@@ -611,7 +617,8 @@ function render({ model, el }) {
     panels.forEach((p, k) => {
       const now = metas[k];
       const data = model.get(`pixels_${k}`);
-      const other = data !== p.data || now.kind !== p.meta.kind || now.width !== p.meta.width || now.height !== p.meta.height;
+      const other = data !== p.data || now.kind !== p.meta.kind
+        || now.width !== p.meta.width || now.height !== p.meta.height;
       p.meta = now;
       if (data?.byteLength === now.width * now.height * (now.kind === 'labels' ? 1 : 3) && (other || !p.source)) {
         p.bytes = bytesOf(p.data = data);
@@ -656,7 +663,8 @@ function render({ model, el }) {
         b.addEventListener('click', () => ask({ do: 'pick', values }));
         return make('td', {}, b);
       })));
-    const head = make('tr', {}, make('td'), ...s.columns.map(c => make('th', { scope: 'col', text: `${s.names[1]} ${c}` })));
+    const titles = s.columns.map(c => make('th', { scope: 'col', text: `${s.names[1]} ${c}` }));
+    const head = make('tr', {}, make('td'), ...titles);
     sheet.replaceChildren(make('div', { class: 'tools' }, make('b', { text: s.title }),
       tool('close', 'Close the contact sheet', () => { sheet.hidden = true; })),
     make('table', {}, make('thead', {}, head), make('tbody', {}, ...body)));
@@ -671,7 +679,8 @@ function render({ model, el }) {
   });
   sizes.observe(wipeCanvas);
   grid.addEventListener('keydown', key);
-  root.addEventListener('keydown', event => event.stopPropagation()); // no shortcut of the notebook while a hand is here
+  // no shortcut of the notebook while a hand is here
+  root.addEventListener('keydown', event => event.stopPropagation());
 
   colours();
   buildControls();

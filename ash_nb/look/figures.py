@@ -382,10 +382,8 @@ def print_width(
     width: str,  # column, page, or inches
 ) -> float:  # inches
     "Read how wide a figure is printed. Raises AshError for what is no width."
-    if width in plots.WIDTHS:
-        return plots.WIDTHS[width]
     try:
-        inches = float(width)
+        inches = float(plots.WIDTHS.get(width, width))
     except ValueError:
         inches = 0
     if not 1 <= inches <= 60:
