@@ -270,7 +270,7 @@ def damageable(folder) -> dict:
         'config.json': ([run.path / 'config.json'], lambda: run.config),
         'weights of the package': (
             [p for p in weights.iterdir() if p.suffix in ('.safetensors', '.sha256')],
-            lambda: small_stylizer(next(weights.glob('*.safetensors'))),
+            lambda: small_stylizer(weights / 'small_stylizer.safetensors'),
         ),
         'prepared copy: images and labels': (
             [p for f in ('images', 'labels') for p in (copy / f).rglob('*.*')],

@@ -243,7 +243,7 @@ def test_predictions_are_summed_in_float32():
 
 def test_the_published_encoder_is_the_encoder(monkeypatch):
     monkeypatch.setattr('ash_nb.official.load_official', lambda kind, path: (kind, path))
-    monkeypatch.setattr('ash_nb.networks.stylizer.Stylizer', lambda encoder, decoder: (encoder, decoder))
+    monkeypatch.setattr('ash_nb.methods.learner.Stylizer', lambda encoder, decoder, images: (encoder, decoder))
     assert make_stylizer(preset('gta5', encoder_weights='e.pth', decoder_weights='d.pth')) == (
         ('encoder', 'e.pth'),
         ('decoder', 'd.pth'),

@@ -209,6 +209,8 @@ def small_stylizer(
 ) -> Stylizer:
     "Load the small encoder and decoder that ship with the kit. Raises AshError when the file is missing or damaged."
     state = load_tensors(path or files('ash_nb') / 'weights' / SMALL_WEIGHTS, REMAKE)
+    if 'encoder.layers.2.bias' not in state:
+        raise AshError(f'{path} holds no encoder and decoder of this kind: {REMAKE}')
     width = state['encoder.layers.2.bias'].numel()
     depth = 4 if any(k.startswith('encoder.layers.29') for k in state) else 3
     stylizer = Stylizer(Encoder(width, depth), Decoder(width, depth))
