@@ -244,7 +244,8 @@ def damageable(folder) -> dict:
     from ash_nb.data.datasets import open_dataset
     from ash_nb.data.prepare import prepare
     from ash_nb.data.streetworld.appearances import street
-    from ash_nb.networks.stylizer import small_stylizer
+    from ash_nb.networks.sharp import SHARP_WEIGHTS, sharp_stylizer
+    from ash_nb.networks.stylizer import SMALL_WEIGHTS, small_stylizer
 
     run = train(small(2), folder / 'run', device='cpu', workers=0, progress=False)
     for name in ('val', 'valannot'):
@@ -270,7 +271,7 @@ def damageable(folder) -> dict:
         'config.json': ([run.path / 'config.json'], lambda: run.config),
         'weights of the package': (
             [p for p in weights.iterdir() if p.suffix in ('.safetensors', '.sha256')],
-            lambda: small_stylizer(weights / 'small_stylizer.safetensors'),
+            lambda: (small_stylizer(weights / SMALL_WEIGHTS), sharp_stylizer(weights / SHARP_WEIGHTS)),
         ),
         'prepared copy: images and labels': (
             [p for f in ('images', 'labels') for p in (copy / f).rglob('*.*')],

@@ -130,8 +130,7 @@ def printed(
     out, undated = io.BytesIO(), dict(pdf=dict(CreationDate=None), svg=dict(Date=None), png=None)
     how = {'pdf.fonttype': 42, 'svg.hashsalt': 'ash_nb', 'svg.fonttype': 'path', 'savefig.bbox': 'standard'}
     with mpl.rc_context(how):
-        form = one_of(form, FORMATS, 'format')
-        fig.savefig(out, format=form, dpi=dpi, facecolor='white', metadata=undated[form])
+        fig.savefig(out, format=one_of(form, FORMATS, 'format'), dpi=dpi, facecolor='white', metadata=undated[form])
     return out.getvalue()
 
 # %% ../../nbs/look/01_plots.ipynb #41print3
