@@ -529,7 +529,7 @@ def published_bench(repeats: int = 3, device: str = 'cpu', width: int = 640, hei
     works, device = {}, pick_device(device)
     keep_memory(device)
     for name in ('gta5', 'gta5_published'):
-        c = preset(name, width=width, height=height, precision='float32')
+        c = preset(name, width=width, height=height, precision='float32', fit='crop')
         c = replace(c, view_width=c.view_width * width // 1280, view_height=c.view_height * height // 720)
         works[name] = one_step(bench_learner(c, device))
     found = in_turn(works, repeats + 1)
