@@ -56,7 +56,7 @@ def entry(
 ) -> Tensor:
     "Make a network's entry: running statistics, convolutions and scales each have a range of their own."
     if name.endswith('num_batches_tracked'):
-        return torch.zeros(shape)
+        return torch.zeros(shape, dtype=torch.long)
     if name.endswith('running_var'):
         return 1 + 0.3 * wave(shape, name, salt, 1).abs()
     if len(shape) == 4:

@@ -1,22 +1,15 @@
 "The run table in a real JupyterLab and a real browser: it finds a later run by itself, sorts, and opens by keyboard."
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from servers import root, served
 from test_page import chromium, flags, tiny
 
 from ash_nb.runs.compare import compare
 
-root = Path(__file__).parent.parent
 WIDTHS = (390, 1024, 1366, 1920)
 
 
@@ -28,37 +21,6 @@ def a_notebook(folder: Path, source: str) -> Path:
     nb = dict(cells=[cell], metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5)
     (folder / 'one.ipynb').write_text(json.dumps(nb))
     return folder / 'one.ipynb'
-
-
-@contextmanager
-def served(folder: Path, home: Path):
-    "Serve a folder by JupyterLab whose own files lie in another; yields its address."
-    (home / 'config' / 'labconfig').mkdir(parents=True)
-    quiet = {'disabledExtensions': {'@jupyterlab/apputils-extension:announcements': True}}
-    (home / 'config' / 'labconfig' / 'page_config.json').write_text(json.dumps(quiet))
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    names = ('CONFIG_DIR', 'DATA_DIR', 'RUNTIME_DIR')
-    places = {f'JUPYTER_{n}': str(home / n.partition('_')[0].lower()) for n in names}
-    places |= {f'JUPYTERLAB_{n}_DIR': str(home / n.lower()) for n in ('WORKSPACES', 'SETTINGS')}
-    command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={port}']
-    command += ['--ServerApp.port_retries=0', f'--ServerApp.root_dir={folder}', '--IdentityProvider.token=']
-    command += ['--LabApp.expose_app_in_browser=True', '--LabApp.extension_manager=readonly']
-    env = os.environ | places | {'PYTHONPATH': str(root), 'TQDM_DISABLE': '1', 'OMP_NUM_THREADS': '1'}
-    with (home / 'log').open('w') as log:
-        server = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=log)
-    try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f'http://127.0.0.1:{port}/api/status')
-                break
-            except OSError:
-                time.sleep(0.5)
-        yield f'http://127.0.0.1:{port}'
-    finally:
-        server.terminate()
-        server.wait(30)
 
 
 @pytest.fixture(scope='module')

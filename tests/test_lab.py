@@ -1,20 +1,12 @@
 "The stylization preview in a real JupyterLab and a real browser: what is seen at any width, and what a hand can do."
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from servers import root, served
 from test_page import chromium, flags
-
-root = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -23,55 +15,9 @@ def lab(tmp_path):
     (tmp_path / 'nbs').mkdir()
     shutil.copy(root / 'nbs' / 'start/02_preview.ipynb', tmp_path / 'nbs')
     (tmp_path / 'settings.ini').write_text('[DEFAULT]\nruns = runs\n')  # pictures are kept beside runs
-    (tmp_path / 'config' / 'labconfig').mkdir(parents=True)
-    (tmp_path / 'config' / 'labconfig' / 'page_config.json').write_text(
-        '{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}'
-    )
-    (tmp_path / 'config' / 'labconfig' / 'default_setting_overrides.json').write_text(
-        '{"@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"}}'
-    )  # cells out of sight are there, too
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    folders = {
-        k: str(tmp_path / v)
-        for k, v in dict(
-            JUPYTER_CONFIG_DIR='config',
-            JUPYTER_DATA_DIR='data',
-            JUPYTER_RUNTIME_DIR='runtime',
-            JUPYTERLAB_WORKSPACES_DIR='workspaces',
-            JUPYTERLAB_SETTINGS_DIR='settings',
-        ).items()
-    }
-    command = [
-        sys.executable,
-        '-m',
-        'jupyterlab',
-        '--no-browser',
-        '--allow-root',
-        '--ip=127.0.0.1',
-        f'--port={port}',
-        '--ServerApp.port_retries=0',
-        f'--ServerApp.root_dir={tmp_path / "nbs"}',
-        '--IdentityProvider.token=',
-        '--LabApp.expose_app_in_browser=True',
-        '--LabApp.extension_manager=readonly',
-    ]
-    server = subprocess.Popen(
-        command,
-        env=os.environ | folders | {'PYTHONPATH': str(root), 'TQDM_DISABLE': '1', 'OMP_NUM_THREADS': '1'},
-        stdout=subprocess.DEVNULL,
-        stderr=(tmp_path / 'log').open('w'),
-    )
-    for _ in range(120):
-        try:
-            urllib.request.urlopen(f'http://127.0.0.1:{port}/api/status')
-            break
-        except OSError:
-            time.sleep(0.5)
-    yield f'http://127.0.0.1:{port}'
-    server.terminate()
-    server.wait(30)
+    whole = {'@jupyterlab/notebook-extension:tracker': {'windowingMode': 'none'}}  # cells out of sight are there, too
+    with served(tmp_path / 'nbs', tmp_path, **whole) as address:
+        yield address
 
 
 PANELS = 'street,painting,AdaIN,ASH,ASH − AdaIN,changed by,segmentation of the street'.split(',')

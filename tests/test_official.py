@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import shutil
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -34,21 +33,7 @@ needs_parity = pytest.mark.skipif(not EXPECTED.is_file(), reason=absent)
 
 
 def wave(shape, name, scale=1.0):
-    i = np.arange(int(np.prod(shape)), dtype=np.float64)
-    phase = (zlib.crc32(f'{SALT}:{name}'.encode()) % 100003) / 100003 * 2 * np.pi
-    values = scale * np.sin(0.7391 * i * (1 + (i % 7) * 0.013) + phase) * np.cos(0.0137 * i + 2 * phase)
-    return torch.from_numpy(values.astype(np.float32).reshape(shape))
-
-
-def weight(name, shape):
-    if name.endswith('num_batches_tracked'):
-        return torch.tensor(0)
-    if name.endswith('running_var'):
-        return 1 + 0.3 * wave(shape, name).abs()
-    if len(shape) == 4:
-        return wave(shape, name, 1.6 / np.sqrt(np.prod(shape[1:])))
-    affine = len(shape) == 1 and ('bn' in name and name.endswith('weight') or 'downsample.1.weight' in name)
-    return 1 + wave(shape, name, 0.2) if affine else wave(shape, name, 0.1)
+    return parity.wave(shape, name, SALT, scale)
 
 
 @pytest.fixture(scope='module')
@@ -59,7 +44,7 @@ def expected():
 def recipe(kind, folder):
     "Our network with the recipe's weights, read from a file as a reader would read a published one."
     shapes = {k: v.shape for k, v in published_state(kind, _build[kind]()).items()}
-    torch.save({k: weight(k, s) for k, s in shapes.items()}, folder / 'checkpoint.pth')
+    torch.save({k: parity.entry(k, s, SALT) for k, s in shapes.items()}, folder / 'checkpoint.pth')
     return load_official(kind, folder / 'checkpoint.pth')
 
 
@@ -114,7 +99,7 @@ def test_encoder_decoder_and_adain(expected, tmp_path):
 
 @needs_parity
 def test_whole_vgg_file_is_read_as_the_encoder(tmp_path):
-    torch.save({k: weight(k, s) for k, s in published_names('encoder').items()}, tmp_path / 'vgg.pth')
+    torch.save({k: parity.entry(k, s, SALT) for k, s in published_names('encoder').items()}, tmp_path / 'vgg.pth')
     whole = load_official('encoder', tmp_path / 'vgg.pth')
     part = recipe('encoder', tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), part.parameters(), strict=True))

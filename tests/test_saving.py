@@ -4,16 +4,13 @@ import asyncio
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from pathlib import Path
 
 import pytest
+from servers import free_port, root, wait_for
 
-root = Path(__file__).parent.parent
 BOOKS = sorted(p.relative_to(root) for p in (root / 'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 
 
@@ -58,9 +55,7 @@ def test_a_server_with_what_make_setup_installs_has_the_hook(copy, tmp_path):
     assert 'cp docs/jupyter_server_config.py .venv/etc/jupyter/' in (root / 'Makefile').read_text()
     (tmp_path / 'etc').mkdir()
     shutil.copy(root / 'docs/jupyter_server_config.py', tmp_path / 'etc')
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
+    port = free_port()
     words = ['--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={port}', '--IdentityProvider.token=']
     words += ['--ServerApp.disable_check_xsrf=True', '--ServerApp.port_retries=0']
     places = {f'JUPYTER_{n}_DIR': str(tmp_path / n) for n in ('CONFIG', 'DATA', 'RUNTIME')}
@@ -70,12 +65,7 @@ def test_a_server_with_what_make_setup_installs_has_the_hook(copy, tmp_path):
         server = subprocess.Popen(command, cwd=copy, env=os.environ | places, stdout=log, stderr=log)
     book, url = BOOKS[0], f'http://127.0.0.1:{port}/api'
     try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f'{url}/status')
-                break
-            except OSError:
-                time.sleep(0.25)
+        wait_for(f'{url}/status')
         content = as_run(json.load(urllib.request.urlopen(f'{url}/contents/{book}'))['content'])
         body = json.dumps(dict(type='notebook', format='json', content=content)).encode()
         ask = urllib.request.Request(f'{url}/contents/{book}', body, {'Content-Type': 'application/json'}, method='PUT')
