@@ -191,8 +191,7 @@ def restyle_in_order(content: Tensor, mean: Tensor, std: Tensor) -> Tensor:  # a
 def maps_in_order(learner: Learner, heads: list, view: bool = False) -> Tensor:  # (B, C, H, W)
     "Compute `discriminator_input` in the published order: enlarge each head, then add."
     size = terms.map_size(learner.config, view)
-    large = [F.interpolate(x, size, mode='bilinear', align_corners=True) for x in heads]
-    return (large[0] + large[1]).softmax(1)
+    return sum(terms.enlarged(x, size) for x in heads).softmax(1)
 
 
 def norm_in_order(self: nn.Module, x: Tensor) -> Tensor:  # as x

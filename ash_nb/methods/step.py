@@ -22,7 +22,7 @@ from ..hallucinators.contract import Hallucination
 from .learner import Learner
 from .losses import adversarial_loss
 from .registry import adapts
-from .terms import LOSS_TERMS, Seen, adversarial, head_pull, judged, view_losses
+from .terms import LOSS_TERMS, Seen, adversarial, enlarged, head_pull, judged, view_losses
 
 # %% ../../nbs/methods/07_step.ipynb #8bcd22cf
 def step(
@@ -123,8 +123,7 @@ def conditioned(
     "Return the class probabilities that condition a view."
     logits = source.logits
     if learner.config.separate_views and not small:
-        large = (F.interpolate(x, labels.shape[-2:], mode='bilinear', align_corners=True) for x in source.heads)
-        logits = sum(large)
+        logits = sum(enlarged(x, labels.shape[-2:]) for x in source.heads)
     return condition('labels' if learner.needs('labels') else learner.config.condition, logits, labels)
 
 # %% ../../nbs/methods/07_step.ipynb #4cadb2ae
