@@ -44,12 +44,63 @@ _truck = ((0, 0.18), (0, 1), (0.70, 1), *_cab)
 _bus = ((0, 0.12), (0, 0.97), (0.02, 1), (0.99, 1), (1, 0.94), (1, 0.12))
 _train = ((0, 0.08), (0.01, 0.9), (0.03, 1), (0.97, 1), (0.99, 0.9), (1, 0.08))
 
+# %% ../../../nbs/data/05_traffic.ipynb #389e67a3
+_hatchback = (
+    (0, 0.2),
+    (0, 0.5),
+    (0.02, 0.62),
+    (0.1, 0.94),
+    (0.2, 1),
+    (0.55, 1),
+    (0.62, 0.97),
+    (0.78, 0.64),
+    (0.95, 0.5),
+)
+_saloon = (
+    (0, 0.2),
+    (0, 0.55),
+    (0.03, 0.63),
+    (0.17, 0.66),
+    (0.3, 0.97),
+    (0.38, 1),
+    (0.58, 1),
+    (0.64, 0.97),
+    (0.76, 0.66),
+)
+_estate = (
+    (0, 0.2),
+    (0, 0.55),
+    (0.03, 0.7),
+    (0.07, 0.95),
+    (0.12, 1),
+    (0.58, 1),
+    (0.64, 0.97),
+    (0.77, 0.64),
+    (0.96, 0.52),
+)
+_jeep = ((0, 0.22), (0, 0.55), (0.03, 0.9), (0.07, 1), (0.62, 1), (0.67, 0.96), (0.76, 0.62), (0.97, 0.56), (1, 0.48))
+
+# %% ../../../nbs/data/05_traffic.ipynb #d432450a
+def _panes(low, *ends):
+    "Return the windows of a side, all as high, from pairs of ends along it."
+    return tuple((a, b, low, 0.92) for a, b in ends)
+
+
+_nose = ((1, 0.42), (1, 0.2))
+_cars = {
+    'hatchback': Body(3.8, 1.7, 1.47, _hatchback + _nose, _panes(0.64, (0.12, 0.36), (0.39, 0.66)), 0.3),
+    'saloon': Body(4.6, 1.8, 1.43, (*_saloon, (0.96, 0.54), *_nose), _panes(0.66, (0.27, 0.46), (0.48, 0.68)), 0.32),
+    'estate': Body(4.6, 1.8, 1.5, _estate + _nose, _panes(0.64, (0.08, 0.24), (0.26, 0.46), (0.48, 0.68)), 0.32),
+    'jeep': Body(4.5, 1.9, 1.75, _jeep + _nose[1:], _panes(0.62, (0.08, 0.3), (0.33, 0.5), (0.52, 0.68)), 0.37),
+}
+
 # %% ../../../nbs/data/05_traffic.ipynb #75e3fb96
 _bus_windows = tuple((0.03 + 0.16 * k, 0.17 + 0.16 * k, 0.45, 0.85) for k in range(6))
 _train_windows = tuple((0.03 + 0.095 * k, 0.11 + 0.095 * k, 0.45, 0.82) for k in range(10))
 VEHICLES = {
     'car': Body(4.2, 1.75, 1.5, _car, ((0.27, 0.47, 0.63, 0.92), (0.50, 0.72, 0.63, 0.92)), 0.32),
     'van': Body(4.9, 1.9, 2.1, _van, ((0.08, 0.35, 0.6, 0.9), (0.4, 0.75, 0.6, 0.88)), 0.34),
+    **_cars,
     'truck': Body(8.5, 2.5, 3.3, _truck, ((0.79, 0.92, 0.5, 0.74),), 0.5),
     'bus': Body(11.0, 2.55, 3.1, _bus, _bus_windows, 0.48),
     'train': Body(24.0, 2.65, 3.5, _train, _train_windows, 0.3),
@@ -74,8 +125,8 @@ def _repaint(rng):
 
 
 def _class_of(kind):
-    "Return the class of a kind of vehicle: a van counts as a car."
-    return 'car' if kind == 'van' else kind
+    "Return the class of a kind of vehicle: all that is no truck, bus or train counts as a car."
+    return kind if kind in ('truck', 'bus', 'train') else 'car'
 
 # %% ../../../nbs/data/05_traffic.ipynb #9d5ef297
 def _hull(scene, name, colour, x0, x1, z, body, outline):
