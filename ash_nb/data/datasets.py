@@ -21,7 +21,7 @@ from .descriptions import describe, shipped_names
 from .drawn import ProceduralPaintings, StreetWorld
 from .labels import CITYSCAPES, LabelSpace, translation
 from .reading import SegmentationData, portion
-from .streetworld.appearances import UNSEEN
+from .streetworld.appearances import APPEARANCES, CHOICE, UNSEEN
 
 # %% ../../nbs/data/15_datasets.ipynb #78308f06
 def _base_and_part(name: str) -> tuple:
@@ -65,11 +65,11 @@ DRAWN = ('streetworld', 'procedural-paintings')  # what is drawn, not read
 
 def unknown_data_set(name: str, page: str) -> AshError:  # page: what to write for a data set of one's own
     "Return the error that says which data sets there are, and which one was perhaps meant."
-    world = [f'streetworld-{a}' for a in UNSEEN]
+    world = [f'streetworld-{a}' for a in APPEARANCES[1:]]
     known = [*shipped_names(), *DRAWN, *world]
-    near = difflib.get_close_matches(name, [*known, 'unseen'], 1)
+    near = difflib.get_close_matches(name, [*known, 'unseen', 'choice'], 1)
     meant = f'did you mean {near[0]}? ' if near else ''
-    told = f'{", ".join(known)}; as targets also unseen, which is the last {len(world)}'
+    told = f'{", ".join(known)}; as targets also unseen ({", ".join(UNSEEN)}) and choice ({", ".join(CHOICE)})'
     return AshError(f'unknown data set {name!r}: {meant}There are {told}; or {page}')
 
 # %% ../../nbs/data/15_datasets.ipynb #15descr1

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ID', 'ROUGH', 'SMOOTH', 'LEAFY', 'GLASS', 'PLASTER', 'METAL', 'CLOTH', 'LIGHT', 'Scene', 'polygon', 'upright',
-           'board', 'flank', 'floor', 'disc', 'shade', 'noise_tile', 'Shot', 'soften', 'finish', 'plain', 'portrait',
-           'show']
+           'board', 'flank', 'floor', 'disc', 'shade', 'noise_tile', 'Shot', 'claim', 'soften', 'finish', 'plain',
+           'portrait', 'show']
 
 # %% ../../../nbs/data/03_scene.ipynb #f6d8452b
 import functools
@@ -28,7 +28,8 @@ class Scene:
         self.rng, self.width, self.height = rng, width, height
         self.image = Image.new('I', (width, height), 0)  # index of the shape seen at each pixel
         self.shadow = Image.new('L', (width, height), 0)  # how dark the ground is, up to 255
-        self.pen, self.shade_pen = ImageDraw.Draw(self.image), ImageDraw.Draw(self.shadow)
+        self.claims = Image.new('I', (width, height), 0)  # index of the shape that what is seen through it belongs to
+        self.pen, self.shade_pen, self.claim_pen = map(ImageDraw.Draw, (self.image, self.shadow, self.claims))
         self.rows = [(ID['sky'], 0.5, 0.7, 0.9, 200.0, SMOOTH)]  # class, red, green, blue, distance, material
         self.focal = rng.uniform(0.85, 1.35) * height * zoom
         self.eye = rng.uniform(1.3, 2.1) + lift  # height of the camera in metres
@@ -135,14 +136,16 @@ class Shot:
         rows[:, 1:4] = rows[:, 1:4].clip(0, 1)
         index = np.asarray(scene.image)
         self.scene, self.index = scene, index
-        self.label = rows[:, 0].astype(np.uint8)[index]
+        classes = rows[:, 0].astype(np.uint8)
+        self.label = classes[np.maximum(index, np.asarray(scene.claims))]
+        seen = classes[index]
         self.colour = rows[index, 1:4]
         self.material = rows[:, 5].astype(np.uint8)[index]
         v, u = np.mgrid[0 : scene.height, 0 : scene.width].astype(np.float32)
         below = v > scene.horizon + 1
-        flat = (self.label <= ID['sidewalk']) | (self.label == ID['terrain'])
+        flat = (seen <= ID['sidewalk']) | (seen == ID['terrain'])
         self.ground = flat & below
-        self.sky = self.label == ID['sky']
+        self.sky = seen == ID['sky']
         # on the ground each pixel has its own distance, elsewhere each shape
         self.z = np.where(self.ground, scene.focal * scene.eye / np.maximum(v - scene.horizon, 1), rows[:, 4][index])
         self.cell = _tile_cells(scene, index, self.ground, self.z, u, v)
@@ -155,6 +158,12 @@ class Shot:
     ) -> np.ndarray:  # (H, W)
         "Return noise at each pixel, weaker with distance."
         return noise_tile()[layer].ravel()[self.cell] * np.exp(-self.z / 40)
+
+# %% ../../../nbs/data/03_scene.ipynb #f309078d
+def claim(scene: Scene, name: str, points: list):
+    "Give what is seen inside a polygon of points (x, y, z), of all that was drawn so far, to a class."
+    index = scene.new_index(name, (0, 0, 0), points[0][2], SMOOTH)
+    scene.claim_pen.polygon(scene.project(points), fill=index)
 
 # %% ../../../nbs/data/03_scene.ipynb #c3543ac3
 def soften(image: np.ndarray, radius: float) -> np.ndarray:

@@ -76,7 +76,7 @@ def mirrored(shot: Shot, colour: np.ndarray, rng: np.random.Generator) -> np.nda
     "Let glass and metal show something of what they reflect, each shape by a share of its own."
     material = np.array([row[5] for row in shot.scene.rows])
     seen = field(rng, *shot.row.shape, int(rng.integers(4, 14)))[..., None] * rng.uniform(0.2, 1.2)
-    share = rng.random(len(material)) * np.where(material == GLASS, 0.7, 0.35) * np.isin(material, (GLASS, METAL))
+    share = rng.random(len(material)) * np.where(material == GLASS, 0.7, 0.5) * np.isin(material, (GLASS, METAL))
     share = share.astype(np.float32)[shot.index][..., None]
     return colour * (1 - share) + seen * share
 
@@ -142,7 +142,7 @@ def processed(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:  # u
         file = io.BytesIO()
         image.save(file, 'JPEG', quality=int(rng.integers(25, 95)))
         image = Image.open(file)
-    return np.asarray(image.convert('RGB'))
+    return np.array(image.convert('RGB'))
 
 # %% ../../../nbs/data/21_varied_light.ipynb #6df9ff8e
 def photographed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:  # uint8 (H, W, 3)
