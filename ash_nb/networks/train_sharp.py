@@ -110,7 +110,7 @@ def sharp_loss(
     source: Tensor,  # (B, 3, H, W) streets
     labels: Tensor,  # (B, H, W)
     styles: Tensor,  # (B, 3, H, W) paintings
-    content_weight: float = 0.5,
+    content_weight: float = 0.8,
 ) -> SharpLoss:
     "Compute the loss of a batch of streets, restyled and reconstructed."
     with torch.no_grad():
@@ -126,7 +126,8 @@ def sharp_loss(
         edge_loss(seen, source, labels),
         reconstruction(back, source),
     )
-    beyond = (made - made.clamp(0, 1)).abs().mean()
+    low, high = (extreme(styles, (2, 3), keepdim=True) for extreme in (torch.amin, torch.amax))
+    beyond = (made - made.clamp(low, high)).abs().mean()
     total = parts[0] + content_weight * parts[1] + 2 * parts[2] + 10 * parts[3] + 5 * beyond
     return SharpLoss(total, *parts)
 
@@ -144,12 +145,12 @@ def sharp_rate(step: int, steps: int, top: float = 2e-3) -> float:
 
 # %% ../../nbs/networks/12_train_sharp.ipynb #454bf848
 def train_sharp(
-    steps: int = 2400,  # of training
+    steps: int = 4800,  # of training
     seed: int = 0,  # of everything random
     pictures: int = 300,  # streets, and as many paintings
     batch: int = 4,  # streets a step
     size: int = 96,  # of the crops
-    content_weight: float = 0.5,
+    content_weight: float = 0.8,
 ) -> Iterator:  # of (encoder, decoder, dict of step and the parts of the loss)
     "Train encoder and decoder; yields after every step."
     encoder, decoder = new_sharp(seed)
@@ -182,7 +183,7 @@ def main(words: list = None):  # None: those of the command line
 
     command = 'python -m ash_nb.networks.train_sharp'
     p = argparse.ArgumentParser(prog=command, description=main.__doc__)
-    p.add_argument('--steps', type=int, default=2400, help='of training (default %(default)s)')
+    p.add_argument('--steps', type=int, default=4800, help='of training (default %(default)s)')
     p.add_argument('--out', default=SHARP_WEIGHTS, help='file to write (default %(default)s)')
     args = p.parse_args(words)
     torch.set_num_threads(1)
