@@ -48,7 +48,7 @@ from ash_nb.runs.compare import (
 )
 from ..runs.folder import Run, load_run, run_name
 from ..runs.scoring import open_target, scored_classes
-from ..runs.training import out_of_memory, probe_image
+from ..runs.training import out_of_memory, probe_images
 
 # %% ../../nbs/look/05_figures.ipynb #3da55355
 def _fit(image, limit=1024, smallest=1):  # (1, 3, H, W)
@@ -252,8 +252,8 @@ def stylization_figure(
 def probe_prediction(
     learner,  # of a run
 ) -> np.ndarray:  # (H, W) train ids
-    "Segment the image on which gamma and beta are followed."
-    image = probe_image(learner.config)
+    "Segment the first of the images on which gamma and beta are followed."
+    image = probe_images(learner.config)[0]
     return predict(learner.segmenter, image, image.shape[-2:])[0].numpy()
 
 # %% ../../nbs/look/05_figures.ipynb #a8a726cc

@@ -516,20 +516,32 @@ def _decades(ax, sizes, down, up):
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(_plain))
 
+# %% ../../nbs/look/01_plots.ipynb #3a24df1c
+def _over_seeds(rows, column):
+    "Return a class's column by step, the mean over seeds, and half of its 95 % interval (None where one seed is all)."
+    if 'seed' not in rows or rows.seed.nunique() < 2:
+        return rows.set_index('step')[column], None
+    wide = rows.pivot(index='step', columns='seed', values=column)
+    wide = wide[wide.notna().mean(axis=1) >= 0.5]  # steps at which at least half of the seeds see the class
+    return wide.mean(axis=1), wide.apply(lambda values: mean_ci(values.dropna()).half, axis=1)
+
 # %% ../../nbs/look/01_plots.ipynb #41panel1
 def _class_lines(ax, table, column, space=CITYSCAPES):
-    "Draw a line a class; return their ends as (class, step, value)."
+    "Draw a line a class, over seeds their mean with a band; return their ends as (class, step, value)."
     ends = []
     for k, rows in table.groupby('class'):
-        values = rows[column]
+        values, half = _over_seeds(rows, column)
         if values.isna().all():
             continue
         few = values.notna().sum() < 3
         alone = np.flatnonzero(few | (values.notna() & values.shift().isna() & values.shift(-1).isna())).tolist()
         look = dict(marker='o', ms=3, markevery=alone) if alone else {}
-        ax.plot(rows.step, values, color=ink(int(k), space=space), lw=1.3, **look)
-        last = rows.dropna(subset=[column]).iloc[-1]
-        ends.append((int(k), last.step, last[column]))
+        ax.plot(values.index, values, color=ink(int(k), space=space), lw=1.3, **look)
+        if half is not None:
+            ax.fill_between(
+                values.index, values - half, values + half, color=ink(int(k), space=space), alpha=0.13, lw=0
+            )
+        ends.append((int(k), values.dropna().index[-1], values.dropna().iloc[-1]))
     return ends
 
 # %% ../../nbs/look/01_plots.ipynb #9ee1f0e2
@@ -577,16 +589,18 @@ def _inset(ax, label, space=CITYSCAPES):
 # %% ../../nbs/look/01_plots.ipynb #41four01
 @themed
 def figure4(
-    table,  # DataFrame of classwise.csv: step, class, gamma, beta, pixels
-    label=None,  # (H, W) label map of the probe image, drawn as an inset
+    table,  # DataFrame of classwise.csv: step, class, gamma, beta, pixels; with `seed`: of several runs
+    label=None,  # (H, W) label map of a probe image, drawn as an inset
     columns: int = 2,  # panels a row: 2 for a page, 1 for a narrow column
     space: LabelSpace = CITYSCAPES,  # of the run
     width: float = None,  # inches; None: 9 for two panels a row, 4 for one
 ):  # matplotlib Figure
     """Draw the paper's Figure 4: class-wise L1 contributions to beta and gamma, raw and per predicted position.
 
-    The rank correlation in a panel is `size_effect`."""
-    table, effects = contributions(table, space), size_effect(table)
+    Of several runs: means with 95 % bands. The rank correlation in a panel is `size_effect`, their mean."""
+    by_run = [run for _, run in table.groupby('seed')] if 'seed' in table else [table]
+    effects = {x: np.mean([size_effect(run)[x] for run in by_run]) for x in _panels}
+    table = contributions(table, space)
     fig, axes = figure(
         4 // columns, columns, (width or (9 if columns == 2 else 4), 6.9 if columns == 2 else 11.4), sharex=True
     )

@@ -47,8 +47,24 @@ PRESETS = {
 }
 
 # %% ../../nbs/methods/02_presets.ipynb #21971cd0
-PRESETS['best'] = PRESETS['streetworld'] | dict(
+PRESETS['quick'] = PRESETS['streetworld'] | dict(
     method='fact', jitter=1.0, steps=900, checkpoint_every=300, classwise_every=75
+)
+
+# %% ../../nbs/methods/02_presets.ipynb #ec3e9de3
+PRESETS['best'] = PRESETS['streetworld'] | dict(
+    method='source_only',
+    source='streetworld-varied',
+    scenes=1200,
+    width=288,
+    height=216,
+    test_width=480,
+    test_height=360,
+    jitter=1.0,
+    optimizer='adamw',
+    lr=0.0005,
+    steps=2000,
+    checkpoint_every=1000,
 )
 
 # %% ../../nbs/methods/02_presets.ipynb #1debb13e
