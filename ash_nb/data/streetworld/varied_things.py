@@ -46,7 +46,7 @@ def outline(points: np.ndarray, sectors: int = 14) -> np.ndarray:  # (N, 2) to (
 def twigs(
     scene: Scene, x: float, y: float, z: float, angle: float, length: float, bark: np.ndarray, depth: int
 ) -> list:  # the ends (x, y) of all
-    "Draw a branch from (x, y) at distance z, in the direction angle (0: upwards), and `depth` times what grows out of it."
+    "Draw a branch from (x, y) at distance z, at an angle (0: upwards), and `depth` times what grows out of it."
     rng = scene.rng
     dx, dy = length * math.sin(angle), length * math.cos(angle)
     (start, end) = scene.project([(x, y, z), (x + dx, y + dy, z)])
