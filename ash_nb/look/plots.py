@@ -539,7 +539,7 @@ def _class_lines(ax, table, column, space=CITYSCAPES):
         ax.plot(values.index, values, color=ink(int(k), space=space), lw=1.3, **look)
         if half is not None:
             ax.fill_between(
-                values.index, values - half, values + half, color=ink(int(k), space=space), alpha=0.13, lw=0
+                values.index, values - half, values + half, color=ink(int(k), space=space), alpha=0.06, lw=0
             )
         ends.append((int(k), values.dropna().index[-1], values.dropna().iloc[-1]))
     return ends
