@@ -3,7 +3,7 @@
     python docs/hero.py
 
 The upper row is drawn afresh: a street of StreetWorld's training split, a procedural painting, and the street restyled
-by the hallucinator of the preset `colours` (amplitude mix). Which street and painting are shown was chosen for its looks.
+by the hallucinator of the preset `colours` (amplitude mix). Which street and painting are shown was chosen for looks.
 
 The lower row is stored, in nbs/results/tour.csv and tour.npz. Two runs of 900 steps with seed 0 made it:
 

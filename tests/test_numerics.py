@@ -325,7 +325,7 @@ def test_a_step_leaves_the_batch_as_it_was():
 def test_the_classwise_measurement_moves_nothing():
     learner = Learner(preset('streetworld', method='ash', body='plain', width=64, height=64))
     before = [b.clone() for b in learner.segmenter.buffers()]
-    rows = classwise_rows(learner, torch.rand(1, 3, 64, 64, generator=generator(0, 'x')), 3)
+    rows = classwise_rows(learner, [torch.rand(1, 3, 64, 64, generator=generator(0, 'x'))], 3)
     assert (
         len(rows) == 19
         and learner.segmenter.training
