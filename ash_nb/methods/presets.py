@@ -75,6 +75,8 @@ PRESETS['quick'] = PRESETS['streetworld'] | dict(
     stylizer='sharp',
     optimizer='adamw',
     lr=0.0005,
+    steps=450,
+    checkpoint_every=150,
 )
 
 # %% ../../nbs/methods/02_presets.ipynb #1debb13e
