@@ -479,11 +479,12 @@ def curve_blocks(own: list, methods: list) -> list:  # HTML blocks
 def comparison_lead(
     methods: list,
     targets: list,
-    config: dict | None,  # of the first run; None: no run is there
+    configs: list,  # of the runs that are there
 ) -> str:
-    "Say in a sentence what was compared."
+    "Say in a sentence what was compared; a method's word may set its own steps and source."
     named = f'{len(methods)} methods' if len(methods) > 6 else ', '.join(map(plots.label_of, methods))
-    learned = f': {config["steps"]} steps each on {config["source"]}' if config else ''
+    steps, sources = (' or '.join(dict.fromkeys(str(c[k]) for c in configs)) for k in ('steps', 'source'))
+    learned = f': {steps} steps each on {sources}' if configs else ''
     return f'{named}{learned}, tested on {", ".join(t.removeprefix("streetworld-") for t in targets)}.'
 
 # %% ../../nbs/look/04_report.ipynb #rp000082
@@ -522,7 +523,8 @@ def comparison_page(
     know_protocols(folder)
     pairs = runs[['method', 'seed']].drop_duplicates().itertuples(index=False)
     own = [f for f in (folder / run_name(*pair) for pair in pairs) if (f / 'config.json').is_file()]
-    record = read_json(own[0] / 'config.json') if own else {}
+    records = [read_json(f / 'config.json') for f in own]
+    record, configs = records[0] if own else {}, [r['config'] for r in records]
     space = space_in(record)
     sections = comparison_sections(folder, runs, own, space)
     if own:
@@ -531,7 +533,7 @@ def comparison_page(
         sections.append(('Configuration', [paragraph(shared), *configuration(record)]))
     return dict(
         title='From synthetic streets to unseen ones',
-        lead=comparison_lead(list(runs.method.unique()), list(runs.target.unique()), record.get('config')),
+        lead=comparison_lead(list(runs.method.unique()), list(runs.target.unique()), configs),
         sections=[(title, blocks) for title, blocks in sections if blocks],
         footer=written_by(record),
         space=space,
