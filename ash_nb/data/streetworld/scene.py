@@ -140,7 +140,8 @@ class Shot:
         self.label = classes[np.maximum(index, np.asarray(scene.claims))]
         seen = classes[index]
         self.colour = rows[index, 1:4]
-        self.material = rows[:, 5].astype(np.uint8)[index]
+        self.materials = rows[:, 5].astype(np.uint8)  # of each shape
+        self.material = self.materials[index]
         v, u = np.mgrid[0 : scene.height, 0 : scene.width].astype(np.float32)
         below = v > scene.horizon + 1
         flat = (seen <= ID['sidewalk']) | (seen == ID['terrain'])

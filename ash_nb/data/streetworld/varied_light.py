@@ -74,7 +74,7 @@ def field(rng: np.random.Generator, height: int, width: int, cells: int) -> np.n
 # %% ../../../nbs/data/21_varied_light.ipynb #543437f1
 def mirrored(shot: Shot, colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:  # colours (H, W, 3)
     "Let glass and metal show something of what they reflect, each shape by a share of its own."
-    material = np.array([row[5] for row in shot.scene.rows])
+    material = shot.materials
     seen = field(rng, *shot.row.shape, int(rng.integers(4, 14)))[..., None] * rng.uniform(0.2, 1.2)
     share = rng.random(len(material)) * np.where(material == GLASS, 0.7, 0.5) * np.isin(material, (GLASS, METAL))
     share = share.astype(np.float32)[shot.index][..., None]
@@ -83,7 +83,7 @@ def mirrored(shot: Shot, colour: np.ndarray, rng: np.random.Generator) -> np.nda
 # %% ../../../nbs/data/21_varied_light.ipynb #e708a14c
 def textured(shot: Shot, rng: np.random.Generator) -> np.ndarray:  # colours (H, W, 3)
     "Return the colours of a street's materials, before any light."
-    colour, material = tinted(shot, rng), np.array([row[5] for row in shot.scene.rows])
+    colour, material = tinted(shot, rng), shot.materials
     strength = DEPTH[material] * rng.uniform(0.2, 1.6, len(material)) * rng.uniform(0.4, 1.4)
     fine = patterns()[pattern_of(material, rng)[shot.index], shot.cell] * np.exp(-shot.z / 50)
     coarse = shot.texture(1) * rng.uniform(0, 0.3)
