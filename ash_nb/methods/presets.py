@@ -52,32 +52,20 @@ PRESETS['colours'] = PRESETS['streetworld'] | dict(
 )
 
 # %% ../../nbs/methods/02_presets.ipynb #ec3e9de3
-PRESETS['best'] = PRESETS['streetworld'] | dict(
+_varied = PRESETS['streetworld'] | dict(source='streetworld-varied', jitter=1.0, optimizer='adamw', lr=0.0005)
+PRESETS['best'] = _varied | dict(
     method='source_only',
-    source='streetworld-varied',
     scenes=1200,
     width=288,
     height=216,
     test_width=480,
     test_height=360,
-    jitter=1.0,
-    optimizer='adamw',
-    lr=0.0005,
     steps=2000,
     checkpoint_every=1000,
 )
 
 # %% ../../nbs/methods/02_presets.ipynb #742e1144
-PRESETS['quick'] = PRESETS['streetworld'] | dict(
-    method='ash_segmentation_loss',
-    source='streetworld-varied',
-    jitter=1.0,
-    stylizer='sharp',
-    optimizer='adamw',
-    lr=0.0005,
-    steps=450,
-    checkpoint_every=150,
-)
+PRESETS['quick'] = _varied | dict(method='ash_segmentation_loss', stylizer='sharp', steps=450, checkpoint_every=150)
 
 # %% ../../nbs/methods/02_presets.ipynb #1debb13e
 _published = dict(
