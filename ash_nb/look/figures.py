@@ -253,7 +253,7 @@ def probe_prediction(
     learner,  # of a run
 ) -> np.ndarray:  # (H, W) train ids
     "Segment the first of the images on which gamma and beta are followed."
-    image = probe_images(learner.config)[0]
+    (image,) = probe_images(learner.config, 1)
     return predict(learner.segmenter, image, image.shape[-2:])[0].numpy()
 
 # %% ../../nbs/look/05_figures.ipynb #a8a726cc

@@ -78,13 +78,16 @@ def fit(learner: Learner):
 PROBES = 8  # images on which gamma and beta are followed
 
 
-def probe_images(c: Config) -> list:  # of (1, 3, H, W)
-    "Return the fixed source images on which gamma and beta are followed, as many as there are up to PROBES."
+def probe_images(
+    c: Config,
+    n: int = PROBES,  # how many, as far as there are so many
+) -> list:  # of (1, 3, H, W)
+    "Return the first of the fixed source images on which gamma and beta are followed."
     if c.source.startswith('streetworld'):
-        samples = open_dataset('streetworld', split='val', n=PROBES, seed=0, **drawing_size(c))
+        samples = open_dataset('streetworld', split='val', n=n, seed=0, **drawing_size(c))
     else:
         data = source_data(c)
-        samples = itertools.islice(readable(data, range(len(data)), c.skip_bad), PROBES)
+        samples = itertools.islice(readable(data, range(len(data)), c.skip_bad), n)
     return [sample['image'][None].float() / 255 for sample in samples]
 
 # %% ../../nbs/runs/05_training.ipynb #e1c0de0d
