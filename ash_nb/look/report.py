@@ -91,7 +91,7 @@ CAPTIONS = {
     'figure4': (
         'Change of the L1 norm of beta and gamma when a class is removed from the condition, raw and per predicted '
         'position, over the training steps; above each panel the rank correlation of its size with the number of '
-        'positions. Inset: the predicted labels of the probe image.'
+        'positions. Mean over up to eight images. Inset: the predicted labels of the first.'
     ),
     'curves': 'Losses over the training steps: logged values thin, running mean thick.',
     'confusion': 'Percent of the pixels of each true class that were given each name',
@@ -154,7 +154,7 @@ def _effect_blocks(log: pd.DataFrame) -> list:  # HTML blocks
 # %% ../../nbs/look/04_report.ipynb #rp00031b
 def classwise_blocks(log: pd.DataFrame, drawn: bool, space: LabelSpace = CITYSCAPES) -> list:  # HTML blocks
     "Draw Figure 4 unless the folder has it drawn already, and say how contributions go with class size."
-    caption = CAPTIONS['figure4'].replace(' Inset: the predicted labels of the probe image.', '')
+    caption = CAPTIONS['figure4'].replace(' Inset: the predicted labels of the first.', '')
     blocks = [] if drawn else [picture(plots.figure4(log, space=space), caption=caption)]
     return blocks + _effect_blocks(log)
 
