@@ -386,8 +386,11 @@ def place_of(error) -> str:
 
 
 def kit_lines(frames) -> list:
-    "List the lines of the kit among the frames of a trace."
-    return [f'{Path(f.filename).name}: {f.line}' for f in frames if '/ash_nb/' in f.filename]
+    "List the lines of the kit among the frames of a trace; the repository's own folder may be called ash_nb, too."
+    import ash_nb
+
+    package = Path(ash_nb.__file__).parent
+    return [f'{Path(f.filename).name}: {f.line}' for f in frames if package in Path(f.filename).parents]
 
 
 def loop_waits(o) -> list:  # places
