@@ -70,7 +70,7 @@ def test_converted_weights_make_nearly_the_same_picture(name, dtype, streets):
 def test_ash_learns_through_the_sharp_stylizer(precision):
     config = preset('streetworld', method='ash', stylizer='sharp', precision=precision, body='plain', pretrained=False)
     learner = Learner(config)
-    assert learner.hallucinator.stylizer.channels == 128
+    assert learner.hallucinator.stylizer.channels == 75
     images, probs = torch.rand(1, 3, 64, 64), torch.full((1, len(learner.space), 16, 16), 1 / len(learner.space))
     made = learner.hallucinator(images, probs, torch.rand(1, 3, 64, 64), generator(0, 'x'))
     made.images.square().mean().backward()
@@ -78,7 +78,7 @@ def test_ash_learns_through_the_sharp_stylizer(precision):
 
 
 def test_a_configuration_names_it():
-    assert make_stylizer(replace(preset('streetworld'), stylizer='sharp')).channels == 128
+    assert make_stylizer(replace(preset('streetworld'), stylizer='sharp')).channels == 75
     assert preset('streetworld').stylizer == 'small'
 
 

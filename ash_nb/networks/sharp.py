@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.config import AshError
 from ..core.files import load_tensors
 from .adain import channel_stats
 from .stylizer import Reflection, Stylizer
@@ -41,6 +42,7 @@ class SharpEncoder(nn.Module):
         first, second = nn.Conv2d(BANDS, width, 3), nn.Conv2d(width, learned, 3)
         self.layers = nn.Sequential(Reflection(), first, nn.ReLU(), Reflection(), second, nn.ReLU())
         self.channels = BANDS + learned
+        self.register_buffer('unit', torch.ones(self.channels, 1, 1))  # of each channel; set when training is over
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W) RGB in [0, 1] to (B, channels, H/4, W/4), rounded up
         "Return bands and learned features; the last row and column of pixels are repeated up to a multiple of 4."
@@ -48,7 +50,7 @@ class SharpEncoder(nn.Module):
         padded = F.pad(images, (0, -w % 4, 0, -h % 4), mode='replicate')
         bands = F.conv2d(padded, self.haar.to(images.dtype), stride=4, groups=3)
         centred = (3 * (bands - self.grey)).to(bands.dtype)  # subtracted in at least float32
-        return torch.cat([bands, self.layers(centred)], 1)
+        return torch.cat([bands, self.layers(centred)], 1) / self.unit.to(bands.dtype)
 
 # %% ../../nbs/networks/11_sharp.ipynb #571b6d1e
 class StyleCode(nn.Module):
@@ -97,6 +99,7 @@ class SharpDecoder(nn.Module):
         self.register_buffer('haar', haar(), persistent=False)
         noise = torch.randn(1, 10, 64, 64, generator=torch.Generator().manual_seed(5))
         self.register_buffer('noise', noise, persistent=False)
+        self.register_buffer('unit', torch.ones(channels, 1, 1))  # the encoder's
         self.code = StyleCode(channels, code)
         layers = [(channels + 4, width)] + (depth - 1) * [(width, width)]
         self.coarse = nn.ModuleList(Painted(a, b, code) for a, b in layers)  # stride 4
@@ -114,6 +117,7 @@ class SharpDecoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:  # (B, channels, h, w) to (B, 3, 4h, 4w)
         "Return images, about [0, 1] but not clamped."
+        features = features * self.unit.to(features.dtype)
         code, noise = self.code(features), self.noise.split((4, 4, 2), 1)
         plain = self.plain(features, code)
         x = self.coarse[0](torch.cat([features, canvas(features, noise[0])], 1), code)
@@ -133,8 +137,13 @@ REMAKE_SHARP = 'reinstall the package, or remake the file with: python -m ash_nb
 def sharp_stylizer(
     path: str | Path | None = None,  # file of weights; None: the one in the package
 ) -> Stylizer:
-    "Load the sharp stylizer. Raises AshError when its file is missing or damaged."
-    state = load_tensors(path or files('ash_nb') / 'weights' / SHARP_WEIGHTS, REMAKE_SHARP)
-    stylizer = Stylizer(SharpEncoder(), SharpDecoder())
-    stylizer.load_state_dict({k: v.float() for k, v in state.items()})
+    "Load the sharp stylizer. Raises AshError when its file is missing, damaged or another's."
+    path = path or files('ash_nb') / 'weights' / SHARP_WEIGHTS
+    state = {k: v.float() for k, v in load_tensors(path, REMAKE_SHARP).items()}
+    channels = len(state.get('encoder.unit', ()))
+    stylizer = Stylizer(SharpEncoder(max(channels - BANDS, 1)), SharpDecoder(channels or BANDS + 1))
+    try:
+        stylizer.load_state_dict(state)
+    except RuntimeError as e:
+        raise AshError(f'{path} holds no sharp stylizer of this version; {REMAKE_SHARP}') from e
     return stylizer

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['labelled_pool', 'labelled_crops', 'Judges', 'style_loss', 'content_loss', 'edge_loss', 'SharpLoss', 'sharp_loss',
-           'new_sharp', 'sharp_rate', 'train_sharp', 'keep_sharp', 'main']
+           'new_sharp', 'sharp_rate', 'train_sharp', 'without', 'in_units', 'keep_sharp', 'main']
 
 # %% ../../nbs/networks/12_train_sharp.ipynb #b9821086
 import argparse
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from ..core.config import generator, stream_seed
 from ..core.files import save_tensors
 from .adain import adain, channel_stats
-from .sharp import SHARP_WEIGHTS, SharpDecoder, SharpEncoder
+from .sharp import BANDS, SHARP_WEIGHTS, SharpDecoder, SharpEncoder
 from .stylizer import Encoder, clamp_through, encoder_levels
 from .texture import Lite0Levels, gram_distance, kept_contrast, statistics_distance
 from .train_stylizer import crops, drawn, lossless_start, reconstruction
@@ -168,6 +169,34 @@ def train_sharp(
         adam.step()
         yield encoder, decoder, dict(step=step, **{k: float(v.detach()) for k, v in loss._asdict().items()})
 
+# %% ../../nbs/networks/12_train_sharp.ipynb #25718bca
+@torch.no_grad()
+def without(decoder: SharpDecoder, kept: Tensor) -> SharpDecoder:  # kept: which of the D channels, bool
+    "Return the decoder for the channels that are kept, as if the others were always 0."
+    made, state, told = SharpDecoder(int(kept.sum())), decoder.state_dict(), kept.repeat(3)
+    weight, least = state['code.layers.0.weight'], 1e-5**0.5  # the deviation that `channel_stats` gives to silence
+    silent = torch.tensor([0.0, least, 0.3 * math.log(least + 1e-3)]).repeat_interleave(len(kept))
+    state['code.layers.0.bias'] = state['code.layers.0.bias'] + weight[:, ~told] @ silent[~told]
+    state['code.layers.0.weight'] = weight[:, told]
+    state['coarse.0.conv.weight'] = state['coarse.0.conv.weight'][:, torch.cat([kept, kept.new_ones(4)])]
+    made.load_state_dict(state | dict(unit=decoder.unit[kept]))
+    return made
+
+# %% ../../nbs/networks/12_train_sharp.ipynb #ee8b0bc3
+@torch.no_grad()
+def in_units(encoder: SharpEncoder, decoder: SharpDecoder, paintings: Tensor, least: float = 5e-3) -> tuple:
+    """Drop learned channels whose deviation in paintings (n, 3, H, W) uint8 is below the least, and count the others in
+    units of it. Returns encoder and decoder; restyled pictures stay as they were."""
+    deviation = torch.cat([encoder(p / 255).flatten(2).var(2) for p in paintings.split(8)]).mean(0).sqrt()
+    kept = deviation > least
+    kept[:BANDS] = True
+    made, state = SharpEncoder(int(kept.sum()) - BANDS), encoder.state_dict()
+    state |= {k: state[k][kept[BANDS:]] for k in ('layers.4.weight', 'layers.4.bias')}
+    made.load_state_dict(state | dict(unit=deviation[kept, None, None].clamp(min=least)))
+    decoder = without(decoder, kept)
+    decoder.unit.copy_(made.unit)
+    return made, decoder
+
 # %% ../../nbs/networks/12_train_sharp.ipynb #1917d59a
 def keep_sharp(encoder: nn.Module, decoder: nn.Module, out: str, command: str):  # file to write; what makes it again
     "Write both networks in half precision, with the file's SHA-256 beside it."
@@ -189,6 +218,7 @@ def main(words: list = None):  # None: those of the command line
     torch.set_num_threads(1)
     for encoder, decoder, _ in tqdm(train_sharp(args.steps), total=args.steps, desc='sharp stylizer'):  # noqa: B007
         pass
+    encoder, decoder = in_units(encoder, decoder, labelled_pool(100)[1])
     keep_sharp(encoder, decoder, args.out, f'{command} --steps {args.steps}')
 
 # %% ../../nbs/networks/12_train_sharp.ipynb #dab83343
