@@ -30,14 +30,14 @@ PRESETS = {
         scale_max=1.67,
         batch_size=4,
         body='lite0',
-        stylizer='small',
+        stylizer='sharp',
         discriminator_width=32,
         discriminator_layers=3,
         discriminator_size='stride',
         ash_width=32,
         steps=300,
         lr=0.02,
-        lr_ash=0.02,
+        lr_ash=0.2,
         head_lr_mult=4.0,
         alpha=1.0,
         views=4,
@@ -65,7 +65,7 @@ PRESETS['best'] = _varied | dict(
 )
 
 # %% ../../nbs/methods/02_presets.ipynb #742e1144
-PRESETS['quick'] = _varied | dict(method='ash_segmentation_loss', stylizer='sharp', steps=450, checkpoint_every=150)
+PRESETS['quick'] = _varied | dict(method='ash_segmentation_loss', steps=450, checkpoint_every=150)
 
 # %% ../../nbs/methods/02_presets.ipynb #1debb13e
 _published = dict(

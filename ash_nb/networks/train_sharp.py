@@ -185,14 +185,14 @@ def without(decoder: SharpDecoder, kept: Tensor) -> SharpDecoder:  # kept: which
 # %% ../../nbs/networks/12_train_sharp.ipynb #ee8b0bc3
 @torch.no_grad()
 def in_units(encoder: SharpEncoder, decoder: SharpDecoder, paintings: Tensor, least: float = 5e-3) -> tuple:
-    """Drop learned channels whose deviation in paintings (n, 3, H, W) uint8 is below the least, and count the others in
-    units of it. Returns encoder and decoder; restyled pictures stay as they were."""
+    """Drop learned channels whose deviation in paintings (n, 3, H, W) uint8 is below the least, and scale the others until
+    it is 3. Returns encoder and decoder; restyled pictures stay as they were."""
     deviation = torch.cat([encoder(p / 255).flatten(2).var(2) for p in paintings.split(8)]).mean(0).sqrt()
     kept = deviation > least
     kept[:BANDS] = True
     made, state = SharpEncoder(int(kept.sum()) - BANDS), encoder.state_dict()
     state |= {k: state[k][kept[BANDS:]] for k in ('layers.4.weight', 'layers.4.bias')}
-    made.load_state_dict(state | dict(unit=deviation[kept, None, None].clamp(min=least)))
+    made.load_state_dict(state | dict(unit=deviation[kept, None, None].clamp(min=least) / 3))
     decoder = without(decoder, kept)
     decoder.unit.copy_(made.unit)
     return made, decoder
