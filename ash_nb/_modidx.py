@@ -2188,6 +2188,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'ash_nb/networks/train_sharp.py'),
                                              'ash_nb.networks.train_sharp.SharpLoss': ( 'networks/train_sharp.html#sharploss',
                                                                                         'ash_nb/networks/train_sharp.py'),
+                                             'ash_nb.networks.train_sharp.awake': ( 'networks/train_sharp.html#awake',
+                                                                                    'ash_nb/networks/train_sharp.py'),
                                              'ash_nb.networks.train_sharp.content_loss': ( 'networks/train_sharp.html#content_loss',
                                                                                            'ash_nb/networks/train_sharp.py'),
                                              'ash_nb.networks.train_sharp.edge_loss': ( 'networks/train_sharp.html#edge_loss',

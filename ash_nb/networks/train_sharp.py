@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['labelled_pool', 'labelled_crops', 'Judges', 'style_loss', 'content_loss', 'edge_loss', 'SharpLoss', 'sharp_loss',
-           'new_sharp', 'sharp_rate', 'train_sharp', 'without', 'in_units', 'keep_sharp', 'main']
+           'new_sharp', 'sharp_rate', 'train_sharp', 'without', 'awake', 'in_units', 'keep_sharp', 'main']
 
 # %% ../../nbs/networks/12_train_sharp.ipynb #b9821086
 import argparse
@@ -184,15 +184,21 @@ def without(decoder: SharpDecoder, kept: Tensor) -> SharpDecoder:  # kept: which
 
 # %% ../../nbs/networks/12_train_sharp.ipynb #ee8b0bc3
 @torch.no_grad()
-def in_units(encoder: SharpEncoder, decoder: SharpDecoder, paintings: Tensor, least: float = 5e-3) -> tuple:
-    """Drop learned channels whose deviation in paintings (n, 3, H, W) uint8 is below the least, and scale the others until
-    it is 3. Returns encoder and decoder; restyled pictures stay as they were."""
+def awake(encoder: SharpEncoder, paintings: Tensor, least: float = 5e-3) -> tuple:  # (D,) bool; (kept, 1, 1)
+    "Tell which channels are bands or deviate in paintings (n, 3, H, W) uint8 by more than the least, and how far."
     deviation = torch.cat([encoder(p / 255).flatten(2).var(2) for p in paintings.split(8)]).mean(0).sqrt()
     kept = deviation > least
     kept[:BANDS] = True
+    return kept, deviation[kept, None, None].clamp(min=least)
+
+# %% ../../nbs/networks/12_train_sharp.ipynb #dc9b598d
+@torch.no_grad()
+def in_units(encoder: SharpEncoder, decoder: SharpDecoder, paintings: Tensor) -> tuple:  # encoder, decoder
+    "Drop silent channels and scale the others to a deviation of 3 in paintings; restyled pictures stay as they were."
+    kept, deviation = awake(encoder, paintings)
     made, state = SharpEncoder(int(kept.sum()) - BANDS), encoder.state_dict()
     state |= {k: state[k][kept[BANDS:]] for k in ('layers.4.weight', 'layers.4.bias')}
-    made.load_state_dict(state | dict(unit=deviation[kept, None, None].clamp(min=least) / 3))
+    made.load_state_dict(state | dict(unit=deviation / 3))
     decoder = without(decoder, kept)
     decoder.unit.copy_(made.unit)
     return made, decoder
@@ -218,8 +224,7 @@ def main(words: list = None):  # None: those of the command line
     torch.set_num_threads(1)
     for encoder, decoder, _ in tqdm(train_sharp(args.steps), total=args.steps, desc='sharp stylizer'):  # noqa: B007
         pass
-    encoder, decoder = in_units(encoder, decoder, labelled_pool(100)[1])
-    keep_sharp(encoder, decoder, args.out, f'{command} --steps {args.steps}')
+    keep_sharp(*in_units(encoder, decoder, labelled_pool(100)[1]), args.out, f'{command} --steps {args.steps}')
 
 # %% ../../nbs/networks/12_train_sharp.ipynb #dab83343
 if __name__ == '__main__' and '__file__' in globals():
