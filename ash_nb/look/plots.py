@@ -806,7 +806,7 @@ def forest(
         rows = table[table.target == t].set_index('method')
         _forest_panel(ax, rows.loc[order])
         of_baseline = f'{rows.loc[baseline]["mean"]:.1f} for {label_of(baseline)}'
-        ax.set_title(f'{t.removeprefix("streetworld-")}: {of_baseline}', loc='left')
+        ax.set_title(f'{t.removeprefix("streetworld-")}\n{of_baseline}', loc='left')
     axes[0, 0].set_yticks(range(len(order)), names, fontsize=8)
     return fig
 
