@@ -2113,6 +2113,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'ash_nb/networks/sharp.py'),
                                        'ash_nb.networks.sharp.StyleCode.forward': ( 'networks/sharp.html#stylecode.forward',
                                                                                     'ash_nb/networks/sharp.py'),
+                                       'ash_nb.networks.sharp.StyleCode.told': ( 'networks/sharp.html#stylecode.told',
+                                                                                 'ash_nb/networks/sharp.py'),
                                        'ash_nb.networks.sharp.canvas': ('networks/sharp.html#canvas', 'ash_nb/networks/sharp.py'),
                                        'ash_nb.networks.sharp.haar': ('networks/sharp.html#haar', 'ash_nb/networks/sharp.py'),
                                        'ash_nb.networks.sharp.sharp_stylizer': ( 'networks/sharp.html#sharp_stylizer',

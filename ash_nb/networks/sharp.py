@@ -61,11 +61,14 @@ class StyleCode(nn.Module):
         first, second = nn.Linear(3 * channels, size), nn.Linear(size, size)
         self.layers = nn.Sequential(first, nn.LeakyReLU(0.1), second, nn.LeakyReLU(0.1))
 
+    def told(self, features: Tensor) -> Tensor:  # (B, channels, h, w) to (B, 3 channels)
+        "Return mean, deviation and its logarithm of each channel."
+        mean, std = channel_stats(features)
+        return torch.cat([mean, std, 0.3 * (std + 1e-3).log()], 1).flatten(1).to(features.dtype)
+
     def forward(self, features: Tensor) -> Tensor:  # (B, channels, h, w) to (B, size)
         "Return the code."
-        mean, std = channel_stats(features)
-        told = torch.cat([mean, std, 0.3 * (std + 1e-3).log()], 1).flatten(1)
-        return self.layers(told.to(features.dtype))
+        return self.layers(self.told(features))
 
 # %% ../../nbs/networks/11_sharp.ipynb #09a17df8
 class Painted(nn.Module):
@@ -140,10 +143,10 @@ def sharp_stylizer(
     "Load the sharp stylizer. Raises AshError when its file is missing, damaged or another's."
     path = path or files('ash_nb') / 'weights' / SHARP_WEIGHTS
     state = {k: v.float() for k, v in load_tensors(path, REMAKE_SHARP).items()}
-    channels = len(state.get('encoder.unit', ()))
-    stylizer = Stylizer(SharpEncoder(max(channels - BANDS, 1)), SharpDecoder(channels or BANDS + 1))
     try:
+        channels = len(state['encoder.unit'])
+        stylizer = Stylizer(SharpEncoder(channels - BANDS), SharpDecoder(channels))
         stylizer.load_state_dict(state)
-    except RuntimeError as e:
+    except (KeyError, RuntimeError) as e:
         raise AshError(f'{path} holds no sharp stylizer of this version; {REMAKE_SHARP}') from e
     return stylizer

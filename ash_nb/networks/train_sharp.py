@@ -8,7 +8,6 @@ __all__ = ['labelled_pool', 'labelled_crops', 'Judges', 'style_loss', 'content_l
 
 # %% ../../nbs/networks/12_train_sharp.ipynb #b9821086
 import argparse
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -174,8 +173,7 @@ def train_sharp(
 def without(decoder: SharpDecoder, kept: Tensor) -> SharpDecoder:  # kept: which of the D channels, bool
     "Return the decoder for the channels that are kept, as if the others were always 0."
     made, state, told = SharpDecoder(int(kept.sum())), decoder.state_dict(), kept.repeat(3)
-    weight, least = state['code.layers.0.weight'], 1e-5**0.5  # the deviation that `channel_stats` gives to silence
-    silent = torch.tensor([0.0, least, 0.3 * math.log(least + 1e-3)]).repeat_interleave(len(kept))
+    weight, silent = state['code.layers.0.weight'], decoder.code.told(torch.zeros(1, len(kept), 2, 2))[0]
     state['code.layers.0.bias'] = state['code.layers.0.bias'] + weight[:, ~told] @ silent[~told]
     state['code.layers.0.weight'] = weight[:, told]
     state['coarse.0.conv.weight'] = state['coarse.0.conv.weight'][:, torch.cat([kept, kept.new_ones(4)])]
