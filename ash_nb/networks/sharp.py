@@ -137,9 +137,7 @@ SHARP_WEIGHTS = 'sharp_stylizer.safetensors'
 REMAKE_SHARP = 'reinstall the package, or remake the file with: python -m ash_nb.networks.train_sharp'
 
 # %% ../../nbs/networks/11_sharp.ipynb #dd9abab2
-def sharp_stylizer(
-    path: str | Path | None = None,  # file of weights; None: the one in the package
-) -> Stylizer:
+def sharp_stylizer(path: str | Path | None = None) -> Stylizer:  # path: of the weights; None: those in the package
     "Load the sharp stylizer. Raises AshError when its file is missing, damaged or another's."
     path = path or files('ash_nb') / 'weights' / SHARP_WEIGHTS
     state = {k: v.float() for k, v in load_tensors(path, REMAKE_SHARP).items()}
