@@ -65,9 +65,13 @@ DRAWN = ('streetworld', 'procedural-paintings')  # what is drawn, not read
 
 def unknown_data_set(name: str, page: str) -> AshError:  # page: what to write for a data set of one's own
     "Return the error that says which data sets there are, and which one was perhaps meant."
+    several = dict(unseen=UNSEEN, choice=CHOICE)
+    if name in several:
+        told = ', '.join(f'streetworld-{a}' for a in several[name])
+        return AshError(f'{name} stands for several targets: expected one data set here, for example one of {told}')
     world = [f'streetworld-{a}' for a in APPEARANCES[1:]]
     known = [*shipped_names(), *DRAWN, *world]
-    near = difflib.get_close_matches(name, [*known, 'unseen', 'choice'], 1)
+    near = difflib.get_close_matches(name, [*known, *several], 1)
     meant = f'did you mean {near[0]}? ' if near else ''
     told = f'{", ".join(known)}; as targets also unseen ({", ".join(UNSEEN)}) and choice ({", ".join(CHOICE)})'
     return AshError(f'unknown data set {name!r}: {meant}There are {told}; or {page}')

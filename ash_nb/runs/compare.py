@@ -53,6 +53,7 @@ from ash_nb.runs.scoring import (
     scored_classes,
     source_scores,
     step_of,
+    target_names,
     truth_classes,
     validation_splits,
 )
@@ -445,7 +446,7 @@ def _check_asked(seeds: int, on_log: Callable | None, part: str, collect: bool):
 def compare(
     methods: Sequence,  # words of methods, the first is the baseline; ash:delta=0|1 is two
     seeds: int,  # how many seeds: 0 .. seeds-1
-    targets: Sequence,  # names of targets
+    targets: Sequence,  # names of targets, or of groups of them: unseen, choice
     out: str | Path,  # folder of the comparison
     config: Config = None,  # what all runs share; default: preset streetworld
     roots: dict = None,  # target -> folder, for targets that are not StreetWorld
@@ -467,7 +468,7 @@ def compare(
     _check_asked(seeds, on_log, part, collect)
     methods, config = check_words('method', written_out(methods)), config or preset('streetworld')
     out = plain_path(out)
-    targets, known = check_words('target', targets), (space_of(config), taught_by(config))
+    targets, known = target_names(','.join(check_words('target', targets))), (space_of(config), taught_by(config))
     scoring = Scoring(targets, roots or {}, split, images, protocol, mean_over, rule_of(rule), *known)
     record = look_first(config, methods, seeds, scoring, progress)
     work = partial(_cell, config=config, out=out, scoring=scoring, known=known_labels(), workers=workers, on_log=on_log)
