@@ -296,6 +296,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'ash_nb.data.datasets.data_root': ('data/datasets.html#data_root', 'ash_nb/data/datasets.py'),
                                       'ash_nb.data.datasets.described': ('data/datasets.html#described', 'ash_nb/data/datasets.py'),
                                       'ash_nb.data.datasets.for_each': ('data/datasets.html#for_each', 'ash_nb/data/datasets.py'),
+                                      'ash_nb.data.datasets.meant_name': ('data/datasets.html#meant_name', 'ash_nb/data/datasets.py'),
                                       'ash_nb.data.datasets.open_dataset': ('data/datasets.html#open_dataset', 'ash_nb/data/datasets.py'),
                                       'ash_nb.data.datasets.place_in': ('data/datasets.html#place_in', 'ash_nb/data/datasets.py'),
                                       'ash_nb.data.datasets.sources_of': ('data/datasets.html#sources_of', 'ash_nb/data/datasets.py'),
