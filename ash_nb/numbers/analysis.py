@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Estimate', 'mean_ci', 'paired_difference', 'compare_table', 'signed', 'summarise', 'class_table', 'mean_over_targets',
-           'with_world_mean', 'mean_basis', 'per_position', 'contributions', 'size_effect']
+           'with_world_mean', 'last_sitting', 'mean_basis', 'per_position', 'contributions', 'size_effect']
 
 # %% ../../nbs/numbers/02_analysis.ipynb #d41744fb
 from collections.abc import Iterable, Sequence
@@ -162,6 +162,13 @@ def with_world_mean(
         return runs
     mean = mean_over_targets(world, 'mean of StreetWorld')
     return pd.concat([mean, runs.drop(world.index)] if alone else [runs, mean], ignore_index=True)
+
+# %% ../../nbs/numbers/02_analysis.ipynb #sitting2
+def last_sitting(
+    runs,  # DataFrame with columns method, sitting
+):  # DataFrame
+    "Keep, of a method that was run in several sittings, the rows of the last."
+    return runs[runs.sitting == runs.groupby('method').sitting.transform('max')]
 
 # %% ../../nbs/numbers/02_analysis.ipynb #b9a0a41f
 def _basis(counted) -> str:
