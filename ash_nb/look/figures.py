@@ -29,7 +29,7 @@ from .pages import save_stills
 from .report import folder_report
 from ..methods.learner import Learner
 from ..methods.registry import hallucinator_of
-from ..networks.stylizer import small_stylizer
+from ..networks.sharp import sharp_stylizer
 from ..numbers.analysis import class_table, compare_table, with_world_mean
 from ..numbers.evaluation import class_maps, confusion_matrix, find_evaluation, iou, predict
 from ..numbers.rules import TestRule, input_of, rule_of, see
@@ -67,7 +67,7 @@ def _fit(image, limit=1024, smallest=1):  # (1, 3, H, W)
 def restyle_image(
     image: torch.Tensor,  # (1, 3, H, W) in [0, 1]
     style: torch.Tensor,  # (1, 3, H', W') in [0, 1]
-    learner=None,  # of an ASH run; None: plain AdaIN
+    learner=None,  # of an ASH run; None: plain AdaIN, sharp stylizer
     alpha: float = 1.0,  # share of the restyled features
     seed: int = 0,  # of the noise
 ) -> torch.Tensor:  # (3, H, W)
@@ -77,7 +77,7 @@ def restyle_image(
     if not 0 <= alpha <= 1:
         raise AshError(f'alpha = {alpha}: expected 0 (the image itself) to 1 (fully restyled)')
     if learner is None:
-        return small_stylizer().stylize(image, style, alpha)[0]
+        return sharp_stylizer().stylize(image, style, alpha)[0]
     if not isinstance(learner.hallucinator, AdaINHallucinator):
         does_not = f'a run of {learner.method.name} does not restyle images by paintings'
         raise AshError(f'{does_not}: give a run of ash, or none for plain AdaIN')
@@ -235,17 +235,19 @@ def _street_and_painting(streets, paintings, k):
     return [_fit(d[(7 * k + 3) % len(d)]['image'], smallest=16) for d in (streets, paintings)]
 
 # %% ../../nbs/look/05_figures.ipynb #44styl01
+@torch.no_grad()
 def stylization_figure(
     learner,  # of a run with a hallucinator
     n: int = 3,  # streets
     **look,  # width and text as for `plots.grid`
 ):  # matplotlib Figure
     "Draw streets, paintings, plain AdaIN, and what the run's hallucinator makes of them."
-    c, rows = learner.config, []
+    c, stylizer, rows = learner.config, learner.hallucinator.stylizer, []
     streets, paintings = shown_streets(c, learner.space, n, c.width, c.height), style_data(c)
     for k in range(n):
         image, style = _street_and_painting(streets, paintings, k)
-        rows.append([image[0], style[0], restyle_image(image, style), restyle_image(image, style, learner, seed=k)])
+        plain = stylizer.stylize(image, style)[0]  # by the run's own networks: they differ by ASH alone
+        rows.append([image[0], style[0], plain, restyle_image(image, style, learner, seed=k)])
     return plots.stylization_grid(rows, ('street', 'painting', 'AdaIN', plots.label_of(learner.method.name)), **look)
 
 # %% ../../nbs/look/05_figures.ipynb #44prob01

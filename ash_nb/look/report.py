@@ -87,7 +87,7 @@ CAPTIONS = {
         'images, predictions with their mean IoU over the classes in the truth of the image, and truth. Chosen '
         'by rule: from the largest gain of the last method over the first (top) to the largest loss (bottom).'
     ),
-    'stylization': 'Streets, paintings, plain AdaIN, and what the trained hallucinator makes of them.',
+    'stylization': 'Streets, paintings, plain AdaIN, and what the trained hallucinator makes of them (alpha = 1).',
     'figure4': (
         'Change of the L1 norm of beta and gamma when a class is removed from the condition, raw and per predicted '
         'position, over the training steps; above each panel the rank correlation of its size with the number of '

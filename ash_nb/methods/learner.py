@@ -106,7 +106,7 @@ def make_stylizer(c: Config) -> nn.Module:
 
     if not (c.encoder_weights and c.decoder_weights):
         needed = "stylizer 'vgg19' needs its two weight files"
-        raise AshError(f'{needed}: set encoder_weights and decoder_weights, or stylizer=small')
+        raise AshError(f'{needed}: set encoder_weights and decoder_weights, or stylizer=sharp')
     encoder, decoder = load_official('encoder', c.encoder_weights), load_official('decoder', c.decoder_weights)
     return Stylizer(encoder, decoder, c.stylizer_images)
 
