@@ -2650,6 +2650,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'ash_nb.runs.folder.run_name': ('runs/folder.html#run_name', 'ash_nb/runs/folder.py'),
                                     'ash_nb.runs.folder.space_in': ('runs/folder.html#space_in', 'ash_nb/runs/folder.py'),
                                     'ash_nb.runs.folder.train_again': ('runs/folder.html#train_again', 'ash_nb/runs/folder.py'),
+                                    'ash_nb.runs.folder.word_in': ('runs/folder.html#word_in', 'ash_nb/runs/folder.py'),
                                     'ash_nb.runs.folder.write_learner': ('runs/folder.html#write_learner', 'ash_nb/runs/folder.py')},
             'ash_nb.runs.forecast': { 'ash_nb.runs.forecast.LiveMemory': ('runs/forecast.html#livememory', 'ash_nb/runs/forecast.py'),
                                       'ash_nb.runs.forecast.LiveMemory.__init__': ( 'runs/forecast.html#livememory.__init__',

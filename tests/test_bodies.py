@@ -9,12 +9,16 @@ from test_distributed import spawn
 
 from ash_nb import load_run, train
 from ash_nb.core.config import AshError, Config
+from ash_nb.look.figures import comparison_figures
 from ash_nb.methods.learner import Learner
 from ash_nb.methods.presets import preset
 from ash_nb.methods.registry import adapts
 from ash_nb.methods.step import step
 from ash_nb.networks.any_body import merge_lora
 from ash_nb.networks.segmenter import Segmenter
+from ash_nb.runs.compare import compare
+from ash_nb.runs.export import sister_rows
+from ash_nb.runs.folder import run_name
 from ash_nb.runs.forecast import LiveMemory, step_forecast
 
 TINY = ('timm/test_resnet', 'timm/test_convnext', 'timm/test_vit')
@@ -201,3 +205,16 @@ def test_old_records_speak_of_freeze_norm():
     "The presets of before say nothing of necks, and their bodies are built as they were."
     assert Config().freeze == 'none' and Config().neck == 'auto'
     assert Segmenter.of(preset('streetworld', body='plain'), empty=True).frozen == []
+
+
+def test_bodies_side_by_side(tmp_path):
+    "A comparison takes a word with a slash in it: its run is one folder, which report and model card find."
+    words = ['source_only', *(f'source_only:body={body}' for body in TINY[:2])]
+    size = dict(width=96, height=64, test_width=96, test_height=64)
+    base = replace(config('plain', **size), steps=2, scenes=4, checkpoint_every=2, log_every=1)
+    runs = compare(words, 1, ['streetworld-day'], tmp_path, base, images=2, device='cpu', progress=False)
+    assert {f.parent.name for f in tmp_path.glob('*/config.json')} == {run_name(w, 0) for w in words}
+    page = comparison_figures(tmp_path, runs)[-1].read_text()
+    assert 'A line a seed' in page
+    for word in words:
+        assert len(sister_rows(load_run(tmp_path / run_name(word, 0)))) == 1

@@ -29,7 +29,7 @@ from ..methods.registry import label_of, looks
 from ..numbers.analysis import Estimate, paired_difference, signed
 from ..numbers.evaluation import Evaluation, class_areas, kept_evaluations
 from ..runs.batches import style_data
-from ..runs.folder import Run, load_run, run_name
+from ..runs.folder import Run, load_run, run_name, word_in
 from ..runs.scoring import open_target
 
 # %% ../../nbs/look/08_browse.ipynb #br000011
@@ -45,7 +45,7 @@ def runs_below(
 def word_of(run: Run) -> str:
     "Name a run's method as its comparison does, with the settings that were changed in it."
     c = run.config
-    word = run.path.name.rpartition('-')[0].replace('+', ':')
+    word = word_in(run.path.name)
     same = word.split(':')[0] == c.method and run.path.name == run_name(word, c.seed)
     return word if same else c.method
 

@@ -465,7 +465,7 @@ def confusion_blocks(
 # %% ../../nbs/look/04_report.ipynb #rp000078
 def curve_blocks(own: list, methods: list) -> list:  # HTML blocks
     "Draw the losses of all runs, from their folders METHOD-SEED, if every method has a log."
-    by_name = {m.replace(':', '+'): m for m in methods}
+    by_name = {run_name(m, 0).removesuffix('-0'): m for m in methods}
     logs = {m: [] for m in methods}
     for folder in own:
         method = by_name[folder.name.rpartition('-')[0]]

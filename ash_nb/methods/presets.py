@@ -65,7 +65,7 @@ PRESETS['best'] = _varied | dict(
 )
 
 # %% ../../nbs/methods/02_presets.ipynb #742e1144
-PRESETS['quick'] = _varied | dict(method='ash_segmentation_loss', steps=450, checkpoint_every=150)
+PRESETS['quick'] = _varied | dict(method='ash_segmentation_loss', scenes=400, steps=360, checkpoint_every=120)
 
 # %% ../../nbs/methods/02_presets.ipynb #1debb13e
 _published = dict(
