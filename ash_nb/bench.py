@@ -281,7 +281,7 @@ def step_bench(size: str = 'paper', repeats: int = 3, device: str = 'cpu', compi
     device, make = pick_device(device), SIZES[one_of(size, SIZES, 'size')]
     keep_memory(device)
     works = _steps(make, device, compiled)
-    costs = {k: _cost(k, works, make().body.startswith('lite0'), device) for k in works}
+    costs = {k: _cost(k, works, make().body == 'lite0', device) for k in works}
     spans = in_turn(works, repeats)
     limits = {p: convolution_limit(dtype, device) for p, dtype in _precisions(device).items()}
     return _compared({k: v | costs[k] for k, v in spans.items()}, limits)

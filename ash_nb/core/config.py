@@ -222,7 +222,7 @@ class _Data:
 # %% ../../nbs/core/01_config.ipynb #ed41326e
 @group('networks')
 class _Networks(_Data):
-    # segmenter body: resnet101 (paper), lite0 and lite0_whole (ImageNet, small), plain (from scratch), timm/NAME (any)
+    # segmenter body: resnet101 (paper), lite0 (ImageNet, small), plain (from scratch), timm/NAME (any of timm's)
     body: str = 'resnet101'
     pretrained: bool = True  # start the body from ImageNet weights where it has any
     # file to start the body from: DeepLab's initial model (resnet101), one of timm's (timm/NAME); empty: usual source
@@ -307,7 +307,7 @@ def check_body(c: 'Config') -> None:
         raise AshError(
             f'{odd[0]} = {getattr(c, odd[0])!r} is for bodies timm/NAME, and body is {c.body!r}: leave it out'
         )
-    if c.body_weights and c.body in ('lite0', 'lite0_whole', 'plain'):
+    if c.body_weights and c.body in ('lite0', 'plain'):
         raise AshError(f'body_weights is for bodies resnet101 and timm/NAME, and body is {c.body!r}: leave it out')
     if c.body_weights and c.body.startswith('timm/') and not c.pretrained:
         raise AshError(f'body_weights = {c.body_weights!r} and pretrained = False: leave out one of them')

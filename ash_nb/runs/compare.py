@@ -115,9 +115,7 @@ def target_record(
     return where | dict(labels_shrunk_to=getattr(data, 'size', None), **over, labels_sha256=found.digest[:16])
 
 # %% ../../nbs/runs/07_compare.ipynb #08f5f0e5
-BODY_DATA = dict(
-    resnet101='ImageNet weights or a file', lite0='ImageNet weights', lite0_whole='ImageNet weights', plain='none'
-)
+BODY_DATA = {'resnet101': 'ImageNet weights or a file', 'lite0': 'ImageNet weights', 'plain': 'none'}
 
 
 def body_data(c: Config) -> str:

@@ -214,10 +214,8 @@ def terms_of(name: str, root: str = '') -> tuple:  # title, terms
     return (page.title if page else '') or name, terms
 
 # %% ../../nbs/runs/11_export.ipynb #16356dea
-_lite0 = 'ImageNet weights of EfficientNet-Lite0 (timm tf_efficientnet_lite0)', 'Apache-2.0'
 BODY_TERMS = {  # of the weights that bodies start from: what they are, licence
-    'lite0': _lite0,
-    'lite0_whole': _lite0,
+    'lite0': ('ImageNet weights of EfficientNet-Lite0 (timm tf_efficientnet_lite0)', 'Apache-2.0'),
     'resnet101': ("torchvision's ImageNet weights of ResNet-101", 'BSD-3-Clause, as torchvision'),
 }
 _unknown = 'not known to the kit: ask its makers'
