@@ -6,7 +6,7 @@
 It needs torch, torchvision, numpy and pyyaml; what else is missing comes from the folder wheels/ (`make gpu-wheels`).
 The parts (tests/gpu_parts.py) run one after the other, the most valuable first, each in a process and with a limit of
 its own. What a part has measured is written at once, so that no later failure loses it; the same command goes on with
-what is missing. A copy of the files without their history is told its commit by the variable ASH_NB_COMMIT.
+what is missing. A copy of the files without its own history is told its commit by the variable ASH_NB_COMMIT.
 """
 
 import argparse
@@ -62,17 +62,19 @@ def identity(o) -> dict:
 
 
 def commit() -> str:
-    "Return the commit that is checked out, with a + where files differ from it."
+    "Return the commit that is measured: what ASH_NB_COMMIT says, else the one checked out, + where files differ."
 
     def git(*words):
         return subprocess.run(['git', '-C', str(ROOT), *words], capture_output=True, text=True)
 
+    if told := os.environ.get('ASH_NB_COMMIT'):
+        return told  # a copy may lie in a checkout of another commit
     try:
         head = git('rev-parse', 'HEAD')
     except OSError:
-        return os.environ.get('ASH_NB_COMMIT', '')
+        return ''
     if head.returncode:
-        return os.environ.get('ASH_NB_COMMIT', '')
+        return ''
     changed = git('status', '--porcelain', '--untracked-files=no', 'ash_nb', 'tests').stdout
     return head.stdout.strip() + '+' * bool(changed)
 
