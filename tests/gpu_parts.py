@@ -45,6 +45,13 @@ class Options:
     def size(self):
         return 'full' if self.full else 'tiny'
 
+    @property
+    def half(self):
+        "bf16; float32 in its place on a small CPU run, where bf16 is imitated slowly and only the code is tried."
+        from ash_nb.core.devices import fast_bf16, pick_device
+
+        return 'bf16' if self.full or fast_bf16(pick_device(self.device)) else 'float32'
+
     def left(self):
         return self.end - time.monotonic()
 
@@ -240,11 +247,11 @@ def step(o, emit):
     from ash_nb.bench import convolution_limit, in_a_row, in_turn, tf32
 
     for p in ('bf16', 'float32') if o.full else ('bf16',):
-        emit(f'memory, {p}', **memory_of(o, p))
+        emit(f'memory, {p}', **memory_of(o, o.half if p == 'bf16' else p))
     kinds = {'bf16': (torch.bfloat16, True), 'float32, TF32': (torch.float32, True), 'float32': (torch.float32, False)}
-    limits = {}
+    limits, small = {}, mock.patch('ash_nb.bench.SHAPES', ((32, 23, 40, 1),))
     for p, (dtype, on) in kinds.items():
-        with tf32(on):
+        with tf32(on), contextlib.nullcontext() if o.full else small:
             limits[p] = convolution_limit(dtype, o.device, 5 if o.full else 1) / 1e3
         emit(f'limit: a convolution, {p}', tflop_s=limits[p])
     works, costs = step_works(o), {}
@@ -270,7 +277,7 @@ def step_works(o) -> dict:  # name -> (function without arguments, precision)
     from ash_nb.bench import as_published, with_habits
     from ash_nb.methods.reference import reference_step
 
-    half, single = (steps_of(o, learner_of(o, precision=p)) for p in ('bf16', 'float32'))
+    half, single = (steps_of(o, learner_of(o, precision=p)) for p in (o.half, 'float32'))
     slow = as_published(learner_of(o, precision='float32'))
     order = functools.partial(reference_step, slow, *host_inputs(o, slow.config), 5)
     works = {
@@ -505,7 +512,7 @@ def resume(o, emit):
         emit(f'no deterministic way: {op}', methods=methods)
     for mode, on in modes.items():
         torch.use_deterministic_algorithms(on, warn_only=True)
-        work = steps_of(o, learner_of(o, precision='bf16'))
+        work = steps_of(o, learner_of(o, precision=o.half))
         emit(f'a step, {mode}', **in_a_row(work, 5 if o.full else 1, 2 if o.full else 1))
     torch.use_deterministic_algorithms(False)
     if broken:
@@ -576,7 +583,7 @@ def variants(o, emit):
     in_order = mock.patch.object(torch, 'channels_last', torch.contiguous_format)
 
     def fresh(**changes):
-        return learner_of(o, precision='bf16', **changes)
+        return learner_of(o, precision=o.half, **changes)
 
     def measure(name, work):
         emit(name, **both_clocks(o, work))
@@ -726,14 +733,14 @@ def batches(o, emit):
     "How time and memory grow with batch and image; the largest batch that fits."
     from ash_nb.bench import SIZES
 
-    c, rows = SIZES[o.size](precision='bf16', pretrained=False), {}
+    c, rows = SIZES[o.size](precision=o.half, pretrained=False), {}
     sizes = ((640, 360), (960, 540), (1914, 1052)) if o.full else ((96, 64), (128, 96))
     cases = {f'batch {n}': dict(batch_size=n) for n in ((1, 2, 4, 8) if o.full else (1, 2))}
     cases |= {f'{w} x {h}': dict(width=w, height=h, batch_size=1) for w, h in sizes}
     configs = [replace(c, **changes) for changes in cases.values()]
     with multiprocessing.get_context('fork').Pool(min(len(cases), os.cpu_count())) as pool:  # a GPU is not touched yet
         peaks = pool.map(forecast_gb, configs)
-    learner = learner_of(o, precision='bf16')
+    learner = learner_of(o, precision=o.half)
     for name, config, peak in zip(cases, configs, peaks):
         row = one_trial(o, learner, config) | dict(forecast_gb=peak)
         emit(name, **row)
@@ -853,7 +860,7 @@ def readers(o, emit):
         for workers in [w for w in (0, 2, 4, 8) if w <= os.cpu_count()] if o.full else (0, 1):
             rates[workers] = reading_rate(c, workers, 1.5 if o.full else 0.3)
             emit(f'{workers} processes for streets, {workers} for paintings', pairs_s=rates[workers])
-        learner = learner_of(o, precision='bf16')
+        learner = learner_of(o, precision=o.half)
         ms = in_a_row(steps_of(o, learner), 8 if o.full else 1, 2 if o.full else 1)['median_ms']
         feeds = next((w for w, r in rates.items() if w and r > 1e3 / ms), None)
         emit('a step without reading', median_ms=ms, needs_pairs_s=1e3 / ms, processes_that_feed_it=feeds)
@@ -1031,7 +1038,7 @@ def profile(o, emit):
     from ash_nb.bench import once, phases
     from ash_nb.methods.step import step
 
-    n, learner = 3 if o.full else 1, learner_of(o, precision='bf16')
+    n, learner = 3 if o.full else 1, learner_of(o, precision=o.half)
     inputs = steps_of(o, learner).args
 
     def steps(take=step):
@@ -1139,7 +1146,7 @@ def body_costs(o, c) -> dict:
 @part(90)
 def compiled(o, emit):
     "torch.compile of the segmenter's body, the decoder, the encoder: what it costs once, and what it saves each step."
-    emit('as it is', **both_clocks(o, steps_of(o, learner_of(o, precision='bf16'))))
+    emit('as it is', **both_clocks(o, steps_of(o, learner_of(o, precision=o.half))))
     nets = {"the segmenter's body": lambda l: l.segmenter.body} if o.full else {}
     for k in ('decoder', 'encoder'):
         nets[f'the {k}'] = lambda l, k=k: getattr(l.hallucinator.stylizer, k)
@@ -1147,7 +1154,7 @@ def compiled(o, emit):
         if o.left() < 15:
             emit(name, skipped='no time is left')
             continue
-        learner, start = learner_of(o, precision='bf16'), time.monotonic()
+        learner, start = learner_of(o, precision=o.half), time.monotonic()
         net(learner).compile(**({} if o.full else dict(backend='aot_eager')))
         work = steps_of(o, learner)
         try:

@@ -446,7 +446,7 @@ def test_a_closed_pipe_ends_quietly_with_every_file_written(run, tmp_path, unbuf
         'stylize': ['stylize', tmp_path / 'a.png', tmp_path / 'a.png', '--out', tmp_path / 's.png'],
         'predict': ['predict', run.path, tmp_path / 'a.png', '--out', tmp_path / 'p', '--device', 'cpu'],
         'figures': ['figures', run.path],
-        'bench': ['bench', 'import', '--json', tmp_path / 'b.json'],
+        'bench': ['bench', 'step', '--size', 'tiny', '--repeats', '1', '--json', tmp_path / 'b.json'],
     }
     short = ('evaluate', 'train', 'compare') if unbuffered else tuple(verbs)
     for name, args in verbs.items():
