@@ -67,6 +67,13 @@ PAGES = [(b.path, prose(b)) for b in books] + [(p, [p.read_text()]) for p in FIL
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page[0].relative_to(root)))
+def test_commands_fit_the_page(page):
+    "A page does not wrap a list with commas."
+    shown = [line for block in '\n'.join(page[1]).split('```')[1::2] for line in block.splitlines()]
+    assert not [line for line in shown if len(line) > 120]
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page[0].relative_to(root)))
 def test_every_link_to_a_file_leads_to_one(page):
     path, texts = page
     for text in texts:
