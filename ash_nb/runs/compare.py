@@ -316,8 +316,9 @@ def _take_device(devices, threads):
 def _stay_with_parent():
     "Stop this process, with its checkpoint saved, when the one that began it is gone."
     multiprocessing.parent_process().join()
-    signal.raise_signal(signal.SIGTERM)  # a run in training saves and stops
-    time.sleep(30)
+    for _ in range(300):  # a run in training saves and stops; where none is, the process ends at once
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.1)
     os._exit(1)
 
 # %% ../../nbs/runs/07_compare.ipynb #8f8589cf
