@@ -770,9 +770,10 @@ def _verdict_colour(difference, half):
 
 # %% ../../nbs/look/01_plots.ipynb #c1cb06fb
 def _difference_limits(rows) -> tuple:
-    "Choose the ends of an axis of differences; an interval much wider than the differences runs out of it."
+    "Choose the ends of an axis of differences; an interval much wider than the others runs out of it."
+    usual = rows.difference_half.median()
     middle, half = (rows[c].fillna(0) for c in ('difference', 'difference_half'))  # a target without a mean has none
-    reach = 2 * (middle.abs().max() or 1)
+    reach = 2 * (middle.abs().max() + (usual if usual > 0 else 0) or 1)
     return max(-reach, (middle - half).min() - 1), min(2 * reach, (middle + half).max() + 1)
 
 # %% ../../nbs/look/01_plots.ipynb #41forest
