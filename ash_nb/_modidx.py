@@ -2530,6 +2530,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'ash_nb.runs.compare._take_device': ('runs/compare.html#_take_device', 'ash_nb/runs/compare.py'),
                                      'ash_nb.runs.compare._there': ('runs/compare.html#_there', 'ash_nb/runs/compare.py'),
                                      'ash_nb.runs.compare._time_left': ('runs/compare.html#_time_left', 'ash_nb/runs/compare.py'),
+                                     'ash_nb.runs.compare._with_parent': ('runs/compare.html#_with_parent', 'ash_nb/runs/compare.py'),
                                      'ash_nb.runs.compare.body_data': ('runs/compare.html#body_data', 'ash_nb/runs/compare.py'),
                                      'ash_nb.runs.compare.cell_rows': ('runs/compare.html#cell_rows', 'ash_nb/runs/compare.py'),
                                      'ash_nb.runs.compare.check_methods': ('runs/compare.html#check_methods', 'ash_nb/runs/compare.py'),

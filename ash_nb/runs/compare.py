@@ -316,10 +316,16 @@ def _take_device(devices, threads):
 def _stay_with_parent():
     "Stop this process, with its checkpoint saved, when the one that began it is gone."
     multiprocessing.parent_process().join()
-    for _ in range(300):  # a run in training saves and stops; where none is, the process ends at once
-        signal.raise_signal(signal.SIGTERM)
-        time.sleep(0.1)
+    signal.raise_signal(signal.SIGTERM)  # a run in training saves and stops
+    time.sleep(30)
     os._exit(1)
+
+# %% ../../nbs/runs/07_compare.ipynb #8e410314
+def _with_parent(work: Callable, cell: tuple) -> list:
+    "Do a cell's work, or end this process when the one that began it is gone."
+    if not multiprocessing.parent_process().is_alive():
+        os._exit(1)
+    return work(cell)
 
 # %% ../../nbs/runs/07_compare.ipynb #8f8589cf
 def _in_processes(cells: list, work: Callable, devices: list, progress: bool) -> list:
@@ -334,7 +340,7 @@ def _in_processes(cells: list, work: Callable, devices: list, progress: bool) ->
     others, ours = set(multiprocessing.active_children()), []
     with ProcessPoolExecutor(len(devices), context, _take_device, (queue, threads)) as pool:
         try:
-            done = pool.map(work, cells)
+            done = pool.map(partial(_with_parent, work), cells)
             ours = [p for p in multiprocessing.active_children() if p not in others]
             return list(tqdm(done, total=len(cells), desc='runs', disable=not progress))
         except (Exception, SystemExit) as e:
