@@ -169,5 +169,5 @@ def chosen_checkpoint(
     best = best_of(source_scores(run, pick_device(str(device)), None))
     if best is None:
         why = no_validation(run.config) or 'no class of it is scored'
-        raise AshError(f'best_on_source: {why}; say --checkpoint last')
+        raise AshError(f'{run.path}: best_on_source: {why}; say --checkpoint last')
     return run, best

@@ -37,11 +37,10 @@ from ..networks.any_body import merge_lora
 from ..networks.segmenter import Segmenter
 from ..numbers.evaluation import Evaluation, kept_evaluations
 from ..numbers.rules import RULES
-from .averages import average_checkpoints
+from .averages import CHECKPOINTS, chosen_checkpoint
 from .compare import comparison_table, know_protocols, to_markdown
 from .folder import Run, load_run, run_name
 from .model import record_in, write_model
-from .scoring import best_of, source_scores
 
 # %% ../../nbs/runs/11_export.ipynb #87309730
 def needed(*names: str) -> list:  # modules
@@ -500,18 +499,14 @@ def exported_checkpoint(
 ) -> tuple:  # a run, the place of its checkpoint in the list, the rule in words
     "Choose a checkpoint. Raises AshError for a rule that is none, or cannot choose."
     run.checkpoint()
-    steps = [run.mark(k)['step'] for k in range(len(run.checkpoints))]
-    if rule == 'last':
-        return run, len(steps) - 1, 'the last' if run.finished else 'the newest of a run that is not finished'
-    if rule == 'average':
-        made = average_checkpoints(run, device=str(device))
-        return made, -1, 'the mean of the last ones, batch norm estimated anew on the source'
-    if rule == 'best_on_source':
-        best = best_of(source_scores(run, device, None))
-        if best is None:
-            raise AshError(f'{run.path}: its source has no validation split to choose by; say --checkpoint last')
-        return run, best, "the best on the source's validation split"
-    return run, *_of_step(run, rule, steps)
+    if rule not in CHECKPOINTS:
+        return run, *_of_step(run, rule, [run.mark(k)['step'] for k in range(len(run.checkpoints))])
+    told = dict(
+        last='the last' if run.finished else 'the newest of a run that is not finished',
+        best_on_source="the best on the source's validation split",
+        average='the mean of the last ones, batch norm estimated anew on the source',
+    )
+    return *chosen_checkpoint(run, rule, str(device)), told[rule]
 
 # %% ../../nbs/runs/11_export.ipynb #06882ce2
 def _refuse_occupied(out: Path):
@@ -540,7 +535,7 @@ def whole_folder(out: Path) -> Iterator[Path]:  # where to write
 def export_run(
     run: Run | str | Path,  # a run with a checkpoint, or its folder
     out: str | Path,  # folder of the model: a new one, or an empty one
-    checkpoint: str = 'last',  # last, best_on_source, or a step
+    checkpoint: str = 'last',  # last, best_on_source, average, or a step
     onnx: bool = False,  # also write model.onnx
     onnx_size: tuple | None = None,  # (width, height) that the graph is fixed to; None: any
     licence: str = '',  # of the weights, as the hub names it (mit, cc-by-4.0); empty: none is said
